@@ -1,0 +1,165 @@
+//! `content` and `content-backing`: blobs by their hash (RFC 10), and the store behind them.
+//!
+//! The cache runs on every rank: rank 0 writes to the backing store, the others to their parent.
+//! The backing store is a driver; a response to `content-backing.commit` is a promise on disk.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use flux_proto::Message;
+
+use crate::body::{AnyObject, Body, Empty, Raw};
+
+/// Blobs to store, and the root that they complete: all of it, or none, is durable when the
+/// response comes.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct BlobBatch {
+    /// Blobs, each before those that refer to it.
+    pub blobs: Vec<Bytes>,
+    /// The new root, if this batch makes one durable.
+    pub checkpoint: Option<Checkpoint>,
+}
+
+/// Wire form: `u32` length of the checkpoint JSON (0: none), the JSON, then each blob with a
+/// `u32` length before it; all numbers big endian.
+impl Body for BlobBatch {
+    fn put(&self, message: &mut Message) {
+        let size: usize = self.blobs.iter().map(|blob| blob.len() + 4).sum();
+        let json = self.checkpoint.as_ref().and_then(|value| serde_json::to_vec(value).ok());
+        let json = json.unwrap_or_default();
+        let mut bytes = BytesMut::with_capacity(size + json.len() + 4);
+        bytes.put_u32(u32::try_from(json.len()).unwrap_or(0));
+        bytes.put_slice(&json);
+        for blob in &self.blobs {
+            // The content service refuses blobs over 1 GiB before they get here.
+            bytes.put_u32(u32::try_from(blob.len()).unwrap_or(u32::MAX));
+            bytes.put_slice(blob);
+        }
+        message.set_payload(Some(bytes.freeze()));
+    }
+
+    fn take(message: &Message) -> Result<Self, String> {
+        fn part(bytes: &mut Bytes) -> Result<Bytes, String> {
+            if bytes.len() < 4 {
+                return Err("truncated blob batch".to_string());
+            }
+            let length = bytes.get_u32() as usize;
+            if length > bytes.len() {
+                return Err("truncated blob batch".to_string());
+            }
+            Ok(bytes.split_to(length))
+        }
+        let mut bytes = message.payload.clone().unwrap_or_default();
+        let json = part(&mut bytes)?;
+        let checkpoint = if json.is_empty() {
+            None
+        } else {
+            Some(serde_json::from_slice(&json).map_err(|error| error.to_string())?)
+        };
+        let mut blobs = Vec::new();
+        while !bytes.is_empty() {
+            blobs.push(part(&mut bytes)?);
+        }
+        Ok(Self { blobs, checkpoint })
+    }
+}
+
+bodies! {
+    /// A root of the key-value store that was made durable.
+    pub struct Checkpoint {
+        /// Format, 1.
+        pub version: u32,
+        /// Blobref of the root directory.
+        pub rootref: String,
+        /// Root sequence number.
+        pub sequence: i64,
+        /// When, in seconds since the epoch.
+        pub timestamp: f64,
+    }
+
+    /// Body of `checkpoint-put`.
+    pub struct CheckpointPut {
+        /// The newest root.
+        pub value: Checkpoint,
+    }
+
+    /// Checkpoints, newest first.
+    pub struct CheckpointList {
+        /// At least one.
+        pub value: Vec<Checkpoint>,
+    }
+
+    /// Body of `register-backing`.
+    pub struct BackingName {
+        /// Name of the store.
+        pub name: String,
+    }
+
+    /// Counters of a rank's cache.
+    pub struct CacheStats {
+        /// Entries.
+        pub count: u64,
+        /// Entries whose blob is here.
+        pub valid: u64,
+        /// Entries not yet stored.
+        pub dirty: u64,
+        /// Bytes of all blobs.
+        pub size: u64,
+        /// Stores in flight.
+        #[serde(rename = "flush-batch-count")]
+        pub flush_batch_count: u64,
+    }
+
+    /// Body of `content-backing.mark`.
+    pub struct MarkRequest {
+        /// The collection that found these blobs alive.
+        pub epoch: i64,
+        /// Blobrefs, at most 16384.
+        pub hashes: Vec<String>,
+    }
+
+    /// How many rows were marked.
+    pub struct MarkResponse {
+        /// Rows whose epoch was raised.
+        pub marked: u64,
+    }
+}
+
+api! {
+    /// The blob cache of every rank.
+    pub enum Content("content") {
+        /// Reads a blob by its raw digest.
+        Load = "content.load", owner, unary, Raw => Raw;
+        /// Stores a blob and answers its raw digest.
+        Store = "content.store", owner, unary, Raw => Raw;
+        /// Stores blobs and, with them, a root: all durable when answered. Rank 0 only.
+        Commit = "content.commit", owner, unary, BlobBatch => Empty;
+        /// Answers when every dirty entry is stored.
+        Flush = "content.flush", owner, unary, Empty => Empty;
+        /// Forgets clean entries.
+        Dropcache = "content.dropcache", owner, unary, Empty => Empty;
+        /// Newest checkpoints.
+        CheckpointGet = "content.checkpoint-get", owner, unary, AnyObject => CheckpointList;
+        /// Stores a checkpoint after all blobs before it.
+        CheckpointPut_ = "content.checkpoint-put", owner, unary, CheckpointPut => Empty;
+    }
+}
+
+api! {
+    /// The backing store: a driver on rank 0. Every answer to a store or commit is a promise on
+    /// disk; a full or failing disk is answered with its errno (ENOSPC, EIO).
+    pub enum Backing("content-backing") {
+        /// Reads a blob by its raw digest.
+        BackingLoad = "content-backing.load", owner, unary, Raw => Raw;
+        /// Stores a blob and answers its raw digest.
+        BackingStore = "content-backing.store", owner, unary, Raw => Raw;
+        /// Stores blobs and a checkpoint in one transaction.
+        BackingCommit = "content-backing.commit", owner, unary, BlobBatch => Empty;
+        /// Whether a blob is there (ENOENT).
+        BackingValidate = "content-backing.validate", owner, unary, Raw => Empty;
+        /// Newest checkpoints.
+        BackingCheckpointGet = "content-backing.checkpoint-get", owner, unary, AnyObject => CheckpointList;
+        /// Stores a checkpoint.
+        BackingCheckpointPut = "content-backing.checkpoint-put", owner, unary, CheckpointPut => Empty;
+        /// Raises the epoch of blobs that a collection found alive.
+        BackingMark = "content-backing.mark", owner, unary, MarkRequest => MarkResponse;
+    }
+}

@@ -1,0 +1,57 @@
+//! Drivers: what the host does for the services, behind topics like any service.
+//!
+//! The simulator answers the same topics. `rexec` (processes) and `content-backing` (the store)
+//! are drivers too, declared in their own files.
+
+use serde_json::{Map, Value};
+
+use crate::body::{AnyObject, Empty, Text};
+
+bodies! {
+    /// Body of `console.rusage`.
+    pub struct RusageRequest {
+        /// `self`, `children` or `thread`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub who: Option<String>,
+    }
+
+    /// The configuration as read from the files now.
+    pub struct ConfigFiles {
+        /// The merged tables.
+        pub config: Map<String, Value>,
+    }
+
+    /// What the host found on this node (`topo.get`).
+    pub struct HostResources {
+        /// Host name.
+        pub hostname: String,
+        /// Idset of core ids, in logical order.
+        pub cores: String,
+        /// Idset of gpu ids; may be empty.
+        pub gpus: String,
+    }
+}
+
+api! {
+    /// The broker process: its stderr, its service manager, its configuration files.
+    pub enum Console("console") {
+        /// Writes one line to the broker's stderr.
+        Write = "console.write", owner, silent, Text => Empty;
+        /// Tells the service manager (`READY=1`, `STATUS=…`).
+        Notify = "console.notify", owner, silent, Text => Empty;
+        /// Reads the configuration files again.
+        ReadConfig = "console.read-config", owner, unary, Empty => ConfigFiles;
+        /// Resource use of the broker process (getrusage).
+        Rusage = "console.rusage", owner, unary, RusageRequest => AnyObject;
+    }
+}
+
+api! {
+    /// The hardware of this node.
+    pub enum Topo("topo") {
+        /// Cores and gpus that this broker may use.
+        Get = "topo.get", owner, unary, Empty => HostResources;
+        /// The topology as hwloc XML.
+        Xml = "topo.xml", owner, unary, Empty => Text;
+    }
+}

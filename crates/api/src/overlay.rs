@@ -1,0 +1,139 @@
+//! `overlay`: the tree that joins the brokers (spec of flux-core's overlay service, RFC 3).
+
+use crate::body::Empty;
+
+bodies! {
+    /// What a child says of itself (`overlay.hello`).
+    pub struct Hello {
+        /// Its rank.
+        pub rank: u32,
+        /// major * 65536 + minor * 256 + patch.
+        pub version: u32,
+        /// Identity of this incarnation.
+        pub uuid: String,
+        /// Status of its subtree, a number.
+        pub status: u32,
+        /// Its host name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub hostname: Option<String>,
+    }
+
+    /// What the parent answers.
+    pub struct HelloResponse {
+        /// Identity of the parent's incarnation.
+        pub uuid: String,
+    }
+
+    /// A direct child as its parent sees it.
+    pub struct ChildHealth {
+        /// Rank of the child.
+        pub rank: u32,
+        /// `full`, `partial`, `degraded`, `lost` or `offline`.
+        pub status: String,
+        /// Seconds in that status.
+        pub duration: f64,
+        /// Why, when there is something to say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub error: Option<String>,
+    }
+
+    /// A broker and its direct children.
+    pub struct Health {
+        /// Rank of the broker.
+        pub rank: u32,
+        /// Status of its subtree.
+        pub status: String,
+        /// Seconds in that status.
+        pub duration: f64,
+        /// Direct children.
+        pub children: Vec<ChildHealth>,
+    }
+
+    /// Body of requests that name a rank.
+    pub struct RankRequest {
+        /// The rank.
+        pub rank: u32,
+    }
+
+    /// A subtree.
+    pub struct Subtree {
+        /// Rank of its root.
+        pub rank: u32,
+        /// Brokers in it, the root included.
+        pub size: u32,
+        /// Subtrees of its children.
+        pub children: Vec<Subtree>,
+    }
+
+    /// A change of a direct child (`overlay.monitor`).
+    pub struct ChildChange {
+        /// Rank of the child.
+        pub rank: u32,
+        /// Its new status.
+        pub status: String,
+        /// Whether it is silent though connected.
+        pub torpid: bool,
+    }
+
+    /// Body of `overlay.disconnect-parent`.
+    pub struct DisconnectReason {
+        /// Why, for the log.
+        pub reason: String,
+    }
+
+    /// The parent link is up (`overlay.join`).
+    pub struct Joined {
+        /// Identity of the parent's incarnation; empty at rank 0.
+        pub uuid: String,
+    }
+
+    /// Counters of the overlay.
+    pub struct OverlayStats {
+        /// Configured children.
+        #[serde(rename = "child-count")]
+        pub child_count: u64,
+        /// Children online.
+        #[serde(rename = "child-connected")]
+        pub child_connected: u64,
+        /// 1 with a parent.
+        #[serde(rename = "parent-count")]
+        pub parent_count: u64,
+        /// Requests outstanding at the parent.
+        #[serde(rename = "parent-rpc")]
+        pub parent_rpc: u64,
+        /// Requests outstanding at children.
+        #[serde(rename = "child-rpc")]
+        pub child_rpc: u64,
+    }
+}
+
+api! {
+    /// The tree of brokers.
+    pub enum Overlay("overlay") {
+        /// Status of this broker and its direct children; as a stream, again after each change.
+        Health_ = "overlay.health", user, either, Empty => Health;
+        /// The tree below this broker, or below one of its direct children.
+        Topology = "overlay.topology", user, unary, RankRequest => Subtree;
+        /// Children as they come and go.
+        Monitor = "overlay.monitor", owner, streaming, Empty => ChildChange;
+        /// Declares a direct child dead.
+        DisconnectSubtree = "overlay.disconnect-subtree", owner, unary, RankRequest => Empty;
+        /// Leaves the parent as if it were lost.
+        DisconnectParent = "overlay.disconnect-parent", owner, silent, DisconnectReason => Empty;
+        /// Connects to the parent; answered when it has accepted this broker (at once at rank 0),
+        /// or with why it did not. A refused connection is tried again until it succeeds.
+        Join = "overlay.join", owner, unary, Empty => Joined;
+        /// Answers when the parent link is lost (never at rank 0).
+        Orphaned = "overlay.orphaned", owner, unary, Empty => Empty;
+        /// Says goodbye to the parent: this broker leaves in order. Answered when it has heard.
+        Leave = "overlay.leave", owner, unary, Empty => Empty;
+        /// From this on new children are turned away.
+        Spurn = "overlay.spurn", owner, unary, Empty => Empty;
+        /// Counters.
+        Stats = "overlay.stats-get", user, unary, Empty => OverlayStats;
+        /// Between brokers: a child introduces itself.
+        Hello_ = "overlay.hello", owner, unary, Hello => HelloResponse;
+        /// Between brokers: a child leaves in order.
+        Goodbye = "overlay.goodbye", owner, unary, Empty => Empty;
+    }
+}

@@ -1,0 +1,3 @@
+//! The `flux` program.
+
+fn main() {}
