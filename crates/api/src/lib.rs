@@ -15,7 +15,13 @@ pub mod rpc;
 pub mod broker;
 pub mod content;
 pub mod driver;
+pub mod job;
+pub mod kvs;
+pub mod lifecycle;
 pub mod overlay;
+pub mod resource;
+pub mod rexec;
+pub mod sched;
 
 pub use body::{Body, Empty, JsonBody, Raw, Text};
 pub use rpc::{Answer, Api, Call, Method, Outbox, Rpc, RpcError, Shape};

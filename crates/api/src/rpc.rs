@@ -103,8 +103,7 @@ impl RpcError {
     #[must_use]
     pub fn of(response: &Message) -> Option<Self> {
         let errno = response.errnum();
-        (errno.0 != 0)
-            .then(|| Self { errno, text: response.text().ok().map(ToString::to_string) })
+        (errno.0 != 0).then(|| Self { errno, text: response.text().ok().map(ToString::to_string) })
     }
 }
 

@@ -1,0 +1,66 @@
+//! `job-exec`: starts the shells of jobs and watches them (RFC 32).
+
+use serde_json::Value;
+
+use crate::body::{AnyObject, Empty};
+use crate::sched::JobExpiration;
+
+bodies! {
+    /// Body of `job-exec.start`. It has no matchtag: responses are matched by job id.
+    pub struct StartRequest {
+        /// Job id.
+        pub id: u64,
+        /// User.
+        pub userid: u32,
+        /// Jobspec without environment.
+        pub jobspec: Value,
+        /// The job has been started before.
+        pub reattach: bool,
+        /// Its resources.
+        #[serde(rename = "R")]
+        pub r: Value,
+    }
+
+    /// A response to `job-exec.start`: `start`, `reattached`, `exception`, `finish`, `release`.
+    pub struct StartResponse {
+        /// Job id.
+        pub id: u64,
+        /// Kind.
+        #[serde(rename = "type")]
+        pub kind: String,
+        /// Its context.
+        pub data: Value,
+    }
+
+    /// Body of `job-exec.critical-ranks`.
+    pub struct CriticalRanks {
+        /// Job id.
+        pub id: u64,
+        /// Idset of shell ranks whose loss ends the job.
+        pub ranks: String,
+    }
+
+    /// Body of `job-exec.shell-barrier`.
+    pub struct ShellBarrier {
+        /// Job id.
+        pub id: u64,
+        /// Broker rank of the shell.
+        pub rank: u32,
+    }
+}
+
+api! {
+    /// Execution of jobs; rank 0.
+    pub enum Exec("job-exec") {
+        /// Starts a job.
+        Start = "job-exec.start", owner, either, StartRequest => StartResponse;
+        /// Moves the end of a running job.
+        Expiration = "job-exec.expiration", owner, unary, JobExpiration => Empty;
+        /// Says which shells a job cannot lose.
+        CriticalRanks_ = "job-exec.critical-ranks", user, unary, CriticalRanks => Empty;
+        /// Answered when every shell of the job has called.
+        ShellBarrier_ = "job-exec.shell-barrier", user, unary, ShellBarrier => Empty;
+        /// Settings and running jobs.
+        Stats = "job-exec.stats-get", owner, unary, AnyObject => AnyObject;
+    }
+}
