@@ -58,8 +58,8 @@ pub enum Reply {
     Appnum(u32),
     /// The name of the key value space.
     Kvsname(String),
-    /// The number of tasks that can be run.
-    UniverseSize(u32),
+    /// The number of tasks that can be run; nothing when the server does not know (it says −1).
+    UniverseSize(Option<u32>),
     /// The key is set.
     Put,
     /// The value of the key.
@@ -308,7 +308,11 @@ impl Client {
                 Reply::Maxes(self.maxes)
             }
             Kind::GetAppnum => Reply::Appnum(number("appnum")?),
-            Kind::GetUniverseSize => Reply::UniverseSize(number("size")?),
+            Kind::GetUniverseSize => {
+                let size: i64 =
+                    line.get("size").and_then(|n| n.parse().ok()).ok_or_else(unexpected)?;
+                Reply::UniverseSize(u32::try_from(size).ok())
+            }
             Kind::GetKvsname => {
                 let name = line.get("kvsname").filter(|n| !n.is_empty()).ok_or_else(unexpected)?;
                 self.kvsname = Some(name.to_owned());

@@ -101,10 +101,17 @@ pub struct Server {
     global: BTreeMap<String, String>,
 }
 
+/// MPICH's client takes a blank in a message for the end of it, and then refuses the rest: the
+/// messages of this server are single words.
 fn reply(rank: u32, line: impl Into<String>) -> Vec<Action> {
     let mut line = line.into();
     line.push('\n');
     vec![Action::Reply { rank, line }]
+}
+
+fn one_word(msg: &str) -> String {
+    let plain = |c: char| if c.is_ascii_graphic() && c != '=' { c } else { '_' };
+    msg.chars().map(plain).take(VALLEN_MAX).collect()
 }
 
 fn printable(text: &str) -> bool {
@@ -170,7 +177,7 @@ impl Server {
         if !self.barrier_complete() {
             return Vec::new();
         }
-        self.leave_barrier(&format!("cmd=barrier_out rc=-1 msg={}\n", OneLine(msg)))
+        self.leave_barrier(&format!("cmd=barrier_out rc=-1 msg={}\n", one_word(msg)))
     }
 
     /// Whether the task has said goodbye, or never said hello: its end is then no surprise.
@@ -242,15 +249,15 @@ impl Server {
                 if name.len() <= KVSNAME_MAX && printable(name) {
                     reply(rank, format!("cmd=my_kvsname rc=0 kvsname={name}"))
                 } else {
-                    reply(rank, "cmd=my_kvsname rc=-1 msg=no valid kvsname")
+                    reply(rank, "cmd=my_kvsname rc=-1 msg=no_valid_kvsname")
                 }
             }
             "put" => self.put(rank, line),
             "get" => self.get(rank, line),
             "barrier_in" => self.barrier_in(rank),
-            "publish_name" => reply(rank, "cmd=publish_result rc=-1 msg=not supported"),
-            "unpublish_name" => reply(rank, "cmd=unpublish_result rc=-1 msg=not supported"),
-            "lookup_name" => reply(rank, "cmd=lookup_result rc=-1 msg=not supported"),
+            "publish_name" => reply(rank, "cmd=publish_result rc=-1 msg=not_supported"),
+            "unpublish_name" => reply(rank, "cmd=unpublish_result rc=-1 msg=not_supported"),
+            "lookup_name" => reply(rank, "cmd=lookup_result rc=-1 msg=not_supported"),
             "spawn" => reply(rank, "cmd=spawn_result rc=-1"),
             "finalize" => {
                 self.set_state(rank, State::Finalized);
@@ -311,15 +318,15 @@ impl Server {
         };
         let keys = self.tasks.get(&rank).map_or(0, |t| t.keys);
         let (code, msg) = if kvsname != self.config.kvsname {
-            (rc::INVALID_KVS, "unknown kvsname")
+            (rc::INVALID_KVS, "unknown_kvsname")
         } else if key.len() > KEYLEN_MAX {
-            (rc::INVALID_KEY_LENGTH, "key too long")
+            (rc::INVALID_KEY_LENGTH, "key_too_long")
         } else if !printable(key) {
-            (rc::INVALID_KEY, "invalid key")
+            (rc::INVALID_KEY, "invalid_key")
         } else if value.len() > VALLEN_MAX {
-            (rc::INVALID_VAL_LENGTH, "value too long")
+            (rc::INVALID_VAL_LENGTH, "value_too_long")
         } else if keys >= MAX_KEYS_PER_TASK {
-            (rc::NOMEM, "too many keys")
+            (rc::NOMEM, "too_many_keys")
         } else {
             let local = key.starts_with(LOCAL_PREFIX);
             let map = if local { &mut self.local } else { &mut self.pending };
@@ -338,7 +345,7 @@ impl Server {
         };
         if kvsname != self.config.kvsname {
             let code = rc::INVALID_KVS;
-            return reply(rank, format!("cmd=get_result rc={code} msg=unknown kvsname"));
+            return reply(rank, format!("cmd=get_result rc={code} msg=unknown_kvsname"));
         }
         let found = [&self.local, &self.pending, &self.global].iter().find_map(|m| m.get(key));
         match found {
@@ -354,7 +361,7 @@ impl Server {
             }
             None => {
                 let code = rc::INVALID_KEY;
-                reply(rank, format!("cmd=get_result rc={code} msg=unknown key"))
+                reply(rank, format!("cmd=get_result rc={code} msg=unknown_key"))
             }
         }
     }

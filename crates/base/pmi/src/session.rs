@@ -87,11 +87,11 @@ impl<S: Read + Write> Session<S> {
         }
     }
 
-    /// How many tasks can be run.
+    /// How many tasks can be run, if the server knows.
     ///
     /// # Errors
     /// When the stream fails or the server refuses.
-    pub fn universe_size(&mut self) -> Result<u32, SessionError> {
+    pub fn universe_size(&mut self) -> Result<Option<u32>, SessionError> {
         match self.call(&Request::GetUniverseSize)? {
             Reply::UniverseSize(size) => Ok(size),
             _ => Err(Self::mismatch("get_universe_size")),
@@ -99,6 +99,9 @@ impl<S: Read + Write> Session<S> {
     }
 
     /// Sets a key; others see it after the next barrier.
+    ///
+    /// Some servers (Hydra) cut a value at its first blank: use values without blanks where any
+    /// launcher may be at the other end.
     ///
     /// # Errors
     /// When the stream fails, the server refuses, or key or value cannot be sent.

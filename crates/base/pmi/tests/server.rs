@@ -51,11 +51,11 @@ fn questions_get_the_documented_answers() {
             "cmd=get kvsname=fABC key=PMI_process_mapping",
             "cmd=get_result rc=0 value=(vector,(0,2,4))",
         ),
-        ("cmd=get kvsname=fABC key=nope", "cmd=get_result rc=4 msg=unknown key"),
-        ("cmd=get kvsname=other key=nope", "cmd=get_result rc=14 msg=unknown kvsname"),
-        ("cmd=publish_name service=a port=b", "cmd=publish_result rc=-1 msg=not supported"),
-        ("cmd=unpublish_name service=a", "cmd=unpublish_result rc=-1 msg=not supported"),
-        ("cmd=lookup_name service=a", "cmd=lookup_result rc=-1 msg=not supported"),
+        ("cmd=get kvsname=fABC key=nope", "cmd=get_result rc=4 msg=unknown_key"),
+        ("cmd=get kvsname=other key=nope", "cmd=get_result rc=14 msg=unknown_kvsname"),
+        ("cmd=publish_name service=a port=b", "cmd=publish_result rc=-1 msg=not_supported"),
+        ("cmd=unpublish_name service=a", "cmd=unpublish_result rc=-1 msg=not_supported"),
+        ("cmd=lookup_name service=a", "cmd=lookup_result rc=-1 msg=not_supported"),
         ("cmd=spawn", "cmd=spawn_result rc=-1"),
         ("cmd=finalize", "cmd=finalize_ack rc=0"),
     ] {
@@ -116,7 +116,7 @@ fn a_failed_exchange_is_told_to_all() {
     let mut server = ready(&[0]);
     server.on_line(0, "cmd=barrier_in");
     let out = server.barrier_failed("lost\nnode 3");
-    assert_eq!(out, says(0, "cmd=barrier_out rc=-1 msg=lost node 3"));
+    assert_eq!(out, says(0, "cmd=barrier_out rc=-1 msg=lost_node_3"));
 }
 
 #[test]
@@ -253,8 +253,37 @@ fn a_name_that_is_no_word_is_not_handed_out() {
         preload: map(&[]),
     });
     server.on_line(0, "cmd=init pmi_version=1 pmi_subversion=1");
-    let reply = says(0, "cmd=my_kvsname rc=-1 msg=no valid kvsname");
+    let reply = says(0, "cmd=my_kvsname rc=-1 msg=no_valid_kvsname");
     assert_eq!(server.on_line(0, "cmd=get_my_kvsname"), reply);
+}
+
+/// What two tasks of an MPICH 4.0 program say, with shorter values.
+#[test]
+fn an_mpich_program_is_served() {
+    let mut server = ready(&[0, 1]);
+    for rank in [0, 1] {
+        for request in ["cmd=get_maxes", "cmd=get_appnum", "cmd=get_my_kvsname"] {
+            assert_eq!(server.on_line(rank, request).len(), 1);
+        }
+    }
+    let barrier = |server: &mut Server| {
+        assert_eq!(server.on_line(1, "cmd=barrier_in"), []);
+        let enter = server.on_line(0, "cmd=barrier_in");
+        let [Action::BarrierEnter { keys }] = &enter[..] else { panic!("{enter:?}") };
+        assert_eq!(server.barrier_done(keys.clone()).len(), 2);
+    };
+    barrier(&mut server);
+    let mapping = says(0, "cmd=get_result rc=0 value=(vector,(0,2,4))");
+    assert_eq!(server.on_line(0, "cmd=get kvsname=fABC key=PMI_process_mapping"), mapping);
+    let put = "cmd=put kvsname=fABC key=-bcast-1-0 value=2F6465762F73686D2F";
+    assert_eq!(server.on_line(0, put), says(0, "cmd=put_result rc=0"));
+    barrier(&mut server);
+    let get = server.on_line(1, "cmd=get kvsname=fABC key=-bcast-1-0");
+    assert_eq!(get, says(1, "cmd=get_result rc=0 value=2F6465762F73686D2F"));
+    for rank in [0, 1] {
+        assert_eq!(server.on_line(rank, "cmd=finalize"), says(rank, "cmd=finalize_ack rc=0"));
+        assert!(server.may_exit(rank));
+    }
 }
 
 proptest! {
