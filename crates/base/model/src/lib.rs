@@ -1,1 +1,12 @@
-//! placeholder
+//! The documents of the Flux interfaces: parsed, validated and written, without I/O.
+
+pub mod archive;
+pub mod blobref;
+pub mod constraint;
+pub mod eventlog;
+pub mod job_event;
+pub mod kv;
+pub mod sign;
+pub mod stdio;
+pub mod subprocess;
+pub mod treeobj;
