@@ -1,0 +1,220 @@
+//! One client of the local socket: what it sends goes to the engine, what it is sent goes out.
+
+use std::rc::Rc;
+
+use bytes::{Buf, BytesMut};
+use flux_proto::codec::HEADER_LEN;
+use flux_proto::{Cred, Decoder, Message, MsgType};
+use flux_svc::engine::{ClientId, Input};
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use crate::hub::Hub;
+
+/// Room for one read of a client that sends little.
+const READ_MIN: usize = 16 << 10;
+/// Room for one read of a client that sends much.
+const READ_MAX: usize = 1 << 20;
+/// A send buffer larger than this is given back when it is empty.
+const KEEP_BUFFER: usize = 256 << 10;
+/// With more than this in the send buffer, writing does not wait for the end of the batch.
+pub(crate) const WRITE_EARLY: usize = 256 << 10;
+
+/// The sending side of a client, as the hub keeps it.
+#[derive(Debug)]
+pub(crate) struct Client {
+    socket: Rc<OwnedWriteHalf>,
+    out: BytesMut,
+    /// In the hub's list of clients with something to send.
+    pub(crate) dirty: bool,
+    /// To be closed once everything is sent.
+    pub(crate) closing: bool,
+    /// Reading has been paused until the send buffer is shorter.
+    paused: bool,
+    resume: Rc<Notify>,
+    reader: Option<AbortHandle>,
+    writer: Option<AbortHandle>,
+}
+
+/// What became of an attempt to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flushed {
+    /// Everything is sent.
+    All,
+    /// The socket is full.
+    Full,
+    /// The client is gone.
+    Gone,
+}
+
+impl Client {
+    /// Bytes waiting to be sent.
+    pub(crate) fn backlog(&self) -> usize {
+        self.out.len()
+    }
+
+    pub(crate) fn push(&mut self, message: &Message) {
+        flux_proto::encode_into(message, &mut self.out);
+    }
+
+    /// Writes as much as the socket takes.
+    pub(crate) fn flush(&mut self) -> Flushed {
+        while !self.out.is_empty() {
+            match self.socket.try_write(&self.out) {
+                Ok(0) => return Flushed::Gone,
+                Ok(sent) => self.out.advance(sent),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    return Flushed::Full;
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => return Flushed::Gone,
+            }
+        }
+        if self.out.capacity() > KEEP_BUFFER {
+            self.out = BytesMut::new();
+        } else {
+            self.out.clear();
+        }
+        Flushed::All
+    }
+
+    /// Makes sure a task waits for the socket to take more.
+    pub(crate) fn await_room(&mut self, hub: &Rc<Hub>, id: ClientId) {
+        if self.writer.is_none() {
+            let task = write_rest(Rc::clone(hub), id, Rc::clone(&self.socket));
+            self.writer = Some(tokio::task::spawn_local(task).abort_handle());
+        }
+    }
+
+    pub(crate) fn writer_done(&mut self) {
+        self.writer = None;
+    }
+
+    /// Whether nothing more is to be read for now; remembered until [`Client::unpause`].
+    fn pause(&mut self, limit: usize) -> bool {
+        self.paused = self.backlog() > limit;
+        self.paused
+    }
+
+    /// Lets reading go on once the backlog is half of `limit` or less.
+    pub(crate) fn unpause(&mut self, limit: usize) {
+        if self.paused && self.backlog() <= limit / 2 {
+            self.paused = false;
+            self.resume.notify_one();
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        for task in self.reader.take().into_iter().chain(self.writer.take()) {
+            task.abort();
+        }
+    }
+}
+
+/// Begins to serve an accepted connection.
+pub(crate) fn join(hub: &Rc<Hub>, stream: UnixStream, cred: Cred, pid: i32) {
+    let (read, write) = stream.into_split();
+    let resume = Rc::new(Notify::new());
+    let id = hub.add_client(Client {
+        socket: Rc::new(write),
+        out: BytesMut::new(),
+        dirty: false,
+        closing: false,
+        paused: false,
+        resume: Rc::clone(&resume),
+        reader: None,
+        writer: None,
+    });
+    hub.feed_one(Input::ClientJoined { client: id, cred, pid });
+    let task = tokio::task::spawn_local(serve(Rc::clone(hub), id, read, resume));
+    let reader = task.abort_handle();
+    hub.with_client(id, |client| client.reader = Some(reader.clone()))
+        .unwrap_or_else(|| reader.abort());
+}
+
+/// Hands everything a client sends to the engine, until it leaves.
+async fn serve(hub: Rc<Hub>, id: ClientId, mut read: OwnedReadHalf, resume: Rc<Notify>) {
+    let mut decoder = Decoder::new();
+    let mut buf = BytesMut::new();
+    let mut want = READ_MIN;
+    let limit = hub.limits().pause_reading;
+    loop {
+        match hub.with_client(id, |client| client.pause(limit)) {
+            None => return,
+            Some(true) => {
+                resume.notified().await;
+                continue;
+            }
+            Some(false) => {}
+        }
+        buf.reserve(want.max(missing(&buf).min(4 * READ_MAX)));
+        let room = buf.capacity() - buf.len();
+        let got = match read.read_buf(&mut buf).await {
+            Ok(0) | Err(_) => break,
+            Ok(got) => got,
+        };
+        let mut broken = false;
+        let messages = std::iter::from_fn(|| {
+            loop {
+                match decoder.next(&mut buf) {
+                    Ok(Some(message)) if !sensible(&message) => {}
+                    Ok(message) => return message,
+                    Err(_) => {
+                        broken = true;
+                        return None;
+                    }
+                }
+            }
+        });
+        hub.feed(messages.map(|message| Input::Client(id, message)));
+        if broken {
+            break;
+        }
+        if got == room {
+            // More is waiting: others first.
+            want = (want * 4).min(READ_MAX);
+            tokio::task::yield_now().await;
+        } else if buf.is_empty() {
+            want = READ_MIN;
+        }
+    }
+    hub.drop_client(id);
+}
+
+/// How many bytes of the first message in `buf` have not arrived yet, if that is known.
+fn missing(buf: &BytesMut) -> usize {
+    match buf.get(..HEADER_LEN) {
+        Some(&[_, _, _, _, a, b, c, d]) => {
+            let total = HEADER_LEN + u32::from_be_bytes([a, b, c, d]) as usize;
+            total.saturating_sub(buf.len())
+        }
+        _ => 0,
+    }
+}
+
+/// Control messages, and requests and events without a topic, are ignored.
+fn sensible(message: &Message) -> bool {
+    match message.kind {
+        MsgType::Control => false,
+        MsgType::Request | MsgType::Event => message.topic.is_some(),
+        MsgType::Response => true,
+    }
+}
+
+/// Sends what the socket did not take at once.
+async fn write_rest(hub: Rc<Hub>, id: ClientId, socket: Rc<OwnedWriteHalf>) {
+    loop {
+        if socket.writable().await.is_err() {
+            hub.drop_client(id);
+            return;
+        }
+        if hub.flush_client(id) != Flushed::Full {
+            return;
+        }
+    }
+}

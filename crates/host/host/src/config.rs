@@ -1,0 +1,203 @@
+//! Configuration files: a directory of TOML files, or one TOML or JSON file.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+/// The largest configuration file in bytes.
+const FILE_MAX: u64 = 64 << 20;
+
+/// Why the configuration cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A file or directory cannot be read.
+    #[error("Config file error: {}: {source}", path.display())]
+    Io {
+        /// What was to be read.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A file is not what its name says.
+    #[error("Config file error: {}:{line}: {text}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// What is wrong there.
+        text: String,
+    },
+    /// A value that JSON cannot express.
+    #[error("Config file error: {}: {key}: {text}", path.display())]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// Dotted key.
+        key: String,
+        /// What is wrong with it.
+        text: &'static str,
+    },
+    /// Neither a directory nor a file with a known suffix.
+    #[error("Config file error: {}: file name does not end in .toml or .json", path.display())]
+    Suffix {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// Reads `path`: the `*.toml` files of a directory in the order of their names, or one `.toml`
+/// or `.json` file. Tables of the same name are merged; of other values the last one counts.
+/// Dates become strings.
+///
+/// # Errors
+/// At the first file that cannot be read or parsed.
+pub fn read_config(path: &Path) -> Result<Map<String, Value>, ConfigError> {
+    let mut config = Map::new();
+    if !path.is_dir() {
+        merge(&mut config, read_file(path)?);
+        return Ok(config);
+    }
+    let failed = |source| ConfigError::Io { path: path.to_path_buf(), source };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(failed)? {
+        let file = entry.map_err(failed)?.path();
+        let name = file.file_name().map(std::ffi::OsStr::as_encoded_bytes).unwrap_or_default();
+        if name.ends_with(b".toml") && !name.starts_with(b".") {
+            files.push(file);
+        }
+    }
+    files.sort();
+    for file in files {
+        merge(&mut config, read_file(&file)?);
+    }
+    Ok(config)
+}
+
+/// Lays `update` over `config`: tables are merged, other values replaced.
+pub fn merge(config: &mut Map<String, Value>, update: Map<String, Value>) {
+    for (key, value) in update {
+        match (config.get_mut(&key), value) {
+            (Some(Value::Object(old)), Value::Object(new)) => merge(old, new),
+            (_, value) => {
+                config.insert(key, value);
+            }
+        }
+    }
+}
+
+fn read_file(path: &Path) -> Result<Map<String, Value>, ConfigError> {
+    let failed = |source| ConfigError::Io { path: path.to_path_buf(), source };
+    let size = std::fs::metadata(path).map_err(failed)?.len();
+    if size > FILE_MAX {
+        return Err(failed(io::Error::other(format!("file exceeds {FILE_MAX} bytes"))));
+    }
+    let text = std::fs::read_to_string(path).map_err(failed)?;
+    match path.extension().and_then(std::ffi::OsStr::to_str) {
+        Some("toml") => parse_toml(path, &text),
+        Some("json") => parse_json(path, &text),
+        _ => Err(ConfigError::Suffix { path: path.to_path_buf() }),
+    }
+}
+
+/// Parses TOML text as JSON; `path` is for messages.
+///
+/// # Errors
+/// With the line, when the text is no TOML or holds a number that is not finite.
+pub fn parse_toml(path: &Path, text: &str) -> Result<Map<String, Value>, ConfigError> {
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+        let start = error.span().map_or(0, |span| span.start);
+        let line = 1 + text.bytes().take(start).filter(|byte| *byte == b'\n').count();
+        let text = error.message().to_string();
+        ConfigError::Syntax { path: path.to_path_buf(), line, text }
+    })?;
+    let mut config = Map::new();
+    for (key, value) in table {
+        let value = to_json(value, &key).map_err(|(key, text)| ConfigError::Value {
+            path: path.to_path_buf(),
+            key,
+            text,
+        })?;
+        config.insert(key, value);
+    }
+    Ok(config)
+}
+
+fn parse_json(path: &Path, text: &str) -> Result<Map<String, Value>, ConfigError> {
+    serde_json::from_str(text).map_err(|error| ConfigError::Syntax {
+        path: path.to_path_buf(),
+        line: error.line(),
+        text: error.to_string(),
+    })
+}
+
+fn to_json(value: toml::Value, key: &str) -> Result<Value, (String, &'static str)> {
+    Ok(match value {
+        toml::Value::String(text) => Value::String(text),
+        toml::Value::Integer(number) => Value::from(number),
+        toml::Value::Float(number) => serde_json::Number::from_f64(number)
+            .map(Value::Number)
+            .ok_or_else(|| (key.to_string(), "number is not finite"))?,
+        toml::Value::Boolean(flag) => Value::Bool(flag),
+        toml::Value::Datetime(time) => Value::String(time.to_string()),
+        toml::Value::Array(items) => {
+            let items = items.into_iter().enumerate();
+            let items = items.map(|(index, item)| to_json(item, &format!("{key}[{index}]")));
+            Value::Array(items.collect::<Result<_, _>>()?)
+        }
+        toml::Value::Table(table) => {
+            let mut object = Map::new();
+            for (name, value) in table {
+                let value = to_json(value, &format!("{key}.{name}"))?;
+                object.insert(name, value);
+            }
+            Value::Object(object)
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn files_merge_in_order_of_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        write("b.toml", "[t]\ny = 2\nz = [1.5]\n[u]\nwhen = 2020-01-01T00:00:00Z\n");
+        write("a.toml", "[t]\nx = true\ny = 1\n");
+        write(".hidden.toml", "syntax error");
+        write("notes.txt", "syntax error");
+        let config = read_config(dir.path()).unwrap();
+        let expected = json!({
+            "t": { "x": true, "y": 2, "z": [1.5] },
+            "u": { "when": "2020-01-01T00:00:00Z" },
+        });
+        assert_eq!(Value::Object(config), expected);
+    }
+
+    #[test]
+    fn errors_name_file_and_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.toml");
+        std::fs::write(&path, "[t]\nx = 1\ny = \n").unwrap();
+        let error = read_config(dir.path()).unwrap_err().to_string();
+        let start = format!("Config file error: {}:3: ", path.display());
+        assert!(error.starts_with(&start), "{error}");
+        let path = dir.path().join("c.json");
+        std::fs::write(&path, "{\n  \"a\": }").unwrap();
+        let error = read_config(&path).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("Config file error: {}:2: ", path.display())));
+        std::fs::write(&path, "{\"t\": {\"x\": 1}}").unwrap();
+        assert_eq!(Value::Object(read_config(&path).unwrap()), json!({"t": {"x": 1}}));
+        let odd = dir.path().join("c.yaml");
+        std::fs::write(&odd, "").unwrap();
+        assert!(matches!(read_config(&odd), Err(ConfigError::Suffix { .. })));
+        assert!(matches!(read_config(&dir.path().join("none")), Err(ConfigError::Io { .. })));
+        let nan = parse_toml(&path, "[t]\nx = [nan]").unwrap_err().to_string();
+        assert!(nan.ends_with("t.x[0]: number is not finite"), "{nan}");
+    }
+}
