@@ -116,8 +116,9 @@ bodies! {
 api! {
     /// The message switch: modules, services, events, and the end of the process.
     pub enum Broker("broker", "event", "service", "module") {
-        /// Starts the modules that are not builtin; answered when all are up, or with why not.
-        StartModules = "broker.start-modules", owner, unary, Empty => Empty;
+        /// Starts the modules that are not builtin with this configuration; answered when all are up,
+        /// or with why not.
+        StartModules = "broker.start-modules", owner, unary, AnyObject => Empty;
         /// Lets those modules settle, last started first; answered when all have.
         StopModules = "broker.stop-modules", owner, unary, Empty => Empty;
         /// Ends the broker process with a code, after everything queued was sent.

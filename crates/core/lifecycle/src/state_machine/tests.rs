@@ -1,0 +1,134 @@
+//! The life of one broker, by transcript.
+
+use flux_svc::Rig;
+use serde_json::json;
+
+use super::*;
+
+fn settings() -> Settings {
+    Settings {
+        program: Some(vec!["true".to_string()]),
+        quorum: 1,
+        shell: "/bin/sh".to_string(),
+        hosts: vec!["a".to_string(), "b".to_string()],
+        ..Settings::default()
+    }
+}
+
+/// Drops what only people see.
+fn quiet(rig: &mut Rig<StateMachineService>) {
+    rig.requests.retain(|request| !request.topic().starts_with("console."));
+}
+
+fn to_run(rig: &mut Rig<StateMachineService>) -> Message {
+    let children = rig.expect("overlay.monitor");
+    rig.advance(1);
+    quiet(rig);
+    let sync = rig.expect("config.get");
+    rig.reply(&sync, json!({"resource": {}}));
+    quiet(rig);
+    let start = rig.expect("broker.start-modules");
+    assert_eq!(start.json::<Value>().unwrap(), json!({"resource": {}}));
+    rig.reply(&start, Value::Null);
+    quiet(rig);
+    let join = rig.expect("groups.join");
+    rig.reply(&join, Value::Null);
+    let online = rig.expect("groups.get");
+    rig.reply(&online, json!({"members": "0"}));
+    quiet(rig);
+    children
+}
+
+fn through_cleanup(rig: &mut Rig<StateMachineService>) {
+    for topic in ["job-manager.queue-start", "resource.acquire-mute", "job-manager.raiseall"] {
+        quiet(rig);
+        let step = rig.expect(topic);
+        rig.reply(&step, json!({"count": 0, "errors": 0}));
+    }
+    let idle = rig.expect("job-manager.idle");
+    rig.reply(&idle, json!({"pending": 0}));
+    quiet(rig);
+}
+
+fn to_exit(rig: &mut Rig<StateMachineService>) -> i32 {
+    let spurn = rig.expect("overlay.spurn");
+    rig.reply(&spurn, Value::Null);
+    let settle = rig.expect("broker.stop-modules");
+    rig.reply(&settle, Value::Null);
+    quiet(rig);
+    let leave = rig.expect("overlay.leave");
+    rig.reply(&leave, Value::Null);
+    quiet(rig);
+    let exit = rig.expect("broker.exit");
+    exit.json::<ExitRequest>().unwrap().code
+}
+
+#[test]
+fn the_initial_programs_exit_code_is_the_brokers() {
+    let mut rig = Rig::new(StateMachineService::new(settings()));
+    to_run(&mut rig);
+    let exec = rig.expect("rexec.exec");
+    rig.reply(&exec, json!({"type": "started", "pid": 7}));
+    rig.reply(&exec, json!({"type": "finished", "status": 3 << 8}));
+    rig.fail(&exec, Errno::ENODATA);
+    through_cleanup(&mut rig);
+    assert_eq!(to_exit(&mut rig), 3);
+    rig.finish();
+}
+
+#[test]
+fn a_program_that_does_not_exist_is_127() {
+    let mut rig = Rig::new(StateMachineService::new(settings()));
+    to_run(&mut rig);
+    let exec = rig.expect("rexec.exec");
+    rig.fail(&exec, Errno::ENOENT);
+    through_cleanup(&mut rig);
+    assert_eq!(to_exit(&mut rig), 127);
+    rig.finish();
+}
+
+#[test]
+fn a_signal_in_run_hangs_up_the_program() {
+    let mut rig = Rig::new(StateMachineService::new(settings()));
+    to_run(&mut rig);
+    let exec = rig.expect("rexec.exec");
+    rig.reply(&exec, json!({"type": "started", "pid": 7}));
+    rig.request("state-machine.signal", json!({"signum": 15}));
+    let kill = rig.expect("rexec.kill");
+    assert_eq!(kill.json::<Value>().unwrap(), json!({"pid": 7, "signum": 1}));
+    rig.reply(&kill, Value::Null);
+    rig.reply(&exec, json!({"type": "finished", "status": 1}));
+    rig.fail(&exec, Errno::ENODATA);
+    through_cleanup(&mut rig);
+    assert_eq!(to_exit(&mut rig), 129);
+    rig.responses.clear();
+    rig.finish();
+}
+
+#[test]
+fn children_are_waited_for() {
+    let mut rig = Rig::with(StateMachineService::new(settings()), 0, 2, &Map::new());
+    let children = to_run(&mut rig);
+    rig.reply(&children, json!({"rank": 1, "status": "full", "torpid": false}));
+    let exec = rig.expect("rexec.exec");
+    rig.reply(&exec, json!({"type": "finished", "status": 0}));
+    rig.fail(&exec, Errno::ENODATA);
+    through_cleanup(&mut rig);
+    rig.expect("overlay.spurn");
+    assert!(rig.requests.is_empty());
+    rig.reply(&children, json!({"rank": 1, "status": "offline", "torpid": false}));
+    quiet(&mut rig);
+    rig.expect("broker.stop-modules");
+    rig.finish();
+}
+
+#[test]
+fn waiting_for_run_ends_when_run_is_past() {
+    let mut rig = Rig::new(StateMachineService::new(settings()));
+    let wait = rig.request("state-machine.wait", json!({}));
+    assert!(rig.try_response(wait).is_none());
+    to_run(&mut rig);
+    assert_eq!(rig.response(wait), Ok(Value::Null));
+    rig.expect("rexec.exec");
+    rig.finish();
+}
