@@ -3,9 +3,12 @@
 pub mod archive;
 pub mod blobref;
 pub mod constraint;
+pub mod directive;
 pub mod eventlog;
 pub mod job_event;
+pub mod jobspec;
 pub mod kv;
+pub mod shape;
 pub mod sign;
 pub mod stdio;
 pub mod subprocess;
