@@ -3,7 +3,7 @@
 //! | Module | Words | Spec |
 //! |---|---|---|
 //! | [`idset`] | sets of ids, `0-3,7` | RFC 22 |
-//! | `hostlist` | lists of hosts, `fluke[3,108,6-103]` | RFC 29 |
+//! | [`hostlist`] | lists of hosts, `fluke[3,108,6-103]` | RFC 29 |
 //! | [`fsd`] | durations, `1.5h` | RFC 23 |
 //! | [`fluid`] | job ids, `ƒuZZybuNNy` | RFC 19 |
 //! | [`range`] | ranges of counts, `2-8:2` | RFC 45 |
@@ -13,10 +13,12 @@
 
 pub mod fluid;
 pub mod fsd;
+pub mod hostlist;
 pub mod idset;
 pub mod range;
 
 pub use fluid::{Generator, JobId, JobIdError, JobIdForm};
 pub use fsd::{Fsd, FsdError};
+pub use hostlist::{HostIndex, Hostlist, HostlistError};
 pub use idset::{Idset, IdsetError};
 pub use range::{CountRange, Operator, RangeError};
