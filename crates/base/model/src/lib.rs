@@ -8,6 +8,7 @@ pub mod eventlog;
 pub mod job_event;
 pub mod jobspec;
 pub mod kv;
+pub mod resource_set;
 pub mod shape;
 pub mod sign;
 pub mod stdio;
