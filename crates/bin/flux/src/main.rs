@@ -1,3 +1,24 @@
-//! The `flux` program.
+//! The `flux` program: one binary, one subcommand per task.
+//!
+//! `flux NAME` runs a builtin command of [`commands::COMMANDS`], else an executable `flux-NAME`
+//! found in `FLUX_EXEC_PATH`.
 
-fn main() {}
+mod commands;
+mod dispatch;
+mod failure;
+mod output;
+mod submission;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let code = match dispatch::dispatch(std::env::args_os()) {
+        Ok(code) => code,
+        Err(failure) => {
+            output::report(&failure);
+            failure.code
+        }
+    };
+    // A process exit status has eight bits; what does not fit is a failure all the same.
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}

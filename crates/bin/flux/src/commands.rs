@@ -1,0 +1,40 @@
+//! The builtin commands: a file each under `commands/`, and a line each in [`COMMANDS`].
+
+use clap::Command;
+
+use crate::{
+    dispatch::Invocation,
+    failure::{Failure, Style},
+};
+
+mod alloc;
+mod batch;
+mod bulksubmit;
+mod run;
+mod submit;
+
+/// A builtin command.
+pub(crate) struct Entry {
+    /// Its name on the command line.
+    pub(crate) name: &'static str,
+    /// How its errors look; long options of binary commands may be abbreviated.
+    pub(crate) style: Style,
+    /// Its options.
+    pub(crate) command: fn() -> Command,
+    /// Runs it and returns the exit status.
+    pub(crate) run: fn(&Invocation) -> Result<i32, Failure>,
+}
+
+/// All builtin commands, by name.
+pub(crate) const COMMANDS: &[Entry] = &[
+    Entry { name: "alloc", style: Style::Script, command: alloc::command, run: alloc::run },
+    Entry { name: "batch", style: Style::Script, command: batch::command, run: batch::run },
+    Entry {
+        name: "bulksubmit",
+        style: Style::Script,
+        command: bulksubmit::command,
+        run: bulksubmit::run,
+    },
+    Entry { name: "run", style: Style::Script, command: run::command, run: run::run },
+    Entry { name: "submit", style: Style::Script, command: submit::command, run: submit::run },
+];

@@ -1,0 +1,87 @@
+//! `flux alloc`: start a new instance and work in it.
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use serde_json::{Map, json};
+
+use super::batch::instance_options;
+use crate::{
+    dispatch::Invocation,
+    failure::Failure,
+    output,
+    submission::{Context, Job, SubmitError, broker::Broker, options, resources::Unit, spec},
+};
+
+/// The options of `flux alloc`.
+pub(crate) fn command() -> Command {
+    let command = Command::new("alloc").about("Start an interactive instance");
+    options::slots(options::common(command)).arg(
+        Arg::new("bg")
+            .long("bg")
+            .action(ArgAction::SetTrue)
+            .help("Print the job id once the instance is ready, and leave it running"),
+    )
+}
+
+/// Runs `flux alloc`.
+pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
+    let job = Context::gather()
+        .and_then(|context| job(&context, &invocation.matches))
+        .map_err(|error| Failure::script("flux-alloc", error.to_string()))?;
+    output::line(&job.jobspec.to_string());
+    Ok(0)
+}
+
+fn job(context: &Context, matches: &ArgMatches) -> Result<Job, SubmitError> {
+    let common = options::read(matches)?;
+    let mut broker = Broker::read(matches)?;
+    let words = options::words(matches);
+    let mut shell = instance_options();
+    if matches.get_flag("bg") {
+        shell.insert("pty".into(), json!({"capture": 1}));
+        if words.is_empty() {
+            // Nobody sits at the terminal: the instance stays up without an initial program.
+            broker.push("-Sbroker.rc2_none=1");
+        }
+    } else if context.terminal {
+        shell.insert("pty".into(), json!({"interactive": 1}));
+    }
+    let mut files = Map::new();
+    broker.add_files(&mut files);
+    let extra = spec::Extra { shell, files, ..spec::Extra::default() };
+    spec::build(context, &common, Unit::Slot, broker.command(words), extra)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    fn alloc(terminal: bool, words: &[&str]) -> Result<Value, String> {
+        let words = ["--dry-run", "--env=-*", "--rlimit=-*"].iter().chain(words);
+        let matches = command().no_binary_name(true).try_get_matches_from(words).expect("valid");
+        let context = Context { terminal, ..Context::fixed() };
+        job(&context, &matches).map(|job| job.jobspec).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_terminal_makes_it_interactive() {
+        let spec = alloc(true, &["-n4", "bash", "-l"]).expect("valid");
+        assert_eq!(spec["tasks"][0]["command"], json!(["flux", "broker", "bash", "-l"]));
+        let options = &spec["attributes"]["system"]["shell"]["options"];
+        assert_eq!(
+            *options,
+            json!({"per-resource": {"type": "node"}, "mpi": "none", "exit-timeout": "none",
+                   "pty": {"interactive": 1}})
+        );
+        let spec = alloc(false, &["-N1"]).expect("valid");
+        assert_eq!(spec["attributes"]["system"]["shell"]["options"].get("pty"), None);
+    }
+
+    #[test]
+    fn in_the_background_it_stays_up() {
+        let spec = alloc(true, &["--bg", "-n1"]).expect("valid");
+        assert_eq!(spec["tasks"][0]["command"], json!(["flux", "broker", "-Sbroker.rc2_none=1"]));
+        assert_eq!(alloc(true, &[]), Err("Number of slots to allocate must be specified".into()));
+    }
+}

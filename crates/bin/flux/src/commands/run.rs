@@ -1,0 +1,136 @@
+//! `flux run`: submit one job and attach to it.
+
+use clap::{Arg, ArgMatches, Command};
+
+use crate::{
+    dispatch::Invocation,
+    failure::Failure,
+    output,
+    submission::{Context, Job, SubmitError, options, resources::Unit, spec},
+};
+
+/// The options of `flux run`.
+pub(crate) fn command() -> Command {
+    let command = Command::new("run").about("Run a job and attach to it");
+    options::tasks(options::common(command)).arg(
+        Arg::new("wait-event")
+            .long("wait-event")
+            .value_name("NAME")
+            .help("Wait for this event before attaching"),
+    )
+}
+
+/// Runs `flux run`.
+pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
+    let job = Context::gather()
+        .and_then(|context| job(&context, &invocation.matches))
+        .map_err(|error| Failure::script("flux-run", error.to_string()))?;
+    output::line(&job.jobspec.to_string());
+    Ok(0)
+}
+
+fn job(context: &Context, matches: &ArgMatches) -> Result<Job, SubmitError> {
+    let words = options::words(matches);
+    if words.is_empty() {
+        return Err(SubmitError::NoCommand);
+    }
+    let common = options::read(matches)?;
+    spec::build(context, &common, Unit::Task, words, spec::Extra::default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(words: &[&str]) -> String {
+        let command = command().no_binary_name(true);
+        let words = ["--dry-run", "--env=-*", "--rlimit=-*"].iter().chain(words);
+        let matches = command.try_get_matches_from(words).expect("a valid command line");
+        match job(&Context::fixed(), &matches) {
+            Ok(job) => job.jobspec.to_string(),
+            Err(error) => Failure::script("flux-run", error.to_string()).lines().concat(),
+        }
+    }
+
+    #[test]
+    fn the_plain_jobspec_is_byte_for_byte_that_of_flux() {
+        assert_eq!(
+            run(&["-n1", "true"]),
+            concat!(
+                r#"{"resources":[{"type":"slot","count":1,"with":[{"type":"core","count":1}],"#,
+                r#""label":"task"}],"tasks":[{"command":["true"],"slot":"task","#,
+                r#""count":{"per_slot":1}}],"attributes":{"system":{"duration":0,"#,
+                r#""cwd":"/home/me","shell":{"options":{}}}},"version":1}"#
+            )
+        );
+    }
+
+    #[test]
+    fn every_option_has_its_place() {
+        let text = run(&[
+            "-N2",
+            "-n4",
+            "-c2",
+            "-g1",
+            "-qbatch",
+            "-Bmine",
+            "-t30s",
+            "--job-name=me",
+            "-ompi=none",
+            "-oa.b=[1]",
+            "-overbose",
+            "-Suser.k=v",
+            "--dependency=afterok:f1",
+            "--begin-time=+1h",
+            "--requires=-rack1",
+            "--output=o-{{id}}",
+            "--error=e",
+            "-l",
+            "-u",
+            "--input=in",
+            "--cwd=/w",
+            "--signal=USR2@10s",
+            "--taskmap=cyclic:2",
+            "--add-file=n=x\ny",
+            "app",
+            "-n9",
+        ]);
+        assert_eq!(text, include_str!("golden/run-all-options.json").trim_end());
+    }
+
+    #[test]
+    fn what_is_made_is_a_valid_jobspec() {
+        for words in [&["true"][..], &["-N2-4", "x"], &["-N4", "-n5", "x"], &["--cores=4", "x"]] {
+            let jobspec = flux_model::jobspec::Jobspec::parse(&run(words)).expect("RFC 14");
+            jobspec.require_version(1).expect("RFC 25");
+        }
+        for golden in
+            [include_str!("golden/run-all-options.json"), include_str!("golden/batch.json")]
+        {
+            flux_model::jobspec::Jobspec::parse(golden).expect("RFC 14");
+        }
+        assert!(run(&["--resources-shape=slot=2/core=4", "x"]).contains(r#""slot":"default""#));
+    }
+
+    #[test]
+    fn mistakes_are_told_as_flux_tells_them() {
+        for (words, text) in [
+            (&["-n1"][..], "job command and arguments are missing"),
+            (
+                &["-n1", "--cores=1", "true"],
+                "Per-resource options can't be used with per-task options. (See --help for details)",
+            ),
+            (&["-N0", "true"], "node count must be an integer >= 1 (if set)"),
+            (&["-n0", "true"], "task count must be a integer >= 1"),
+            (&["-tfoo", "true"], "invalid Flux standard duration"),
+            (&["--requires=(", "true"], "--requires='(': Unclosed parenthesis in position 0"),
+            (&["--env=^/nope", "true"], "--env: [Errno 2] No such file or directory: '/nope'"),
+            (&["--signal=FOO", "true"], "--signal=FOO: signal 'FOO' is invalid"),
+            (&["--flags=foo", "true"], "--flags: Unknown flag foo"),
+            (&["--rlimit=foo", "true"], "No corresponding rlimit matching \"foo\""),
+            (&["--begin-time=foo", "true"], "Invalid datetime: \"foo\""),
+        ] {
+            assert_eq!(run(words), format!("flux-run: ERROR: {text}"));
+        }
+    }
+}

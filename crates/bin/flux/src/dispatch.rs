@@ -1,0 +1,239 @@
+//! From the command line to a command.
+
+use std::{
+    ffi::{OsStr, OsString},
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::{Path, PathBuf},
+};
+
+use clap::{
+    Arg, ArgAction, ArgMatches, Command,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
+
+use crate::{
+    commands::{COMMANDS, Entry},
+    failure::{Failure, Style},
+    output,
+};
+
+/// Runs the command that `argv` (program name first) asks for and returns its exit status.
+pub(crate) fn dispatch(argv: impl IntoIterator<Item = OsString>) -> Result<i32, Failure> {
+    let matches = match root().allow_external_subcommands(true).try_get_matches_from(argv) {
+        Ok(matches) => matches,
+        Err(error) => return usage(&error, Style::Binary, "flux", "flux"),
+    };
+    if matches.get_flag("help") {
+        output::raw(&tree().render_help().to_string());
+        return Ok(0);
+    }
+    if matches.get_flag("version") {
+        output::raw(&version());
+        return Ok(0);
+    }
+    let Some((name, rest)) = matches.subcommand() else {
+        output::error_line(&tree().render_help().to_string());
+        return Ok(1);
+    };
+    let arguments: Vec<OsString> =
+        rest.get_many::<OsString>("").unwrap_or_default().cloned().collect();
+    match COMMANDS.iter().find(|entry| entry.name == name) {
+        Some(entry) => builtin(entry, arguments),
+        None => external(name, &arguments),
+    }
+}
+
+/// The options before the command name.
+fn root() -> Command {
+    Command::new("flux")
+        .about("Control a Flux instance and its jobs")
+        .override_usage("flux [OPTIONS] COMMAND [ARGS...]")
+        .infer_long_args(true)
+        .disable_help_flag(true)
+        .disable_version_flag(true)
+        .disable_help_subcommand(true)
+        .arg(
+            Arg::new("parent")
+                .short('p')
+                .long("parent")
+                .action(ArgAction::Count)
+                .help("Use the enclosing instance; may be repeated"),
+        )
+        .arg(
+            Arg::new("verbose")
+                .short('v')
+                .long("verbose")
+                .action(ArgAction::Count)
+                .help("Say what is done"),
+        )
+        .arg(
+            Arg::new("version")
+                .short('V')
+                .long("version")
+                .action(ArgAction::SetTrue)
+                .help("Show the versions of the components"),
+        )
+        .arg(
+            Arg::new("help")
+                .short('h')
+                .long("help")
+                .action(ArgAction::SetTrue)
+                .help("Show this help"),
+        )
+}
+
+/// The whole command tree, for help, completions and manual pages.
+pub(crate) fn tree() -> Command {
+    COMMANDS.iter().fold(root(), |tree, entry| tree.subcommand((entry.command)()))
+}
+
+/// What `flux version` prints outside of an instance.
+pub(crate) fn version() -> String {
+    format!("commands:    \t\t{}\n", env!("CARGO_PKG_VERSION"))
+}
+
+fn builtin(entry: &Entry, arguments: Vec<OsString>) -> Result<i32, Failure> {
+    let display = format!("flux {}", entry.name);
+    let mut command = (entry.command)().bin_name(&display).no_binary_name(true);
+    if entry.style == Style::Binary {
+        command = command.infer_long_args(true);
+    }
+    match command.try_get_matches_from_mut(&arguments) {
+        Ok(matches) => (entry.run)(&Invocation { matches, arguments }),
+        Err(error) => usage(&error, entry.style, &format!("flux-{}", entry.name), &display),
+    }
+}
+
+/// A parsed command line and the words it was parsed from.
+pub(crate) struct Invocation {
+    /// What clap made of it.
+    pub(crate) matches: ArgMatches,
+    /// The words after the command name.
+    pub(crate) arguments: Vec<OsString>,
+}
+
+/// Turns clap's complaint into the text and exit status of the command's family.
+fn usage(error: &clap::Error, style: Style, program: &str, display: &str) -> Result<i32, Failure> {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        output::raw(&error.render().to_string());
+        return Ok(0);
+    }
+    let text = complaint(error, style);
+    let (message, code) = match style {
+        Style::Script => {
+            let usage = error.get(ContextKind::Usage).map(|u| format!("{u}\n"));
+            (format!("{}{display}: error: {text}", usage.unwrap_or_default()), 2)
+        }
+        Style::Binary | Style::Bare => {
+            (format!("{program}: {text}\nTry `{program} --help' for more information."), 1)
+        }
+    };
+    Err(Failure::bare(message, code))
+}
+
+fn complaint(error: &clap::Error, style: Style) -> String {
+    let word = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        Some(ContextValue::Strings(texts)) => Some(texts.join(", ")),
+        _ => None,
+    };
+    match (error.kind(), style, word(ContextKind::InvalidArg)) {
+        (ErrorKind::UnknownArgument, Style::Script, Some(arg)) => {
+            format!("unrecognized arguments: {arg}")
+        }
+        (ErrorKind::UnknownArgument, _, Some(arg)) => format!("unrecognized option '{arg}'"),
+        (ErrorKind::MissingRequiredArgument, _, Some(arg)) => {
+            format!("the following arguments are required: {arg}")
+        }
+        (ErrorKind::ValueValidation | ErrorKind::InvalidValue, Style::Script, Some(arg)) => {
+            let value = word(ContextKind::InvalidValue).unwrap_or_default();
+            let option = arg.split_whitespace().next().unwrap_or(&arg);
+            format!("argument {option}: invalid value: '{value}'")
+        }
+        _ => {
+            let text = error.render().to_string();
+            let first = text.lines().next().unwrap_or_default();
+            first.strip_prefix("error: ").unwrap_or(first).to_owned()
+        }
+    }
+}
+
+/// Becomes `flux-NAME` of `FLUX_EXEC_PATH`; returns only when that fails.
+fn external(name: &str, arguments: &[OsString]) -> Result<i32, Failure> {
+    let path = std::env::var_os("FLUX_EXEC_PATH").unwrap_or_default();
+    let Some(program) = find_external(name, &path) else {
+        return Err(Failure::binary(
+            "flux",
+            format!("`{name}' is not a flux command.  See 'flux --help'"),
+        ));
+    };
+    let error = std::process::Command::new(&program).args(arguments).exec();
+    Err(Failure::binary("flux", format!("{}: {error}", program.display())))
+}
+
+fn find_external(name: &str, path: &OsStr) -> Option<PathBuf> {
+    if name.contains('/') {
+        return None;
+    }
+    let directories: Vec<PathBuf> =
+        std::env::split_paths(path).filter(|d| !d.as_os_str().is_empty()).collect();
+    let candidate = |file: &str| directories.iter().map(|d| d.join(file)).find(|p| executable(p));
+    candidate(&format!("flux-{name}")).or_else(|| candidate(&format!("flux-{name}.py")))
+}
+
+fn executable(path: &Path) -> bool {
+    path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fail(words: &[&str]) -> Failure {
+        let argv = ["flux"].iter().chain(words).map(OsString::from);
+        dispatch(argv).expect_err("the command line is wrong")
+    }
+
+    #[test]
+    fn unknown_commands_are_named() {
+        let failure = fail(&["nosuch", "-x"]);
+        assert_eq!(failure.lines(), ["flux: `nosuch' is not a flux command.  See 'flux --help'"]);
+        assert_eq!(failure.code, 1);
+    }
+
+    #[test]
+    fn unknown_options_before_the_command_are_named() {
+        let failure = fail(&["--nosuch"]);
+        assert_eq!(
+            failure.message,
+            "flux: unrecognized option '--nosuch'\nTry `flux --help' for more information."
+        );
+    }
+
+    #[test]
+    fn unknown_options_of_script_commands_exit_2() {
+        let failure = fail(&["run", "--foo", "true"]);
+        assert!(failure.message.ends_with("flux run: error: unrecognized arguments: --foo"));
+        assert!(failure.message.starts_with("Usage: flux run"), "{}", failure.message);
+        assert_eq!(failure.code, 2);
+    }
+
+    #[test]
+    fn external_commands_are_found_on_the_path() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("flux-hello.py");
+        std::fs::write(&file, "#!/bin/sh\n").expect("a file");
+        assert_eq!(find_external("hello", dir.path().as_os_str()), None);
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+        assert_eq!(find_external("hello", dir.path().as_os_str()), Some(file));
+        assert_eq!(find_external("../x", dir.path().as_os_str()), None);
+    }
+
+    #[test]
+    fn the_command_tree_is_consistent() {
+        tree().debug_assert();
+        for entry in COMMANDS {
+            assert_eq!((entry.command)().get_name(), entry.name);
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Flux Standard Durations (RFC 23) on the command line.
+
+use serde_json::Value;
+
+/// Seconds of a duration such as `30s`, `1.5h` or `inf`; a bare number counts `unit` seconds.
+pub(crate) fn seconds(text: &str, unit: f64) -> Option<f64> {
+    if ["inf", "infinity"].iter().any(|w| text.eq_ignore_ascii_case(w)) {
+        return Some(f64::INFINITY);
+    }
+    let (number, scale) = if let Some(n) = text.strip_suffix("ms") {
+        (n, 1e-3)
+    } else if let Some(n) = text.strip_suffix('s') {
+        (n, 1.0)
+    } else if let Some(n) = text.strip_suffix('m') {
+        (n, 60.0)
+    } else if let Some(n) = text.strip_suffix('h') {
+        (n, 3600.0)
+    } else if let Some(n) = text.strip_suffix('d') {
+        (n, 86400.0)
+    } else {
+        (text, unit)
+    };
+    // Rust also reads words such as `nan` as numbers.
+    if !number.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '.' | '+')) {
+        return None;
+    }
+    let value = number.parse::<f64>().ok()? * scale;
+    (value.is_finite() && value >= 0.0).then_some(value)
+}
+
+/// A number of seconds in JSON: an integer when it is whole.
+pub(crate) fn json(seconds: f64) -> Value {
+    if seconds.fract() == 0.0 && seconds.abs() < 9e15 {
+        Value::from(seconds as i64)
+    } else {
+        Value::from(seconds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_vectors_of_rfc_23_hold() {
+        for (text, value) in [
+            ("2ms", 0.002),
+            ("0.1s", 0.1),
+            ("30", 30.0),
+            ("1.2h", 4320.0),
+            ("5m", 300.0),
+            ("0s", 0.0),
+            ("5d", 432_000.0),
+            ("inf", f64::INFINITY),
+            ("INF", f64::INFINITY),
+            ("infinity", f64::INFINITY),
+        ] {
+            assert_eq!(seconds(text, 1.0), Some(value), "{text}");
+        }
+        for text in ["", "foo", "-1", "1x", "nan", "nans", "1e999", "1 s", "s"] {
+            assert_eq!(seconds(text, 1.0), None, "{text}");
+        }
+        assert_eq!(seconds("2", 60.0), Some(120.0));
+    }
+}
