@@ -4,7 +4,7 @@
 //! any case, without suffix) is unlimited. A bare number meaning minutes, as `--time-limit` has
 //! it, is the caller's business.
 //!
-//! Three formatters print one unit each: [`format`] with the six significant digits of C's `%g`
+//! Three formatters print one unit each: [`format()`] with the six significant digits of C's `%g`
 //! (`41.8603s`), [`format_digits`] with a chosen number, and [`format_short`] for the texts of
 //! policy limits.
 
