@@ -6,6 +6,7 @@
 
 use serde_json::Value;
 
+pub mod node;
 pub mod query;
 
 /// Deepest nesting of operators.

@@ -13,4 +13,5 @@ pub mod shape;
 pub mod sign;
 pub mod stdio;
 pub mod subprocess;
+pub mod taskmap;
 pub mod treeobj;

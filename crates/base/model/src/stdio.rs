@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use flux_id::Idset;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
@@ -169,6 +170,18 @@ impl IoData {
         let stream = text(object, "data", "stream")?.to_owned();
         let rank = text(object, "data", "rank")?.to_owned();
         Ok(IoData { stream, rank, data, eof, repeat })
+    }
+
+    /// The task ranks of this piece; `None` means all.
+    ///
+    /// # Errors
+    /// [`StdioError::Key`] if the rank is neither an idset nor `all`.
+    pub fn ranks(&self) -> Result<Option<Idset>, StdioError> {
+        if self.rank == "all" {
+            return Ok(None);
+        }
+        let ranks = self.rank.parse::<Idset>();
+        ranks.map(Some).map_err(|_| StdioError::Key { event: "data", key: "rank" })
     }
 }
 
@@ -434,6 +447,14 @@ mod tests {
             StdioEvent::Data(data) => assert!(data.eof && data.data.as_deref() == Some(b"meep")),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn ranks_are_an_idset_or_all() {
+        let ranks = |rank: &str| IoData::end("stdout", rank).ranks();
+        assert_eq!(ranks("all"), Ok(None));
+        assert_eq!(ranks("[0-1]"), Ok(Some("0-1".parse().unwrap())));
+        assert!(ranks("some").is_err());
     }
 
     #[test]
