@@ -1,6 +1,7 @@
 //! What a service waits for: responses by tag, and timers, each with a printable value.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// Matchtag of a request of this service.
 pub type Tag = u32;
@@ -36,8 +37,8 @@ impl<W> Waits<W> {
         loop {
             let tag = self.next;
             self.next = self.next.checked_add(1).unwrap_or(1);
-            if !self.pending.contains_key(&tag) {
-                self.pending.insert(tag, pending);
+            if let Entry::Vacant(free) = self.pending.entry(tag) {
+                free.insert(pending);
                 return tag;
             }
         }
