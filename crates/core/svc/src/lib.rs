@@ -8,6 +8,7 @@
 //! Must never: open a file or socket, read a clock, wait, or decide what a service decides.
 
 pub mod cx;
+pub mod defaults;
 pub mod engine;
 pub mod module;
 pub mod reply;

@@ -6,6 +6,7 @@ use flux_proto::{Errno, Message, MsgType, Rolemask};
 use serde_json::{Map, Value, json};
 
 use crate::cx::Cx;
+use crate::defaults;
 use crate::module::{Module, Port};
 use crate::reply::Reply;
 use crate::service::Service;
@@ -39,11 +40,7 @@ impl<S: Service> Runner<S> {
         &self.service
     }
 
-    fn with<T>(
-        &mut self,
-        port: &mut Port,
-        f: impl FnOnce(&mut S, &mut Cx<'_, S::Wait>) -> T,
-    ) -> T {
+    fn with<T>(&mut self, port: &mut Port, f: impl FnOnce(&mut S, &mut Cx<'_, S::Wait>) -> T) -> T {
         let mut cx = Cx { port, waits: &mut self.waits, timers: &mut self.timers };
         f(&mut self.service, &mut cx)
     }
@@ -52,7 +49,7 @@ impl<S: Service> Runner<S> {
         let method = S::Api::method(message.topic());
         if let Some(method) = method {
             if !message.cred.rolemask.allows(method.role) {
-                let error = denied(method.role);
+                let error = defaults::denied(method.role);
                 return self.with(port, |_, cx| cx.refuse(&message, &error));
             }
             return match S::Api::decode(message) {
@@ -68,15 +65,15 @@ impl<S: Service> Runner<S> {
                 runner.received = Counters::default();
                 Ok(None)
             }),
-            "debug" => self.owner_only(port, &message, |_, port, message| debug(port, message)),
+            "debug" => self.owner_only(port, &message, |_, port, message| {
+                defaults::debug(&mut port.debug, message).map(Some)
+            }),
             "config-reload" | "config-sync" => {
                 self.owner_only(port, &message, |runner, port, message| {
                     let config: Map<String, Value> = message
                         .json()
                         .map_err(|error| RpcError::new(Errno::EPROTO, error.to_string()))?;
-                    runner
-                        .with(port, |service, cx| service.on_config(cx, &config))
-                        .map(|()| None)
+                    runner.with(port, |service, cx| service.on_config(cx, &config)).map(|()| None)
                 });
             }
             _ => self.with(port, |service, cx| service.on_other(cx, message)),
@@ -92,7 +89,7 @@ impl<S: Service> Runner<S> {
         let result = if message.cred.rolemask.allows(Rolemask::OWNER) {
             f(self, port, message)
         } else {
-            Err(denied(Rolemask::OWNER))
+            Err(defaults::denied(Rolemask::OWNER))
         };
         if message.no_response() {
             return;
@@ -111,27 +108,7 @@ impl<S: Service> Runner<S> {
     }
 
     fn ping(&mut self, port: &mut Port, message: &Message) {
-        let user = Rolemask(Rolemask::OWNER.0 | Rolemask::USER.0);
-        let result = if message.cred.rolemask.allows(user) {
-            message
-                .json::<Map<String, Value>>()
-                .map_err(|error| RpcError::new(Errno::EPROTO, error.to_string()))
-        } else {
-            Err(denied(user))
-        };
-        let response = match result {
-            Ok(mut body) => {
-                let mut route: Vec<String> =
-                    message.routes.iter().map(flux_proto::RouteId::short).collect();
-                route.push(port.id.short());
-                body.insert("route".into(), Value::String(route.join("!")));
-                body.insert("userid".into(), json!(message.cred.userid));
-                body.insert("rolemask".into(), json!(message.cred.rolemask.0));
-                body.insert("rank".into(), json!(port.rank));
-                spaced_json(Message::response_to(message), &body)
-            }
-            Err(error) => rpc::refusal(message, &error),
-        };
+        let response = defaults::ping(message, &port.id, port.rank);
         self.with(port, |_, cx| cx.send(response));
     }
 
@@ -171,41 +148,6 @@ impl<S: Service> Runner<S> {
         let result = error.map_or(Ok(message), Err);
         self.with(port, |service, cx| service.on_reply(cx, wait, Reply { tag, result, last }));
     }
-}
-
-/// A body printed with spaces after `,` and `:`, as the ping response is.
-fn spaced_json(message: Message, body: &Map<String, Value>) -> Message {
-    let pairs: Vec<String> =
-        body.iter().map(|(key, value)| format!("{}: {value}", Value::from(key.as_str()))).collect();
-    message.with_text(&format!("{{{}}}", pairs.join(", ")))
-}
-
-/// The refusal for a caller without the role (the texts are flux-core's).
-pub(crate) fn denied(role: Rolemask) -> RpcError {
-    let text = if role == Rolemask::OWNER {
-        "Request requires owner credentials"
-    } else {
-        "Request rejected due to insufficient privilege"
-    };
-    RpcError::new(Errno::EPERM, text)
-}
-
-fn debug(port: &mut Port, message: &Message) -> Result<Option<Value>, RpcError> {
-    #[derive(serde::Deserialize)]
-    struct Debug {
-        op: String,
-        flags: u32,
-    }
-    let body: Debug =
-        message.json().map_err(|error| RpcError::new(Errno::EPROTO, error.to_string()))?;
-    match body.op.as_str() {
-        "setbit" => port.debug |= body.flags,
-        "clrbit" => port.debug &= !body.flags,
-        "set" => port.debug = body.flags,
-        "clr" => port.debug = 0,
-        _ => return Err(RpcError::bare(Errno::EPROTO)),
-    }
-    Ok(Some(json!({ "flags": port.debug })))
 }
 
 impl<S: Service> Module for Runner<S> {

@@ -1,0 +1,84 @@
+//! What a broker is told when it is made.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use flux_proto::RouteId;
+use serde_json::{Map, Value};
+
+use crate::topology::Topology;
+
+/// Identity, place and surroundings of one broker.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Rank of this broker, below the size of the topology.
+    pub rank: u32,
+    /// The tree, and with it the number of brokers.
+    pub topology: Topology,
+    /// Identity of this incarnation: a UUID as text.
+    pub uuid: RouteId,
+    /// User id of the instance owner.
+    pub owner: u32,
+    /// Major, minor and patch of the program. Brokers of one major.minor work together.
+    pub version: (u32, u32, u32),
+    /// Host name of each rank; may be empty when names are not known.
+    pub hostlist: Arc<[String]>,
+    /// The configuration at start; `[access]` and `[tbon]` are read here.
+    pub config: Map<String, Value>,
+    /// Services that the host answers itself.
+    pub drivers: Vec<&'static str>,
+    /// Seed of everything random in this broker. Must differ between brokers and incarnations.
+    pub seed: u64,
+    /// Seconds of idle time on the link to the parent before a heartbeat is sent.
+    pub torpid_min: f64,
+    /// Seconds of silence before a child counts as torpid; 0 for never.
+    pub torpid_max: f64,
+    /// Environment of the broker process (`broker.getenv`).
+    pub env: BTreeMap<String, String>,
+    /// Installed paths (`broker.conf-builtin`).
+    pub builtin_paths: BTreeMap<String, String>,
+}
+
+impl NodeConfig {
+    /// A broker with nothing special about it.
+    #[must_use]
+    pub fn new(rank: u32, topology: Topology, uuid: RouteId, owner: u32) -> Self {
+        Self {
+            rank,
+            topology,
+            uuid,
+            owner,
+            version: (0, 88, 0),
+            hostlist: Arc::from(Vec::new()),
+            config: Map::new(),
+            drivers: Vec::new(),
+            seed: u64::from(rank) + 1,
+            torpid_min: 5.0,
+            torpid_max: 30.0,
+            env: BTreeMap::new(),
+            builtin_paths: BTreeMap::new(),
+        }
+    }
+
+    /// Number of brokers.
+    #[must_use]
+    pub fn size(&self) -> u32 {
+        self.topology.size()
+    }
+
+    /// The version as it travels in a hello.
+    #[must_use]
+    pub fn version_number(&self) -> u32 {
+        let (major, minor, patch) = self.version;
+        (major << 16) | (minor << 8) | patch
+    }
+
+    /// Host name of a rank; `rankN` when it is not known.
+    #[must_use]
+    pub fn host(&self, rank: u32) -> String {
+        match self.hostlist.get(rank as usize) {
+            Some(name) => name.clone(),
+            None => format!("rank{rank}"),
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! The link to the parent: connect, greet, use, lose, and connect again.
+
+use flux_api::overlay::{Hello, Hello_, HelloResponse, Joined};
+use flux_api::rpc::request;
+use flux_api::{Body, Empty, Rpc, RpcError, overlay};
+use flux_proto::{Cred, Errno, Message, MsgType, Rolemask, RouteId, USERID_UNKNOWN};
+use flux_svc::Level;
+use flux_svc::engine::{LinkId, Output};
+
+use crate::ids::Peer;
+use crate::node::Node;
+use crate::overlay::{Traffic, control};
+
+/// First delay before a connection is tried again, and the longest, in microseconds.
+const BACKOFF: u64 = 16_000;
+const MAX_BACKOFF: u64 = 2_000_000;
+
+/// Where the link stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Uplink {
+    /// Rank 0 has no parent.
+    Root,
+    /// Nobody has asked to join yet, or the parent has refused.
+    Idle,
+    /// The host connects.
+    Connecting,
+    /// The last try failed; the next one is at this time.
+    Waiting(u64),
+    /// Hello was sent.
+    Greeting,
+    /// In use; the parent is this incarnation.
+    Joined(RouteId),
+    /// Was in use.
+    Lost,
+    /// Left in order.
+    Left,
+}
+
+/// The link to the parent.
+#[derive(Debug)]
+pub(crate) struct Parent {
+    pub(crate) state: Uplink,
+    pub(crate) traffic: Traffic,
+    backoff: u64,
+    /// When something was last sent, monotonic microseconds.
+    pub(crate) sent: u64,
+    /// The status that the parent knows of.
+    pub(crate) reported: u32,
+}
+
+impl Parent {
+    pub(crate) fn new(rank: u32) -> Self {
+        Self {
+            state: if rank == 0 { Uplink::Root } else { Uplink::Idle },
+            traffic: Traffic::default(),
+            backoff: BACKOFF,
+            sent: 0,
+            reported: 0,
+        }
+    }
+
+    pub(crate) fn is_joined(&self) -> bool {
+        matches!(self.state, Uplink::Joined(_))
+    }
+}
+
+impl Node {
+    fn parent_name(&self) -> String {
+        let rank = self.cfg.topology.parent(self.cfg.rank).unwrap_or(0);
+        format!("{} (rank {rank})", self.cfg.host(rank))
+    }
+
+    /// Sends to the parent, whatever the state of the link.
+    pub(crate) fn send_up(&mut self, message: Message) {
+        self.overlay.parent.sent = self.clock.mono_us;
+        self.out.push_back(Output::Link(LinkId::PARENT, message));
+    }
+
+    /// Begins to connect, unless that has happened already.
+    pub(crate) fn connect_parent(&mut self) {
+        let parent = &mut self.overlay.parent;
+        if matches!(parent.state, Uplink::Idle | Uplink::Lost | Uplink::Left) {
+            parent.state = Uplink::Connecting;
+            parent.backoff = BACKOFF;
+            self.out.push_back(Output::ConnectParent);
+        }
+    }
+
+    /// The time for another try has come, if it has.
+    pub(crate) fn retry_parent(&mut self) {
+        if let Uplink::Waiting(at) = self.overlay.parent.state
+            && at <= self.clock.mono_us
+        {
+            self.overlay.parent.state = Uplink::Connecting;
+            self.out.push_back(Output::ConnectParent);
+        }
+    }
+
+    pub(crate) fn parent_up(&mut self) {
+        if !matches!(self.overlay.parent.state, Uplink::Connecting | Uplink::Waiting(_)) {
+            return;
+        }
+        self.overlay.parent.state = Uplink::Greeting;
+        let status = self.overlay.status as u32;
+        self.overlay.parent.reported = status;
+        let hello = Hello {
+            rank: self.cfg.rank,
+            version: self.cfg.version_number(),
+            uuid: self.cfg.uuid.to_str_lossy().into_owned(),
+            status,
+            hostname: self.cfg.hostlist.get(self.cfg.rank as usize).cloned(),
+        };
+        let cred = Cred { userid: USERID_UNKNOWN, rolemask: Rolemask::OWNER };
+        self.send_up(request::<Hello_>(&hello).with_cred(cred));
+    }
+
+    /// The connection failed or ended.
+    pub(crate) fn parent_down(&mut self, reason: &str) {
+        let now = self.clock.mono_us;
+        let name = self.parent_name();
+        let parent = &mut self.overlay.parent;
+        match parent.state {
+            Uplink::Connecting | Uplink::Greeting => {
+                parent.state = Uplink::Waiting(now + parent.backoff);
+                parent.backoff = (parent.backoff * 2).min(MAX_BACKOFF);
+                self.log("overlay", Level::Debug, format!("{name}: {reason}; trying again"));
+            }
+            Uplink::Joined(_) => {
+                self.log("overlay", Level::Err, format!("{name} failed: {reason}"));
+                self.parent_lost();
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn from_parent(&mut self, mut message: Message) {
+        let greeting = match self.overlay.parent.state {
+            Uplink::Greeting => true,
+            Uplink::Joined(_) => false,
+            _ => return,
+        };
+        if message.kind == MsgType::Control {
+            if message.control_type() == control::DISCONNECT {
+                self.disconnected(greeting);
+            }
+            return;
+        }
+        if greeting {
+            if message.kind == MsgType::Response && message.topic() == Hello_::TOPIC {
+                return self.greeted(&message);
+            }
+            let (kind, topic) = (message.kind.name(), message.topic());
+            let text = format!(
+                "DROP upstream {kind} topic {topic} : message received before hello handshake \
+                 completed"
+            );
+            return self.log("overlay", Level::Err, text);
+        }
+        message.cred.rolemask.remove(Rolemask::LOCAL);
+        match message.kind {
+            MsgType::Request => {
+                self.overlay.parent.traffic.received(&message);
+                if self.passes(&message) {
+                    self.route_request(message);
+                }
+            }
+            MsgType::Response => {
+                if message.routes.is_empty() && message.topic() == overlay::Goodbye::TOPIC {
+                    return self.left();
+                }
+                self.overlay.parent.traffic.sent.response(&message);
+                self.route_response(message);
+            }
+            MsgType::Event => self.event_from_parent(message),
+            MsgType::Control => {}
+        }
+    }
+
+    /// The parent has answered the hello.
+    fn greeted(&mut self, response: &Message) {
+        let result = match RpcError::of(response) {
+            Some(error) => Err(error),
+            None => {
+                HelloResponse::take(response).map_err(|text| RpcError::new(Errno::EPROTO, text))
+            }
+        };
+        match result {
+            Ok(hello) => {
+                let uuid = RouteId::from(hello.uuid.as_str());
+                self.ids.insert(uuid.clone(), Peer::Parent);
+                self.overlay.parent.state = Uplink::Joined(uuid);
+                self.overlay.parent.backoff = BACKOFF;
+                self.events.fresh = true;
+                self.report_status();
+                for answer in std::mem::take(&mut self.overlay.joins) {
+                    self.reply(answer, Ok(Joined { uuid: hello.uuid.clone() }));
+                }
+            }
+            Err(error) => self.refused(&error),
+        }
+    }
+
+    /// The parent does not take this broker.
+    fn refused(&mut self, error: &RpcError) {
+        self.overlay.parent.state = Uplink::Idle;
+        self.out.push_back(Output::CloseLink(LinkId::PARENT));
+        self.log("overlay", Level::Err, format!("overlay.hello: {}", error.message()));
+        for answer in std::mem::take(&mut self.overlay.joins) {
+            self.reply(answer, Err(error.clone()));
+        }
+    }
+
+    /// The parent has sent a disconnect.
+    fn disconnected(&mut self, greeting: bool) {
+        let name = self.parent_name();
+        let text = format!("{name} sent disconnect control message");
+        self.log("overlay", Level::Crit, &text);
+        if greeting {
+            return self.refused(&RpcError::new(Errno::EHOSTUNREACH, text));
+        }
+        self.out.push_back(Output::CloseLink(LinkId::PARENT));
+        self.parent_lost();
+    }
+
+    /// Leaves the parent as if it were lost.
+    pub(crate) fn disconnect_parent(&mut self, reason: &str) {
+        if self.overlay.parent.is_joined() {
+            self.log("overlay", Level::Crit, format!("disconnecting: {reason}"));
+            self.out.push_back(Output::CloseLink(LinkId::PARENT));
+            self.parent_lost();
+        }
+    }
+
+    /// Every request on its way up ends, and every stream that came down.
+    fn parent_lost(&mut self) {
+        self.end_uplink(Uplink::Lost);
+        for answer in std::mem::take(&mut self.overlay.orphans) {
+            self.reply(answer, Ok(Empty));
+        }
+    }
+
+    fn end_uplink(&mut self, state: Uplink) {
+        let former = std::mem::replace(&mut self.overlay.parent.state, state);
+        if let Uplink::Joined(uuid) = former {
+            self.ids.remove(&uuid, Peer::Parent);
+        }
+        let (requests, farewells) = self.overlay.parent.traffic.end();
+        for request in requests {
+            self.refuse(&request, RpcError::new(Errno::EHOSTUNREACH, "overlay disconnect"));
+        }
+        for message in farewells {
+            self.route_request(message);
+        }
+        for answer in std::mem::take(&mut self.overlay.leaves) {
+            self.reply(answer, Ok(Empty));
+        }
+    }
+
+    /// Says goodbye; answered by [`Node::left`].
+    pub(crate) fn say_goodbye(&mut self) {
+        let cred = Cred { userid: USERID_UNKNOWN, rolemask: Rolemask::OWNER };
+        self.send_up(Message::request(overlay::Goodbye::TOPIC).with_cred(cred));
+    }
+
+    fn left(&mut self) {
+        if !self.overlay.leaves.is_empty() {
+            self.end_uplink(Uplink::Left);
+        }
+    }
+
+    /// Tells the parent the status of this subtree when it knows another.
+    pub(crate) fn report_status(&mut self) {
+        let status = self.overlay.status as u32;
+        if self.overlay.parent.is_joined() && self.overlay.parent.reported != status {
+            self.overlay.parent.reported = status;
+            self.send_up(Message::control(control::STATUS, status));
+        }
+    }
+
+    pub(crate) fn request_up(&mut self, message: Message) {
+        if !self.overlay.parent.is_joined() {
+            return self.refuse(&message, Errno::EHOSTUNREACH);
+        }
+        self.overlay.parent.traffic.sent.request(&message);
+        self.send_up(message);
+    }
+
+    /// A response to a request that came from the parent.
+    pub(crate) fn response_up(&mut self, message: Message) {
+        self.overlay.parent.traffic.streams.response(&message);
+        self.send_up(message);
+    }
+
+    pub(crate) fn event_up(&mut self, message: Message) {
+        if self.overlay.parent.is_joined() {
+            self.send_up(message);
+        } else {
+            let text = format!("event {} is lost: no parent", message.topic());
+            self.log("overlay", Level::Err, text);
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Clients of the local socket: what is done to their messages before and after the switch.
+
+use flux_api::broker::{ServiceRequest, SubscribeRequest};
+use flux_api::rpc::refusal;
+use flux_api::{Body, RpcError};
+use flux_proto::{Cred, Errno, Message, MsgType, Rolemask, RouteId, USERID_UNKNOWN};
+use flux_svc::engine::{ClientId, Output};
+
+use crate::ids::Peer;
+use crate::node::Node;
+use crate::track::{Disconnects, Tracker};
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) id: RouteId,
+    pub(crate) cred: Cred,
+    pub(crate) pid: i32,
+    pub(crate) received: u64,
+    disconnects: Disconnects,
+    /// Requests that it serves.
+    serving: Tracker,
+}
+
+impl Client {
+    /// The owner may speak in another's name; everybody else is who the kernel says.
+    fn stamp(&self, message: &mut Message) {
+        if self.cred.is_owner() {
+            if message.cred.userid == USERID_UNKNOWN {
+                message.cred.userid = self.cred.userid;
+            }
+            if message.cred.rolemask == Rolemask::NONE {
+                message.cred.rolemask = self.cred.rolemask;
+            }
+        } else {
+            message.cred = self.cred;
+        }
+    }
+}
+
+impl Node {
+    pub(crate) fn client_joined(&mut self, client: ClientId, cred: Cred, pid: i32) {
+        let id = self.ids.make(Peer::Client(client));
+        let (disconnects, serving) = (Disconnects::default(), Tracker::default());
+        let state = Client { id, cred, pid, received: 0, disconnects, serving };
+        self.clients.insert(client, state);
+    }
+
+    /// A connection ended: its services and subscriptions end, who serves it is told, and whom
+    /// it served is told.
+    pub(crate) fn client_left(&mut self, client: ClientId) {
+        let Some(mut state) = self.clients.remove(&client) else {
+            return;
+        };
+        let peer = Peer::Client(client);
+        self.ids.remove(&state.id, peer);
+        self.drop_services(peer);
+        self.events.drop_peer(peer);
+        for message in state.disconnects.take() {
+            self.route_request(message);
+        }
+        for request in state.serving.take() {
+            self.refuse(&request, Errno::EHOSTUNREACH);
+        }
+    }
+
+    pub(crate) fn from_client(&mut self, id: ClientId, mut message: Message) {
+        let Some(client) = self.clients.get_mut(&id) else {
+            return;
+        };
+        client.received += 1;
+        client.stamp(&mut message);
+        if message.topic.is_none() {
+            return;
+        }
+        match message.kind {
+            MsgType::Request => {
+                message.push_route(client.id.clone());
+                match message.topic() {
+                    "event.subscribe" | "event.unsubscribe" | "service.add" | "service.remove" => {
+                        return self.connector_request(id, &message);
+                    }
+                    _ => {}
+                }
+                client.disconnects.arm(&message);
+                message.push_route(self.connector.clone());
+                if self.passes(&message) {
+                    self.route_request(message);
+                }
+            }
+            MsgType::Response => {
+                // A guest may only answer what it was asked.
+                if client.serving.response(&message) || client.cred.is_owner() {
+                    self.route_response(message);
+                }
+            }
+            MsgType::Event => {
+                self.publish(message);
+            }
+            MsgType::Control => {}
+        }
+    }
+
+    /// A request for a service of a client.
+    pub(crate) fn request_to_client(&mut self, id: ClientId, mut message: Message) {
+        message.push_route(self.cfg.uuid.clone());
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.serving.request(&message);
+            self.out.push_back(Output::Client(id, message));
+        }
+    }
+
+    /// Subscriptions and services are the client's own affair: they are answered before the
+    /// switch, whatever nodeid the request has.
+    fn connector_request(&mut self, id: ClientId, message: &Message) {
+        let result = self.connector_result(id, message);
+        if message.no_response() {
+            return;
+        }
+        let mut response = match result {
+            Ok(()) => Message::response_to(message),
+            Err(error) => refusal(message, &error),
+        };
+        response.cred = Cred { userid: USERID_UNKNOWN, rolemask: Rolemask::OWNER };
+        response.pop_route();
+        self.out.push_back(Output::Client(id, response));
+    }
+
+    fn connector_result(&mut self, id: ClientId, message: &Message) -> Result<(), RpcError> {
+        let peer = Peer::Client(id);
+        let wrong = |text: String| RpcError::new(Errno::EPROTO, text);
+        match message.topic() {
+            "event.subscribe" => {
+                let body = SubscribeRequest::take(message).map_err(wrong)?;
+                self.events.subscribe(peer, &body.topic);
+                Ok(())
+            }
+            "event.unsubscribe" => {
+                let body = SubscribeRequest::take(message).map_err(wrong)?;
+                self.events.unsubscribe(peer, &body.topic).map_err(RpcError::bare)
+            }
+            "service.add" => {
+                let body = ServiceRequest::take(message).map_err(wrong)?;
+                self.add_service(peer, message.cred, &body.service)
+            }
+            _ => {
+                let body = ServiceRequest::take(message).map_err(wrong)?;
+                self.remove_service(peer, message.cred, &body.service)
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Requests that are on their way over a link, so that each ends when the link does; and what to
+//! say on behalf of a peer that leaves.
+
+use std::collections::BTreeMap;
+
+use flux_proto::{Message, RouteId};
+
+/// Outstanding requests of one link, by requester and matchtag.
+#[derive(Debug, Default)]
+pub(crate) struct Tracker {
+    open: BTreeMap<(RouteId, u32), Message>,
+}
+
+/// A message without its payload.
+fn head(message: &Message) -> Message {
+    let mut head = message.clone();
+    head.set_payload(None);
+    head
+}
+
+impl Tracker {
+    /// A request goes over the link.
+    pub(crate) fn request(&mut self, message: &Message) {
+        let Some(client) = message.first_route() else {
+            return;
+        };
+        if message.method().ends_with("disconnect") && message.no_response() {
+            let range = (client.clone(), 0)..=(client.clone(), u32::MAX);
+            let gone: Vec<_> = self.open.range(range).map(|(key, _)| key.clone()).collect();
+            for key in gone {
+                self.open.remove(&key);
+            }
+        }
+        if !message.no_response() && message.matchtag() != 0 {
+            self.open.insert((client.clone(), message.matchtag()), head(message));
+        }
+    }
+
+    /// A response comes back. Whether the request was known.
+    pub(crate) fn response(&mut self, message: &Message) -> bool {
+        let Some(client) = message.first_route() else {
+            return false;
+        };
+        let key = (client.clone(), message.matchtag());
+        if message.is_streaming() && message.errnum().0 == 0 {
+            return self.open.contains_key(&key);
+        }
+        self.open.remove(&key).is_some()
+    }
+
+    /// The link is lost: takes what was outstanding.
+    pub(crate) fn take(&mut self) -> impl Iterator<Item = Message> + use<> {
+        std::mem::take(&mut self.open).into_values()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.open.len()
+    }
+}
+
+/// No sender gets more disconnect notifications than this.
+const MAX_DISCONNECTS: usize = 1 << 16;
+
+/// Longest topic that gets a disconnect notification.
+const MAX_TOPIC: usize = 255;
+
+/// Whom to tell when a sender goes away: one entry for each service, nodeid and direction it
+/// has used.
+#[derive(Debug, Default)]
+pub(crate) struct Disconnects {
+    armed: BTreeMap<String, BTreeMap<(u32, bool), Message>>,
+    count: usize,
+}
+
+impl Disconnects {
+    /// The sender sends a request.
+    pub(crate) fn arm(&mut self, message: &Message) {
+        let topic = message.topic();
+        if message.no_response() || topic.len() > MAX_TOPIC || self.count >= MAX_DISCONNECTS {
+            return;
+        }
+        let service = topic.rsplit_once('.').map_or("", |(service, _)| service);
+        let key = (message.nodeid(), message.upstream());
+        match self.armed.get_mut(service) {
+            Some(places) if places.contains_key(&key) => return,
+            Some(places) => {
+                places.insert(key, farewell(message, service));
+            }
+            None => {
+                let place = BTreeMap::from([(key, farewell(message, service))]);
+                self.armed.insert(service.to_string(), place);
+            }
+        }
+        self.count += 1;
+    }
+
+    /// The sender is gone: takes what to send.
+    pub(crate) fn take(&mut self) -> Vec<Message> {
+        self.count = 0;
+        std::mem::take(&mut self.armed).into_values().flat_map(BTreeMap::into_values).collect()
+    }
+}
+
+/// The notification derived from a request: same sender and place, no payload, no response.
+pub(crate) fn farewell(message: &Message, service: &str) -> Message {
+    let mut farewell = head(message);
+    let topic = match service {
+        "" => "disconnect".to_string(),
+        service => format!("{service}.disconnect"),
+    };
+    farewell.set_topic(Some(topic.into()));
+    farewell.set_no_response();
+    farewell
+}
+
+#[cfg(test)]
+mod tests {
+    use flux_proto::Errno;
+
+    use super::*;
+
+    fn request(topic: &str, tag: u32, client: &str) -> Message {
+        let mut message = Message::request(topic);
+        message.set_matchtag(tag);
+        message.push_route(RouteId::from(client));
+        message
+    }
+
+    #[test]
+    fn a_request_is_open_until_its_last_response() {
+        let mut tracker = Tracker::default();
+        let unary = request("a.b", 1, "x");
+        let stream = request("a.c", 2, "x").with_streaming();
+        tracker.request(&unary);
+        tracker.request(&stream);
+        tracker.request(&request("a.d", 0, "x"));
+        tracker.request(&request("a.e", 3, "x").with_no_response());
+        assert_eq!(tracker.len(), 2);
+        assert!(tracker.response(&Message::response_to(&unary)));
+        assert!(!tracker.response(&Message::response_to(&unary)));
+        assert!(tracker.response(&Message::response_to(&stream)));
+        assert_eq!(tracker.len(), 1);
+        assert!(tracker.response(&Message::error_to(&stream, Errno::ENODATA, None)));
+        assert_eq!(tracker.len(), 0);
+    }
+
+    #[test]
+    fn a_disconnect_closes_all_of_its_client() {
+        let mut tracker = Tracker::default();
+        tracker.request(&request("a.b", 1, "x"));
+        tracker.request(&request("a.b", 2, "x"));
+        tracker.request(&request("a.b", 1, "y"));
+        tracker.request(&request("a.disconnect", 1, "x").with_no_response());
+        let left: Vec<_> = tracker.take().collect();
+        assert_eq!(left.len(), 1);
+        assert_eq!(left[0].first_route(), Some(&RouteId::from("y")));
+    }
+
+    #[test]
+    fn notifications_are_one_for_each_place() {
+        let mut armed = Disconnects::default();
+        armed.arm(&request("foo.bar.baz", 1, "x"));
+        armed.arm(&request("foo.bar.zap", 2, "x"));
+        armed.arm(&request("foo.bar.zap", 3, "x").with_nodeid(3));
+        armed.arm(&request("foo", 4, "x").with_streaming());
+        armed.arm(&request("quiet.a", 0, "x").with_no_response());
+        armed.arm(&request(&format!("{}.a", "l".repeat(254)), 5, "x"));
+        let sent = armed.take();
+        let topics: Vec<_> = sent.iter().map(|m| (m.topic(), m.nodeid(), m.matchtag())).collect();
+        assert_eq!(
+            topics,
+            [
+                ("disconnect", u32::MAX, 4),
+                ("foo.bar.disconnect", 3, 3),
+                ("foo.bar.disconnect", u32::MAX, 1)
+            ]
+        );
+        assert!(sent.iter().all(|m| m.no_response() && !m.is_streaming()));
+        assert!(armed.take().is_empty());
+    }
+}
