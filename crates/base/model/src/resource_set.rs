@@ -4,6 +4,7 @@
 //! share them, and one host name for each rank. All operations are near-linear in runs and ranks.
 
 mod algebra;
+mod assemble;
 mod error;
 mod json;
 mod nodes;

@@ -12,13 +12,22 @@ use super::{Jobspec, VERSION_1, VERSION_CANONICAL, version1};
 /// Label of the one slot of built jobspecs.
 const SLOT: &str = "task";
 
+/// What tasks are called in messages.
+const TASK_COUNT: &str = "task count";
+
 /// Why options cannot be turned into a jobspec.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum BuildError {
     /// No command.
     #[error("job command and arguments are missing")]
     NoCommand,
-    /// A count of zero.
+    /// No tasks; in the wording tools are known for.
+    #[error("task count must be a integer >= 1")]
+    NoTasks,
+    /// No nodes; in the wording tools are known for.
+    #[error("node count must be an integer >= 1 (if set)")]
+    NoNodes,
+    /// Another count of zero.
     #[error("{0} must be an integer >= 1")]
     NotPositive(&'static str),
     /// Fewer tasks or slots than nodes.
@@ -49,7 +58,7 @@ pub enum BuildError {
     #[error("tasks per node and tasks per core exclude each other")]
     TwoTaskCounts,
     /// A batch job without size.
-    #[error("number of slots to allocate must be specified")]
+    #[error("Number of slots to allocate must be specified")]
     NoSlots,
     /// An attribute or option text that cannot be used.
     #[error("{text}: {problem}")]
@@ -142,7 +151,7 @@ impl Builder {
         if command.is_empty() {
             return Err(BuildError::NoCommand);
         }
-        let (resources, total) = per_task_resources(request, "task count")?;
+        let (resources, total) = per_task_resources(request, TASK_COUNT)?;
         Ok(Self::new(command, vec![resources.to_value()], total))
     }
 
@@ -424,7 +433,15 @@ fn first_slot(vertex: &Vertex) -> Option<&str> {
 }
 
 fn positive(name: &'static str, number: Option<u64>) -> Result<Option<u64>, BuildError> {
-    if number == Some(0) { Err(BuildError::NotPositive(name)) } else { Ok(number) }
+    match number {
+        Some(0) if name == TASK_COUNT => Err(BuildError::NoTasks),
+        Some(0) => Err(BuildError::NotPositive(name)),
+        _ => Ok(number),
+    }
+}
+
+fn check_nodes(nodes: Option<&Count>) -> Result<(), BuildError> {
+    if nodes == Some(&Count::Fixed(0)) { Err(BuildError::NoNodes) } else { Ok(()) }
 }
 
 /// A slot of cores and perhaps gpus.
@@ -454,6 +471,7 @@ fn per_task_resources(
     let tasks = positive(what, request.tasks)?;
     let cores = positive("cores", request.cores)?.unwrap_or(1);
     let gpus = request.gpus.unwrap_or(0);
+    check_nodes(request.nodes.as_ref())?;
     let Some(count) = &request.nodes else {
         let mut slot = slot(tasks.unwrap_or(1), cores, gpus);
         slot.exclusive = request.exclusive.then_some(true);
@@ -479,6 +497,7 @@ fn per_resource_resources(
 ) -> Result<(Vertex, Option<(&'static str, u64)>), BuildError> {
     let cores = positive("number of cores", request.cores)?;
     let gpus = request.gpus_per_node.unwrap_or(0);
+    check_nodes(request.nodes.as_ref())?;
     let tasks = match (
         positive("tasks per node", request.tasks_per_node)?,
         positive("tasks per core", request.tasks_per_core)?,
@@ -505,7 +524,7 @@ fn per_resource_resources(
     if number > cores {
         return Err(BuildError::TooManyNodes { nodes: number, what: "core count", number: cores });
     }
-    if number == 0 || !cores.is_multiple_of(number) {
+    if !cores.is_multiple_of(number) {
         return Err(BuildError::Uneven { cores, nodes: number });
     }
     let per_node = cores / number;

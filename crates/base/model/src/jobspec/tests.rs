@@ -349,7 +349,11 @@ fn per_task_options_make_these_resources() {
     );
     assert_eq!(
         error(PerTaskRequest { tasks: Some(0), ..Default::default() }),
-        "task count must be an integer >= 1"
+        "task count must be a integer >= 1"
+    );
+    assert_eq!(
+        error(PerTaskRequest { nodes: Some(0.into()), ..Default::default() }),
+        "node count must be an integer >= 1 (if set)"
     );
     assert_eq!(
         Builder::per_task(Vec::new(), &PerTaskRequest::default()).unwrap_err(),

@@ -106,7 +106,7 @@ impl ResourceSet {
     }
 
     /// A set with other runs, whose ranks are all ranks of `self`.
-    fn restricted(&self, runs: Runs) -> Self {
+    pub(super) fn restricted(&self, runs: Runs) -> Self {
         self.with_runs(runs, &Self::default())
     }
 

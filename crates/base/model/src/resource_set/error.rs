@@ -43,6 +43,12 @@ pub enum ResourceSetError {
     /// Resources that are in both sets that are joined.
     #[error("{0}: in both resource sets")]
     Overlap(String),
+    /// Resources that are not in the set they are to be taken from.
+    #[error("{0}: not in the resource set")]
+    NotInSet(String),
+    /// A rank that is given twice.
+    #[error("rank {0}: given twice")]
+    Twice(u32),
     /// A host name that is not in a list of hosts.
     #[error("host '{0}': not in the host list")]
     UnknownHost(String),

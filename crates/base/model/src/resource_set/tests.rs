@@ -148,6 +148,29 @@ fn joining_refuses_conflicts() {
 }
 
 #[test]
+fn sets_are_made_of_single_ranks_and_of_parts() {
+    let part = |cores: &str, gpus: &str| Arc::new(Children { cores: ids(cores), gpus: ids(gpus) });
+    let four = part("0-3", "0");
+    let set = ResourceSet::from_nodes([
+        (2, "c", Arc::clone(&four)),
+        (0, "a", Arc::clone(&four)),
+        (1, "b", part("0-3", "0")),
+    ])
+    .unwrap();
+    assert_eq!(set, encode("0-2", "0-3", "0", "a,b,c"));
+    let job = set.pick([(2, part("1-2", "")), (0, part("1-2", ""))]).unwrap();
+    assert_eq!(job.summary(), "rank[0,2]/core[1-2]");
+    assert_eq!(job.nodelist(), hosts("a,c"));
+    let error = |parts| set.pick(parts).unwrap_err().to_string();
+    assert_eq!(error(vec![(0, part("3-4", ""))]), "rank0/core[3-4]: not in the resource set");
+    assert_eq!(error(vec![(9, part("0", ""))]), "rank9/core0: not in the resource set");
+    assert_eq!(error(vec![(0, part("0", "")), (0, part("1", ""))]), "rank 0: given twice");
+    assert_eq!(error(vec![(0, part("", ""))]), "ranks 0: neither cores nor gpus");
+    assert!(ResourceSet::from_nodes([(0, "a b", part("0", ""))]).is_err());
+    assert_eq!(set.distinct_hosts().len(), 3);
+}
+
+#[test]
 fn hosts_and_ranks_are_found_both_ways() {
     let set = encode("3-6", "0", "", "a,b,a,c");
     assert_eq!(set.ranks_of(&hosts("a,c")).unwrap(), ids("3,5-6"));
@@ -303,6 +326,17 @@ proptest! {
             }
             prop_assert_eq!(r.ncores() + r.ngpus(), model(r).len() as u64);
         }
+    }
+
+    #[test]
+    fn many_sets_are_joined_in_any_number(models in prop::collection::vec(any_model(), 0..6)) {
+        let joined = ResourceSet::union_all(models.iter().map(from_model)).unwrap();
+        let all: Model = models.iter().flatten().copied().collect();
+        prop_assert_eq!(&model(&joined), &all);
+        let single = joined.iter().map(|(rank, host, children)| (rank, host, Arc::new(children.clone())));
+        prop_assert_eq!(&ResourceSet::from_nodes(single).unwrap(), &joined);
+        let parts = joined.iter().map(|(rank, _, children)| (rank, Arc::new(children.clone())));
+        prop_assert_eq!(&joined.pick(parts).unwrap(), &joined);
     }
 
     #[test]
