@@ -20,11 +20,15 @@ bodies! {
         pub flags: u32,
         /// Jobspec without environment.
         pub jobspec: Value,
+        /// The signed request. The manager writes it and the jobspec in the commit that carries
+        /// the job's first events, so that a job is on disk whole or not at all.
+        #[serde(rename = "J")]
+        pub j: String,
     }
 
     /// Body of `job-manager.submit`.
     pub struct SubmitBatch {
-        /// Jobs, whose J and jobspec are in the KVS.
+        /// Jobs.
         pub jobs: Vec<NewJob>,
     }
 

@@ -332,7 +332,7 @@ impl StateMachineService {
         }
         self.online = members;
         if self.state == State::Quorum
-            && self.online.len() as u64 >= u64::from(self.settings.quorum)
+            && self.online.len() >= u64::from(self.settings.quorum)
         {
             let hosts = self.hosts(&self.online);
             cx.log(Level::Info, format!("online: {hosts} (ranks {})", self.online));

@@ -1,0 +1,123 @@
+//! Submission, by transcript.
+
+use flux_svc::Rig;
+
+use super::*;
+
+fn jobspec() -> Value {
+    json!({
+        "resources": [{"type": "slot", "count": 1, "with": [{"type": "core", "count": 1}], "label": "task"}],
+        "tasks": [{"command": ["true"], "slot": "task", "count": {"per_slot": 1}}],
+        "attributes": {"system": {"duration": 0, "environment": {"SECRET": "1"}}},
+        "version": 1
+    })
+}
+
+fn signed(userid: u32) -> String {
+    sign::wrap_none(jobspec().to_string().as_bytes(), userid)
+}
+
+fn rig() -> Rig<IngestService> {
+    let mut rig = Rig::new(IngestService::default());
+    let info = rig.expect("job-manager.getinfo");
+    rig.reply(&info, json!({"max_jobid": 0}));
+    assert!(rig.ready);
+    rig
+}
+
+#[test]
+fn jobs_that_come_together_go_together_and_get_ids_that_rise() {
+    let mut rig = rig();
+    let body = json!({"J": signed(1000), "urgency": 16, "flags": 0});
+    let tags: Vec<u32> = (0..3).map(|_| rig.request("job-ingest.submit", body.clone())).collect();
+    let first = rig.expect("job-manager.submit");
+    let jobs = first.json::<SubmitBatch>().unwrap().jobs;
+    assert_eq!(jobs.len(), 1);
+    assert!(jobs[0].jobspec.pointer("/attributes/system/environment").is_none());
+    assert_eq!(jobs[0].j, signed(1000));
+    rig.reply(&first, json!({"errors": []}));
+    assert_eq!(rig.response(tags[0]), Ok(json!({"id": jobs[0].id})));
+    let second = rig.expect("job-manager.submit");
+    let jobs = second.json::<SubmitBatch>().unwrap().jobs;
+    assert_eq!(jobs.len(), 2);
+    assert!(jobs[0].id < jobs[1].id);
+    rig.reply(&second, json!({"errors": [[jobs[0].id, "no"]]}));
+    assert_eq!(rig.response(tags[1]).unwrap_err().message(), "no");
+    assert_eq!(rig.response(tags[2]), Ok(json!({"id": jobs[1].id})));
+    rig.finish();
+}
+
+#[test]
+fn ids_go_on_above_the_highest_known() {
+    let mut rig = Rig::new(IngestService::default());
+    let early =
+        rig.request("job-ingest.submit", json!({"J": signed(1000), "urgency": 16, "flags": 0}));
+    let info = rig.expect("job-manager.getinfo");
+    let max = (77_u64 << 24) | 5;
+    rig.reply(&info, json!({"max_jobid": max}));
+    let submit = rig.expect("job-manager.submit");
+    let id = submit.json::<SubmitBatch>().unwrap().jobs[0].id;
+    assert!(id > max);
+    rig.reply(&submit, json!({"errors": []}));
+    assert_eq!(rig.response(early), Ok(json!({"id": id})));
+    rig.finish();
+}
+
+#[test]
+fn what_is_wrong_is_said() {
+    let mut rig = rig();
+    let owner = rig.owner();
+    let guest = rig.guest(2000);
+    let cases = [
+        (owner, json!({"J": "junk", "urgency": 16, "flags": 0}), Errno::EINVAL, "could not unwrap"),
+        (
+            owner,
+            json!({"J": signed(1000), "urgency": 32, "flags": 0}),
+            Errno::EINVAL,
+            "urgency range is [0:31]",
+        ),
+        (
+            owner,
+            json!({"J": signed(1000), "urgency": 16, "flags": 64}),
+            Errno::EPROTO,
+            "invalid job flags",
+        ),
+        (
+            owner,
+            json!({"J": signed(1), "urgency": 16, "flags": 0}),
+            Errno::EPERM,
+            "signer=1 != requestor=1000",
+        ),
+        (
+            guest,
+            json!({"J": signed(2000), "urgency": 16, "flags": 0}),
+            Errno::EPERM,
+            "sign-type=none",
+        ),
+        (
+            guest,
+            json!({"J": signed(2000), "urgency": 17, "flags": 0}),
+            Errno::EINVAL,
+            "urgency >16",
+        ),
+        (
+            owner,
+            json!({"J": sign::wrap_none(b"{}", 1000), "urgency": 16, "flags": 0}),
+            Errno(1),
+            "",
+        ),
+        (
+            owner,
+            json!({"J": sign::wrap_none(b"{", 1000), "urgency": 16, "flags": 0}),
+            Errno::EINVAL,
+            "invalid JSON",
+        ),
+    ];
+    for (cred, body, errno, text) in cases {
+        let tag = rig.request_as(cred, "job-ingest.submit", body, false);
+        let error = rig.response(tag).unwrap_err();
+        assert_eq!(error.errno, errno, "{error}");
+        assert!(error.message().contains(text), "{error}");
+    }
+    rig.finish();
+}
