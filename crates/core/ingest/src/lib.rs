@@ -381,7 +381,7 @@ impl Service for IngestService {
             "running": 0, "requests": self.requests, "errors": self.errors, "trash": 0,
             "backlog": waiting, "pids": [0, 0, 0, 0],
         });
-        Some(json!({ "pipeline": { "frobnicator": worker.clone(), "validator": worker } }))
+        Some(json!({ "pipeline": { "frobnicator": worker, "validator": worker } }))
     }
 }
 
