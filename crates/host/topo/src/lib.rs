@@ -16,6 +16,7 @@ pub use cpuset::{CPU_MAX, CpuSet, CpuSetError};
 pub use sysfs::Sysfs;
 pub use xml_in::{XmlFile, parse_xml};
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
@@ -137,17 +138,33 @@ impl HostTopology {
     }
 
     /// The same host with only the cpus in `allowed`: cores without one are gone, and the rest
-    /// is numbered anew.
+    /// is numbered anew, packages too.
     #[must_use]
     pub fn restrict(&self, allowed: &CpuSet) -> HostTopology {
         let mut rest = self.clone();
-        (rest.core_cpus, rest.core_package) = self
+        let mut cores: Vec<(CpuSet, u32)> = self
             .core_cpus
             .iter()
             .zip(&self.core_package)
             .map(|(cpus, package)| (cpus.intersection(allowed), *package))
             .filter(|(cpus, _)| !cpus.is_empty())
-            .unzip();
+            .collect();
+        // Packages stay in the order of their lowest cpus, which may be others now.
+        let mut lowest = BTreeMap::new();
+        for (cpus, package) in &cores {
+            let first = lowest.entry(*package).or_insert_with(|| cpus.first());
+            *first = (*first).min(cpus.first());
+        }
+        let mut packages: Vec<(Option<u32>, u32)> =
+            lowest.into_iter().map(|(package, first)| (first, package)).collect();
+        packages.sort_unstable();
+        let number: BTreeMap<u32, u32> =
+            packages.iter().zip(0..).map(|((_, package), number)| (*package, number)).collect();
+        for (_, package) in &mut cores {
+            *package = number.get(package).copied().unwrap_or(u32::MAX);
+        }
+        cores.sort_by_key(|(_, package)| *package);
+        (rest.core_cpus, rest.core_package) = cores.into_iter().unzip();
         for node in &mut rest.numa {
             node.cpus = node.cpus.intersection(allowed);
         }

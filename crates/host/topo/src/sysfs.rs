@@ -79,7 +79,8 @@ impl Sysfs {
     fn gpus(&self) -> Result<Vec<Gpu>, TopoError> {
         let mut found = BTreeMap::new();
         let nvidia = self.proc.join("driver/nvidia/gpus");
-        for (busid, _) in entries(&nvidia)? {
+        for (name, _) in entries(&nvidia)? {
+            let busid = name.to_ascii_lowercase();
             let device = self.sys.join("bus/pci/devices").join(&busid);
             let pci_id = (VENDOR_NVIDIA, hex_file(&device.join("device"))?.unwrap_or(0));
             found.insert(busid, pci_id);
@@ -117,7 +118,12 @@ impl Sysfs {
         Ok(minors)
     }
 
-    fn cores(&self, numa: &[NumaNode]) -> Result<(Vec<CpuSet>, Vec<u32>), TopoError> {
+    /// The cores within `allowed` in logical order, and their packages.
+    fn cores(
+        &self,
+        numa: &[NumaNode],
+        allowed: Option<&CpuSet>,
+    ) -> Result<(Vec<CpuSet>, Vec<u32>), TopoError> {
         let dir = self.sys.join("devices/system/cpu");
         let listed = numbered(&dir, "cpu")?;
         if listed.is_empty() {
@@ -150,7 +156,12 @@ impl Sysfs {
             }
         }
         groups.extend(packages.iter().cloned());
-        Ok(logical_order(cores, &packages, &groups))
+        // First restrict, then order: siblings go by the lowest cpu that is left.
+        let left = |sets: BTreeSet<CpuSet>| match allowed {
+            None => sets,
+            Some(allowed) => sets.iter().map(|set| set.intersection(allowed)).collect(),
+        };
+        Ok(logical_order(left(cores), &left(packages), &left(groups)))
     }
 }
 
@@ -201,22 +212,21 @@ fn logical_order(
 
 impl Topology for Sysfs {
     fn discover(&self) -> Result<HostTopology, TopoError> {
+        let allowed = match &self.allowed {
+            Allowed::Process => Some(process_cpus(&self.proc.join("self/status"))?),
+            Allowed::Only(cpus) => Some(cpus.clone()),
+            Allowed::All => None,
+        };
         let numa = self.numa()?;
-        let (core_cpus, core_package) = self.cores(&numa)?;
+        let (core_cpus, core_package) = self.cores(&numa, allowed.as_ref())?;
         let hostname = match &self.hostname {
             Some(name) => name.clone(),
             None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
         };
         let gpus = self.gpus()?;
-        let host =
-            HostTopology { hostname, core_cpus, core_package, gpus, numa, memory: self.memory()? };
-        match &self.allowed {
-            Allowed::Process => {
-                let cpus = process_cpus(&self.proc.join("self/status"))?;
-                host.restricted(&Allowed::Only(cpus))
-            }
-            other => host.restricted(other),
-        }
+        let memory = self.memory()?;
+        let host = HostTopology { hostname, core_cpus, core_package, gpus, numa, memory };
+        host.restricted(&allowed.map_or(Allowed::All, Allowed::Only))
     }
 }
 

@@ -112,13 +112,28 @@ impl HostTopology {
             for node in numa.iter().filter(|node| home(node) == Some(package)) {
                 numa_node(xml, node);
             }
-            for core in cores {
-                self.core(xml, *core, &near, &numa);
+            let parts = cores.iter().map(|core| Part::Core(*core, self.core_cpus[*core].clone()));
+            for part in in_order(parts.collect()) {
+                self.part(xml, &part, &near, &numa);
             }
             xml.close();
         }
         self.devices(xml);
         xml.close();
+    }
+
+    fn part(&self, xml: &mut Xml, part: &Part, near: &CpuSet, numa: &[NumaNode]) {
+        match part {
+            Part::Core(core, _) => self.core(xml, *core, near, numa),
+            Part::Group(parts, cpus) => {
+                let kind = " kind=\"0\" subkind=\"0\" dont_merge=\"1\"";
+                xml.open("Group", &format!("{}{kind}", sets(cpus, near)));
+                for part in parts {
+                    self.part(xml, part, near, numa);
+                }
+                xml.close();
+            }
+        }
     }
 
     fn core(&self, xml: &mut Xml, core: usize, near: &CpuSet, numa: &[NumaNode]) {
@@ -177,6 +192,49 @@ impl HostTopology {
     }
 }
 
+/// What a package is made of.
+enum Part {
+    Core(usize, CpuSet),
+    Group(Vec<Part>, CpuSet),
+}
+
+impl Part {
+    fn cpus(&self) -> &CpuSet {
+        match self {
+            Part::Core(_, cpus) | Part::Group(_, cpus) => cpus,
+        }
+    }
+}
+
+/// hwloc wants siblings in the order of their lowest cpus. Where logical order differs, what
+/// made it so (a shared cache, a die) is not known here any longer, and groups stand in for it:
+/// one for each rising run, and groups of those until they rise, too.
+fn in_order(mut parts: Vec<Part>) -> Vec<Part> {
+    let rises = |a: &Part, b: &Part| a.cpus().first() < b.cpus().first();
+    loop {
+        if parts.is_sorted_by(rises) {
+            return parts;
+        }
+        let before = parts.len();
+        let mut runs: Vec<Vec<Part>> = Vec::new();
+        for part in parts {
+            match runs.last_mut() {
+                Some(run) if run.last().is_some_and(|last| rises(last, &part)) => run.push(part),
+                _ => runs.push(vec![part]),
+            }
+        }
+        let group = |run: Vec<Part>| {
+            let cpus = run.iter().fold(CpuSet::new(), |all, part| all.union(part.cpus()));
+            Part::Group(run, cpus)
+        };
+        parts = runs.into_iter().map(group).collect();
+        // No tree has such an order; it comes from sets that overlap.
+        if parts.len() == before {
+            parts.sort_by_key(|part| part.cpus().first());
+        }
+    }
+}
+
 fn numa_node(xml: &mut Xml, node: &NumaNode) {
     let own = CpuSet::from_iter([node.id]);
     let (id, memory) = (node.id, node.memory);
@@ -229,6 +287,20 @@ mod tests {
         assert_eq!(read.cores(), 0..3);
         assert_eq!(read.core_package, [0, 1, 1]);
         assert_eq!(read.gpu_count(), 2);
+    }
+
+    #[test]
+    fn cores_out_of_cpu_order_keep_their_order_in_groups() {
+        for (order, groups) in
+            [(&[0, 2, 1, 3][..], 2), (&[0, 4, 2, 6, 1, 5, 3, 7], 6), (&[0, 1, 2], 0)]
+        {
+            let core_cpus: Vec<_> = order.iter().map(|cpu| CpuSet::from_iter([*cpu])).collect();
+            let core_package = vec![0; order.len()];
+            let host = HostTopology { core_cpus, core_package, numa: vec![], ..host() };
+            let text = host.to_xml();
+            assert_eq!(parse_xml(&text).unwrap().core_cpus, host.core_cpus);
+            assert_eq!(text.matches("type=\"Group\"").count(), groups, "{order:?}");
+        }
     }
 
     #[test]

@@ -111,7 +111,7 @@ pub struct Connection {
 /// What the connection waited for has come.
 enum Step {
     Socket(tokio::io::Ready),
-    Room,
+    Delivered,
     InboxGone,
     Queued(usize),
 }
@@ -208,16 +208,20 @@ impl Connection {
                         Err(error) => return error.into(),
                     },
                 permit = inbox.queue.reserve(), if next.is_some() => match permit {
-                    Ok(_) => Step::Room,
+                    Ok(permit) => {
+                        // At once: others may want the room in a queue that is shared.
+                        if let Some(message) = next.take() {
+                            permit.send((inbox.mark)(message));
+                        }
+                        Step::Delivered
+                    }
                     Err(_) => Step::InboxGone,
                 },
                 () = inbox.queue.closed(), if next.is_none() => Step::InboxGone,
                 count = outbox.recv_many(&mut batch, BATCH), if room => Step::Queued(count),
             };
             match step {
-                // Delivered at the top of the loop; nobody else can take the room unless the
-                // queue is shared, and then this waits again.
-                Step::Room => {}
+                Step::Delivered => {}
                 Step::InboxGone | Step::Queued(0) => return CloseReason::Local,
                 Step::Queued(_) => {
                     for message in batch.drain(..) {

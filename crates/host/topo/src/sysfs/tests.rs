@@ -52,6 +52,13 @@ fn only_allowed_cpus_count_and_cores_are_numbered_anew() {
     assert_eq!(texts(&host.core_cpus), ["2", "5", "7"]);
     assert_eq!(host.core_package, [0, 1, 1]);
 
+    // The package with the lowest cpu that is left comes first, whoever restricts.
+    let cpus: CpuSet = "1,6".parse().unwrap();
+    let all = Sysfs::at(root.path()).allowed(Allowed::All).discover().unwrap();
+    let host = Sysfs::at(root.path()).allowed(Allowed::Only(cpus.clone())).discover().unwrap();
+    assert_eq!(texts(&host.core_cpus), ["1", "6"]);
+    assert_eq!(all.restrict(&cpus), host);
+
     fs::write(root.path().join("proc/self/status"), "Name: x\nCpus_allowed_list:\t6\n").unwrap();
     let host = Sysfs::at(root.path()).discover().unwrap();
     assert_eq!(texts(&host.core_cpus), ["6"]);
@@ -92,7 +99,7 @@ fn gpus_are_pci_devices_that_compute_each_once() {
 #[test]
 fn a_missing_or_broken_tree_is_an_error_with_its_path() {
     let empty = tempfile::tempdir().unwrap();
-    let error = Sysfs::at(empty.path()).discover().unwrap_err();
+    let error = Sysfs::at(empty.path()).allowed(Allowed::All).discover().unwrap_err();
     assert!(error.to_string().contains("sys/devices/system/cpu"), "{error}");
     let root = two_packages();
     let path = root.path().join("sys/devices/system/cpu/cpu1/topology/core_cpus_list");
