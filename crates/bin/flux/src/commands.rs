@@ -10,6 +10,10 @@ use crate::{
 mod alloc;
 mod batch;
 mod bulksubmit;
+mod hostlist;
+mod job;
+mod keygen;
+mod resource_set;
 mod run;
 mod submit;
 
@@ -27,6 +31,12 @@ pub(crate) struct Entry {
 
 /// All builtin commands, by name.
 pub(crate) const COMMANDS: &[Entry] = &[
+    Entry {
+        name: "R",
+        style: Style::Binary,
+        command: resource_set::command,
+        run: resource_set::run,
+    },
     Entry { name: "alloc", style: Style::Script, command: alloc::command, run: alloc::run },
     Entry { name: "batch", style: Style::Script, command: batch::command, run: batch::run },
     Entry {
@@ -35,6 +45,14 @@ pub(crate) const COMMANDS: &[Entry] = &[
         command: bulksubmit::command,
         run: bulksubmit::run,
     },
+    Entry {
+        name: "hostlist",
+        style: Style::Script,
+        command: hostlist::command,
+        run: hostlist::run,
+    },
+    Entry { name: "job", style: Style::Binary, command: job::command, run: job::run },
+    Entry { name: "keygen", style: Style::Binary, command: keygen::command, run: keygen::run },
     Entry { name: "run", style: Style::Script, command: run::command, run: run::run },
     Entry { name: "submit", style: Style::Script, command: submit::command, run: submit::run },
 ];

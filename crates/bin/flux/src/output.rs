@@ -2,7 +2,9 @@
 //!
 //! A reader that has gone away (`flux ... | head`) is no error: what it does not read is dropped.
 
-use std::io::Write;
+use std::io::{self, Write};
+
+use serde_json::{Value, ser::Formatter};
 
 use crate::failure::Failure;
 
@@ -23,6 +25,30 @@ pub(crate) fn raw(text: &str) {
 pub(crate) fn error_line(text: &str) {
     if writeln!(std::io::stderr().lock(), "{text}").is_err() {
         // Without standard error there is nowhere to complain.
+    }
+}
+
+/// JSON with a blank after each comma and colon, as the script commands print it.
+pub(crate) fn spaced_json(value: &Value) -> String {
+    let mut text = Vec::new();
+    let mut serializer = serde_json::Serializer::with_formatter(&mut text, Spaced);
+    serde::Serialize::serialize(value, &mut serializer).expect("a value fits into memory");
+    String::from_utf8(text).expect("JSON is UTF-8")
+}
+
+struct Spaced;
+
+impl Formatter for Spaced {
+    fn begin_array_value<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        out.write_all(if first { b"" } else { b", " })
+    }
+
+    fn begin_object_key<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        out.write_all(if first { b"" } else { b", " })
+    }
+
+    fn begin_object_value<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        out.write_all(b": ")
     }
 }
 

@@ -6,7 +6,7 @@
 use super::SubmitError;
 
 /// Most jobs of one command line.
-const MAX_JOBS: usize = 10_000_000;
+const MAX_JOBS: u64 = 10_000_000;
 
 /// The values of one list.
 type Values = Vec<String>;
@@ -74,11 +74,14 @@ impl Inputs {
     /// # Errors
     /// [`SubmitError::TooMany`].
     pub(crate) fn count(&self) -> Result<usize, SubmitError> {
-        let mut count = 1usize;
+        let mut count = 1u64;
         for group in &self.groups {
-            count = count.checked_mul(steps(group)).ok_or(SubmitError::TooMany(MAX_JOBS))?;
+            count = count.checked_mul(steps(group) as u64).ok_or(SubmitError::TooMany(MAX_JOBS))?;
         }
-        if count > MAX_JOBS { Err(SubmitError::TooMany(MAX_JOBS)) } else { Ok(count) }
+        usize::try_from(count)
+            .ok()
+            .filter(|_| count <= MAX_JOBS)
+            .ok_or(SubmitError::TooMany(MAX_JOBS))
     }
 
     /// The inputs of one job: each value with its place in its list.

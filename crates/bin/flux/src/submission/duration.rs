@@ -4,28 +4,10 @@ use serde_json::Value;
 
 /// Seconds of a duration such as `30s`, `1.5h` or `inf`; a bare number counts `unit` seconds.
 pub(crate) fn seconds(text: &str, unit: f64) -> Option<f64> {
-    if ["inf", "infinity"].iter().any(|w| text.eq_ignore_ascii_case(w)) {
-        return Some(f64::INFINITY);
-    }
-    let (number, scale) = if let Some(n) = text.strip_suffix("ms") {
-        (n, 1e-3)
-    } else if let Some(n) = text.strip_suffix('s') {
-        (n, 1.0)
-    } else if let Some(n) = text.strip_suffix('m') {
-        (n, 60.0)
-    } else if let Some(n) = text.strip_suffix('h') {
-        (n, 3600.0)
-    } else if let Some(n) = text.strip_suffix('d') {
-        (n, 86400.0)
-    } else {
-        (text, unit)
-    };
-    // Rust also reads words such as `nan` as numbers.
-    if !number.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '.' | '+')) {
-        return None;
-    }
-    let value = number.parse::<f64>().ok()? * scale;
-    (value.is_finite() && value >= 0.0).then_some(value)
+    let value = flux_id::fsd::parse(text).ok()?;
+    let bare = text.ends_with(|c: char| c.is_ascii_digit() || c == '.');
+    let value = if bare { value * unit } else { value };
+    (!value.is_infinite() || !bare).then_some(value)
 }
 
 /// A number of seconds in JSON: an integer when it is whole.

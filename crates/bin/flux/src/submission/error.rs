@@ -82,7 +82,7 @@ pub(crate) enum SubmitError {
     #[error(":::+ must follow another list of inputs")]
     NothingToLink,
     #[error("more than {0} jobs")]
-    TooMany(usize),
+    TooMany(u64),
     #[error("working directory: {0}")]
     Cwd(String),
 }
