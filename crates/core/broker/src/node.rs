@@ -232,13 +232,13 @@ impl Engine for Node {
         self.clock = clock;
         match input {
             Input::ClientJoined { client, cred, pid } => self.client_joined(client, cred, pid),
-            Input::Client(client, message) => self.from_client(client, message),
+            Input::Client(client, message) => self.take_client(client, message),
             Input::ClientLeft(client) => self.client_left(client),
-            Input::Driver(name, message) => self.from_driver(name, message),
+            Input::Driver(name, message) => self.take_driver(name, message),
             Input::LinkUp(LinkId::PARENT) => self.parent_up(),
             Input::LinkUp(link) => self.child_link_up(link),
-            Input::Link(LinkId::PARENT, message) => self.from_parent(message),
-            Input::Link(link, message) => self.from_child_link(link, message),
+            Input::Link(LinkId::PARENT, message) => self.take_parent(message),
+            Input::Link(link, message) => self.take_child_link(link, message),
             Input::LinkDown(LinkId::PARENT, reason) => self.parent_down(&reason),
             Input::LinkDown(link, reason) => self.child_link_down(link, &reason),
             Input::Signal(number) => self.signal(number),

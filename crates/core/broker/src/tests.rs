@@ -1,1 +1,9 @@
+//! Brokers wired together.
 
+mod boot;
+mod cluster;
+mod event;
+mod link;
+mod module;
+mod route;
+mod service;

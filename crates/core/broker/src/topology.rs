@@ -57,7 +57,7 @@ fn mincrit_routers(size: u32) -> u32 {
 }
 
 fn kary(rank: u32, k: u32) -> u32 {
-    if k == 0 { 0 } else { (rank - 1) / k }
+    (rank - 1).checked_div(k).unwrap_or(0)
 }
 
 fn mincrit(rank: u32, k: u32) -> u32 {
@@ -97,7 +97,7 @@ impl Topology {
             ("custom", None) => return Self::custom(size, custom),
             _ => return Err(TopologyError::Scheme(scheme.to_string())),
         };
-        let rest = (1..size).map(|rank| parent(rank));
+        let rest = (1..size).map(parent);
         Self::of(std::iter::once(0).chain(rest).collect())
     }
 

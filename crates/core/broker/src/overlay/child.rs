@@ -43,10 +43,10 @@ impl Node {
         self.log("overlay", Level::Err, text);
     }
 
-    pub(crate) fn from_child_link(&mut self, link: LinkId, message: Message) {
+    pub(crate) fn take_child_link(&mut self, link: LinkId, message: Message) {
         match self.overlay.links.get(&link) {
             None => {}
-            Some(Visitor::Child(rank)) => self.from_child(*rank, message),
+            Some(Visitor::Child(rank)) => self.take_child(*rank, message),
             Some(Visitor::New)
                 if message.kind == MsgType::Request && message.topic() == Hello_::TOPIC =>
             {
@@ -155,7 +155,7 @@ impl Node {
         self.child_gone(rank, Status::Lost, "");
     }
 
-    fn from_child(&mut self, rank: u32, mut message: Message) {
+    fn take_child(&mut self, rank: u32, mut message: Message) {
         let Some(child) = self.overlay.children.get_mut(&rank) else {
             return;
         };

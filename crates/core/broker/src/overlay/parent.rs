@@ -133,7 +133,7 @@ impl Node {
         }
     }
 
-    pub(crate) fn from_parent(&mut self, mut message: Message) {
+    pub(crate) fn take_parent(&mut self, mut message: Message) {
         let greeting = match self.overlay.parent.state {
             Uplink::Greeting => true,
             Uplink::Joined(_) => false,

@@ -56,7 +56,8 @@ impl Node {
         self.ids.remove(&state.id, peer);
         self.drop_services(peer);
         self.events.drop_peer(peer);
-        for message in state.disconnects.take() {
+        for mut message in state.disconnects.take() {
+            message.push_route(self.connector.clone());
             self.route_request(message);
         }
         for request in state.serving.take() {
@@ -64,7 +65,7 @@ impl Node {
         }
     }
 
-    pub(crate) fn from_client(&mut self, id: ClientId, mut message: Message) {
+    pub(crate) fn take_client(&mut self, id: ClientId, mut message: Message) {
         let Some(client) = self.clients.get_mut(&id) else {
             return;
         };

@@ -25,14 +25,14 @@ impl Node {
         self.registry.insert(name.to_string(), peer);
     }
 
-    pub(crate) fn to_driver(&mut self, at: usize, message: Message) {
+    pub(crate) fn give_driver(&mut self, at: usize, message: Message) {
         if let Some(driver) = self.drivers.get(at) {
             self.out.push_back(Output::Driver(driver.name, message));
         }
     }
 
     /// A driver speaks, as a module does.
-    pub(crate) fn from_driver(&mut self, name: &'static str, mut message: Message) {
+    pub(crate) fn take_driver(&mut self, name: &'static str, mut message: Message) {
         let cred = self.own_cred();
         let Some(driver) = self.drivers.iter_mut().find(|driver| driver.name == name) else {
             return;

@@ -99,7 +99,7 @@ impl Node {
         for peer in self.events.wanted_by(message.topic()) {
             match peer {
                 Peer::Module(seat) => self.work.push_back(Work::Deliver(seat, message.clone())),
-                Peer::Driver(at) => self.to_driver(at, message.clone()),
+                Peer::Driver(at) => self.give_driver(at, message.clone()),
                 Peer::Client(client) => self.event_to_client(client, &message),
                 _ => {}
             }

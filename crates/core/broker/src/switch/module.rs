@@ -95,7 +95,7 @@ impl Node {
     fn effect(&mut self, at: usize, effect: Out) {
         let peer = Peer::Module(at);
         match effect {
-            Out::Send(message) => self.from_module(at, message),
+            Out::Send(message) => self.take_module(at, message),
             Out::Subscribe(prefix) => self.events.subscribe(peer, &prefix),
             Out::Unsubscribe(prefix) => {
                 if self.events.unsubscribe(peer, &prefix).is_err() {
@@ -125,7 +125,7 @@ impl Node {
         self.log(&name, level, text);
     }
 
-    fn from_module(&mut self, at: usize, mut message: Message) {
+    fn take_module(&mut self, at: usize, mut message: Message) {
         if message.cred == Cred::UNKNOWN {
             message.cred = self.own_cred();
         }

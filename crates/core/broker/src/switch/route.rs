@@ -102,7 +102,7 @@ impl Node {
             }
             Peer::Driver(at) => {
                 message.push_route(self.cfg.uuid.clone());
-                self.to_driver(at, message);
+                self.give_driver(at, message);
             }
             Peer::Client(client) => self.request_to_client(client, message),
             Peer::Connector | Peer::Child(_) | Peer::Parent => self.no_service(&message),
@@ -125,7 +125,7 @@ impl Node {
             match peer {
                 Peer::Own | Peer::Connector => {}
                 Peer::Module(seat) => return self.work.push_back(Work::Deliver(seat, message)),
-                Peer::Driver(at) => return self.to_driver(at, message),
+                Peer::Driver(at) => return self.give_driver(at, message),
                 Peer::Client(client) => return self.out.push_back(Output::Client(client, message)),
                 Peer::Child(rank) => return self.response_down(rank, message),
                 Peer::Parent => return,
