@@ -4,6 +4,7 @@
 //! share them, and one host name for each rank. All operations are near-linear in runs and ranks.
 
 mod algebra;
+mod config;
 mod assemble;
 mod error;
 mod json;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use flux_id::{Hostlist, Idset};
 use serde_json::Value;
 
+pub use config::ResourceConfigError;
 pub use error::ResourceSetError;
 pub use run::Children;
 pub use verify::{VerifyMode, VerifyRules};

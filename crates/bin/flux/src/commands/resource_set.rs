@@ -1,6 +1,9 @@
 //! `flux R`: make, combine and read resource sets (RFC 20).
 
-use std::io::Read;
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use flux_id::{Hostlist, Idset};
@@ -53,6 +56,14 @@ pub(crate) fn command() -> Command {
                 .arg(Arg::new("properties").value_name("NAME:RANKS").num_args(1..).required(true)),
         )
         .subcommand(
+            of_input("parse-config", "Make the set a configuration describes").arg(
+                Arg::new("path")
+                    .value_name("PATH")
+                    .help("TOML file, or directory of TOML files")
+                    .required(true),
+            ),
+        )
+        .subcommand(
             of_input("decode", "Read sets")
                 .arg(flag("short", 's', "Print a short form"))
                 .arg(flag("nodelist", 'n', "Print the hosts"))
@@ -76,6 +87,11 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
         print(&encode(matches, &local).map_err(fail)?);
         return Ok(0);
     }
+    if name == "parse-config" {
+        let path = matches.get_one::<String>("path").map_or("", String::as_str);
+        print(&parse_config(Path::new(path)).map_err(fail)?);
+        return Ok(0);
+    }
     let mut text = String::new();
     let read = std::io::stdin().lock().take(MAX_INPUT).read_to_string(&mut text);
     read.map_err(|error| fail(format!("stdin: {error}")))?;
@@ -96,6 +112,39 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
 
 fn print(set: &ResourceSet) {
     output::line(&output::spaced_json(&set.to_value()));
+}
+
+/// The set described by `resource.config` in a file, or in all `*.toml` files of a directory.
+fn parse_config(path: &Path) -> Result<ResourceSet, String> {
+    let failed = |path: &Path, error: std::io::Error| {
+        let text = error.to_string();
+        let plain = text.split(" (os error").next().unwrap_or(&text);
+        format!("{}: {plain}", path.display())
+    };
+    let mut files: Vec<PathBuf> = Vec::new();
+    if path.is_dir() {
+        for entry in path.read_dir().map_err(|error| failed(path, error))? {
+            let file = entry.map_err(|error| failed(path, error))?.path();
+            if file.extension().is_some_and(|e| e == "toml") {
+                files.push(file);
+            }
+        }
+        files.sort();
+    } else {
+        files.push(path.to_owned());
+    }
+    let mut entries: Vec<serde_json::Value> = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(&file).map_err(|error| failed(&file, error))?;
+        let mut document: serde_json::Value = toml::from_str(&text)
+            .map_err(|error| format!("{}: {}", file.display(), error.message()))?;
+        match document.pointer_mut("/resource/config").map(serde_json::Value::take) {
+            None => {}
+            Some(serde_json::Value::Array(list)) => entries.extend(list),
+            Some(_) => return Err(format!("{}: resource.config is no array", file.display())),
+        }
+    }
+    ResourceSet::from_config(&entries.into()).map_err(|error| error.to_string())
 }
 
 /// The sets in a stream of JSON objects.
@@ -259,6 +308,26 @@ mod tests {
         assert!(encode_ok(&[]).contains(r#""nodelist": ["me"]"#));
         assert!(encode_ok(&["-r0-2", "-pfast:1"]).contains(r#""properties": {"fast": "1"}"#));
         assert!(flux_r(&["encode", "-r0-2", "-Hh0"], "").is_err());
+    }
+
+    #[test]
+    fn configuration_becomes_a_set() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let write = |name: &str, text: &str| {
+            std::fs::write(dir.path().join(name), text).expect("a file");
+        };
+        write("a.toml", "[[resource.config]]\nhosts = \"h[0-1]\"\ncores = \"0-3\"\n");
+        write("b.toml", "[other]\nx = 1\n");
+        write("c.txt", "not TOML");
+        let set = parse_config(dir.path()).expect("valid");
+        assert_eq!(set.summary(), "rank[0-1]/core[0-3]");
+        assert!(parse_config(&dir.path().join("a.toml")).is_ok());
+        assert!(parse_config(&dir.path().join("b.toml")).is_err_and(|e| e.contains("no hosts")));
+        assert!(parse_config(&dir.path().join("c.txt")).is_err());
+        assert_eq!(
+            parse_config(Path::new("/nope")).expect_err("missing"),
+            "/nope: No such file or directory"
+        );
     }
 
     #[test]
