@@ -1,5 +1,7 @@
 //! A client against a broker of a few lines.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};

@@ -81,7 +81,6 @@ impl DriverHandle {
     }
 
     /// A handle of no loop and the means to take what is sent through it, to test a driver.
-    #[must_use]
     pub fn detached(name: &'static str) -> (Self, impl FnMut() -> Vec<Message>) {
         let inbox = Arc::new(Inbox::default());
         let taken = Arc::clone(&inbox);

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use crate::client::{Client, Flushed, WRITE_EARLY};
 use crate::driver::{Driver, DriverHandle, Inbox};
+use crate::links::Links;
 use crate::options::{ClientLimits, HostError, HostOptions};
 
 /// After this many messages from drivers, others come first.
@@ -41,9 +42,12 @@ struct Core {
     /// Clients that are gone and whose engine has not been told.
     left: Vec<ClientId>,
     drivers: BTreeMap<&'static str, (Box<dyn Driver>, DriverHandle)>,
+    links: Links,
     /// The tick that the loop waits for, monotonic microseconds.
     armed: Option<u64>,
     listening: bool,
+    /// Children are accepted, too.
+    adopting: bool,
     exit: Option<i32>,
 }
 
@@ -52,6 +56,7 @@ impl Hub {
         engine: Box<dyn Engine>,
         options: HostOptions,
         drivers: Vec<Box<dyn Driver>>,
+        links: Links,
     ) -> Result<Rc<Self>, HostError> {
         let inbox = Arc::new(Inbox::default());
         let mut table = BTreeMap::new();
@@ -69,8 +74,10 @@ impl Hub {
             dirty: Vec::new(),
             left: Vec::new(),
             drivers: table,
+            links,
             armed: None,
             listening: false,
+            adopting: false,
             exit: None,
         };
         Ok(Rc::new(Self {
@@ -109,6 +116,16 @@ impl Hub {
         self.core.borrow().listening
     }
 
+    /// Whether children may connect.
+    pub(crate) fn is_adopting(&self) -> bool {
+        self.core.borrow().adopting
+    }
+
+    /// Applies `f` to the links.
+    pub(crate) fn with_links<T>(&self, f: impl FnOnce(&mut Links) -> T) -> T {
+        f(&mut self.core.borrow_mut().links)
+    }
+
     pub(crate) fn exit_code(&self) -> Option<i32> {
         self.core.borrow().exit
     }
@@ -138,6 +155,22 @@ impl Hub {
             for input in inputs {
                 core.engine.input(clock, input);
                 hub.carry_out(core);
+            }
+        });
+    }
+
+    /// As [`Hub::feed`], where each input is made just before its turn, if it still counts.
+    pub(crate) fn feed_with<T>(
+        self: &Rc<Self>,
+        items: impl Iterator<Item = T>,
+        make: impl Fn(&mut Links, T) -> Option<Input>,
+    ) {
+        self.turn(|hub, core, clock| {
+            for item in items {
+                if let Some(input) = make(&mut core.links, item) {
+                    core.engine.input(clock, input);
+                    hub.carry_out(core);
+                }
             }
         });
     }
@@ -210,6 +243,7 @@ impl Hub {
                 },
                 Output::Listen => {
                     core.listening = true;
+                    core.adopting = true;
                     self.changed.notify_one();
                 }
                 Output::Stderr(_, line) => write_stderr(&line),
@@ -218,10 +252,13 @@ impl Hub {
                     core.exit.get_or_insert(code);
                     self.changed.notify_one();
                 }
-                Output::Link(..)
-                | Output::CloseLink(_)
-                | Output::ConnectParent
-                | Output::StopListening => {}
+                Output::Link(id, message) => core.links.send(self, id, message),
+                Output::CloseLink(id) => core.links.close(id),
+                Output::ConnectParent => core.links.connect_parent(self),
+                Output::StopListening => {
+                    core.adopting = false;
+                    self.changed.notify_one();
+                }
             }
         }
     }

@@ -14,12 +14,15 @@ pub mod config;
 pub mod console;
 pub mod driver;
 mod hub;
+mod links;
 mod local;
 pub mod options;
 mod run;
 mod signal;
+pub mod topo;
 
 pub use console::Console;
 pub use driver::{Driver, DriverHandle};
-pub use options::{ClientLimits, HostError, HostOptions};
+pub use options::{Bind, ClientLimits, HostError, HostOptions, LinkKeys};
 pub use run::{run, serve};
+pub use topo::Topo;

@@ -1,8 +1,12 @@
 //! What a host is told, and why it may fail.
 
 use std::io;
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use flux_wire::{ConnectError, ConnectOptions, Endpoint, TlsClient, TlsServer};
 
 /// Bounds on what one client of the local socket may hold in memory, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,8 +25,28 @@ impl Default for ClientLimits {
     }
 }
 
-/// What a host is told.
+/// Where children connect.
+#[derive(Debug)]
+pub enum Bind {
+    /// An endpoint that is bound when the host starts.
+    Endpoint(Endpoint),
+    /// A TCP socket that listens already, since its port had to be known before.
+    Tcp(TcpListener),
+    /// A unix socket that listens already, and its path.
+    Unix(UnixListener, PathBuf),
+}
+
+/// Keys of this broker, and whom it trusts: for TCP links.
 #[derive(Debug, Clone)]
+pub struct LinkKeys {
+    /// Towards the parent.
+    pub client: TlsClient,
+    /// Towards children.
+    pub server: TlsServer,
+}
+
+/// What a host is told.
+#[derive(Debug)]
 pub struct HostOptions {
     /// Path of the local socket. An existing file is replaced; the socket is removed at the end.
     pub local_socket: PathBuf,
@@ -33,16 +57,31 @@ pub struct HostOptions {
     /// Whether HUP, INT, QUIT, TERM, ALRM, USR1 and USR2 become inputs of the engine (else they
     /// keep their effect on the process).
     pub signals: bool,
+    /// Where children connect.
+    pub bind: Vec<Bind>,
+    /// Where the parent is.
+    pub parent: Option<Endpoint>,
+    /// Keys for TCP links.
+    pub keys: Option<LinkKeys>,
+    /// How links are made.
+    pub link: ConnectOptions,
+    /// How many messages may wait to be sent on one link; with more it is closed.
+    pub link_queue: usize,
 }
 
 impl HostOptions {
-    /// Options with their defaults: 2 s to flush, signals taken.
+    /// Options with their defaults: 2 s to flush, signals taken, no links.
     pub fn new(local_socket: impl Into<PathBuf>) -> Self {
         Self {
             local_socket: local_socket.into(),
             limits: ClientLimits::default(),
             flush_time: Duration::from_secs(2),
             signals: true,
+            bind: Vec::new(),
+            parent: None,
+            keys: None,
+            link: ConnectOptions::default(),
+            link_queue: 1 << 18,
         }
     }
 }
@@ -70,6 +109,9 @@ pub enum HostError {
         /// What the system says.
         source: io::Error,
     },
+    /// Children cannot connect.
+    #[error("overlay: {0}")]
+    Bind(#[from] ConnectError),
     /// Two drivers have one name.
     #[error("driver {0} is given twice")]
     DuplicateDriver(&'static str),

@@ -7,6 +7,7 @@ use tokio::task::LocalSet;
 
 use crate::driver::Driver;
 use crate::hub::Hub;
+use crate::links::{self, Links};
 use crate::local::{LocalSocket, accept_clients};
 use crate::options::{HostError, HostOptions};
 use crate::signal;
@@ -46,13 +47,16 @@ pub fn run(
 /// As [`run`].
 pub async fn serve(
     engine: Box<dyn Engine>,
-    options: HostOptions,
+    mut options: HostOptions,
     drivers: Vec<Box<dyn Driver>>,
 ) -> Result<i32, HostError> {
+    let listeners = links::bind(&mut options).await?;
     let socket = Rc::new(LocalSocket::bind(&options.local_socket)?);
     let flush_time = options.flush_time;
     let signals = options.signals;
-    let hub = Hub::new(engine, options, drivers)?;
+    let (links, events) = Links::new(&mut options);
+    let hub = Hub::new(engine, options, drivers, links)?;
+    let carrier = tokio::task::spawn_local(links::carry(Rc::clone(&hub), events));
     if signals {
         signal::listen(&hub)?;
     }
@@ -66,6 +70,8 @@ pub async fn serve(
         })
     };
     hub.start();
+    let mut listeners = Some(listeners);
+    let mut adopters = Vec::new();
     let mut acceptor = None;
     let code = loop {
         assert!(!hub.has_panicked(), "the engine panicked");
@@ -76,6 +82,14 @@ pub async fn serve(
             let task = accept_clients(Rc::clone(&hub), Rc::clone(&socket));
             acceptor = Some(tokio::task::spawn_local(task));
         }
+        if hub.is_adopting() {
+            for listener in listeners.take().into_iter().flatten() {
+                let task = links::accept_children(Rc::clone(&hub), listener);
+                adopters.push(tokio::task::spawn_local(task));
+            }
+        } else if listeners.is_none() {
+            adopters.drain(..).for_each(|adopter| adopter.abort());
+        }
         let deadline = hub.arm().map(|at| hub.instant(at));
         tokio::select! {
             biased;
@@ -85,17 +99,24 @@ pub async fn serve(
         }
     };
     inbox.abort();
+    adopters.drain(..).for_each(|adopter| adopter.abort());
     if let Some(acceptor) = acceptor {
         acceptor.abort();
         // It holds the socket, whose file is to be gone when this returns.
         drop(acceptor.await);
     }
+    let running = hub.with_links(Links::close_all);
     let flushed = async {
+        for link in running {
+            // However it ended, it has.
+            drop(link.await);
+        }
         while hub.unflushed() > 0 {
             hub.changed.notified().await;
         }
     };
     drop(tokio::time::timeout(flush_time, flushed).await);
+    carrier.abort();
     hub.close_clients();
     Ok(code)
 }

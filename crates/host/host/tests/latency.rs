@@ -1,6 +1,8 @@
 //! How long a round trip through the host takes; run by hand:
 //! `cargo test -p flux-host --release --test latency -- --ignored --nocapture`.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement that prints")]
+
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};

@@ -1,5 +1,7 @@
 //! A host with an echoing engine, driven over its real local socket.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;

@@ -293,6 +293,41 @@ impl Listener {
         Ok(Listener { acceptor, endpoint, options: *options })
     }
 
+    /// Listens with a socket that was bound before, by this process or the one that started it.
+    ///
+    /// # Errors
+    /// [`ConnectError`] `Io` when the socket cannot be used.
+    pub fn from_tcp(
+        listener: std::net::TcpListener,
+        tls: &TlsServer,
+        options: &ConnectOptions,
+    ) -> Result<Listener, ConnectError> {
+        let unknown = Endpoint::any_port("?");
+        let io = |source| ConnectError::Io { endpoint: unknown.clone(), source };
+        listener.set_nonblocking(true).map_err(io)?;
+        let listener = TcpListener::from_std(listener).map_err(io)?;
+        let local = listener.local_addr().map_err(io)?;
+        let endpoint = Endpoint::Tcp { host: address_text(local), port: local.port() };
+        Ok(Listener { acceptor: Acceptor::Tcp(listener, tls.clone()), endpoint, options: *options })
+    }
+
+    /// Listens with a unix socket that was bound at `path` before; the file goes with it.
+    ///
+    /// # Errors
+    /// [`ConnectError`] `Io` when the socket cannot be used.
+    pub fn from_unix(
+        listener: std::os::unix::net::UnixListener,
+        path: &Path,
+        options: &ConnectOptions,
+    ) -> Result<Listener, ConnectError> {
+        let endpoint = Endpoint::Ipc(path.to_owned());
+        let io = |source| ConnectError::Io { endpoint: endpoint.clone(), source };
+        listener.set_nonblocking(true).map_err(io)?;
+        let listener = UnixListener::from_std(listener).map_err(io)?;
+        let acceptor = Acceptor::Unix(listener, path.to_owned());
+        Ok(Listener { acceptor, endpoint, options: *options })
+    }
+
     /// Where this listens, with the address and port that were chosen.
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint {

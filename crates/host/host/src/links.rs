@@ -1,0 +1,249 @@
+//! Links to the parent and to children.
+//!
+//! Each connection runs on a task of its own, with its TLS state. What they receive comes together
+//! in one queue, in order per link; its bound holds back peers that send faster than the engine
+//! takes.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use flux_proto::Message;
+use flux_svc::engine::{Input, LinkId};
+use flux_wire::{ConnectError, ConnectOptions, Connection, Endpoint, Inbox, Listener};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::hub::{Hub, write_stderr};
+use crate::options::{Bind, HostOptions, LinkKeys};
+
+/// Messages received and not yet given to the engine, of all links together.
+const RECEIVED_MAX: usize = 4096;
+/// Messages given to the engine in one go.
+const BATCH: usize = 256;
+/// How long to accept nobody when the system gives no connection.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(10);
+
+/// Something that happened on a link. `serial` tells a link from an earlier one of the same
+/// number that was closed.
+#[derive(Debug)]
+pub(crate) struct LinkEvent {
+    id: LinkId,
+    serial: u64,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Message(Message),
+    Down(String),
+}
+
+#[derive(Debug)]
+struct Open {
+    serial: u64,
+    /// What is put here is sent; none while the connection is still being made.
+    sender: Option<mpsc::Sender<Message>>,
+    task: Option<JoinHandle<()>>,
+}
+
+/// The links of a broker.
+#[derive(Debug)]
+pub(crate) struct Links {
+    open: BTreeMap<LinkId, Open>,
+    /// Links that were closed and still send what was queued.
+    closing: Vec<JoinHandle<()>>,
+    events: mpsc::Sender<LinkEvent>,
+    parent: Option<Endpoint>,
+    keys: Option<LinkKeys>,
+    options: ConnectOptions,
+    queue: usize,
+    next: u64,
+}
+
+impl Links {
+    pub(crate) fn new(options: &mut HostOptions) -> (Self, mpsc::Receiver<LinkEvent>) {
+        let (events, received) = mpsc::channel(RECEIVED_MAX);
+        let links = Self {
+            open: BTreeMap::new(),
+            closing: Vec::new(),
+            events,
+            parent: options.parent.take(),
+            keys: options.keys.take(),
+            options: options.link,
+            queue: options.link_queue.max(1),
+            next: 1,
+        };
+        (links, received)
+    }
+
+    fn serial(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Queues a message; a link that does not take what it is sent is closed.
+    pub(crate) fn send(&mut self, hub: &Rc<Hub>, id: LinkId, message: Message) {
+        let Some(Open { serial, sender: Some(sender), .. }) = self.open.get(&id) else {
+            return;
+        };
+        if let Err(mpsc::error::TrySendError::Full(_)) = sender.try_send(message) {
+            let serial = *serial;
+            let reason = format!("{} messages could not be sent", self.queue);
+            drop(tokio::task::spawn_local(fail(Rc::clone(hub), id, serial, reason)));
+        }
+    }
+
+    /// Ends a link after what is queued. Nothing more is told of it.
+    pub(crate) fn close(&mut self, id: LinkId) {
+        self.closing.retain(|task| !task.is_finished());
+        let Some(open) = self.open.remove(&id) else {
+            return;
+        };
+        match (open.sender, open.task) {
+            (Some(_), Some(task)) => self.closing.push(task),
+            (None, Some(task)) => task.abort(),
+            _ => {}
+        }
+    }
+
+    /// Ends all links; the tasks to wait for.
+    pub(crate) fn close_all(&mut self) -> Vec<JoinHandle<()>> {
+        while let Some((&id, _)) = self.open.first_key_value() {
+            self.close(id);
+        }
+        std::mem::take(&mut self.closing)
+    }
+
+    /// Begins to connect to the parent, in place of any former link.
+    pub(crate) fn connect_parent(&mut self, hub: &Rc<Hub>) {
+        self.close(LinkId::PARENT);
+        let serial = self.serial();
+        let (hub, parent) = (Rc::clone(hub), self.parent.clone());
+        let (keys, options) = (self.keys.clone(), self.options);
+        let task = tokio::task::spawn_local(async move {
+            let connected = match &parent {
+                None => Err("no parent endpoint is known".to_string()),
+                Some(endpoint) => {
+                    let tls = keys.as_ref().map(|keys| &keys.client);
+                    let connected = flux_wire::connect(endpoint, tls, &options).await;
+                    connected.map_err(|error| error.to_string())
+                }
+            };
+            match connected {
+                Ok(connection) => run_link(hub, LinkId::PARENT, serial, connection).await,
+                Err(reason) => fail(hub, LinkId::PARENT, serial, reason).await,
+            }
+        });
+        let open = Open { serial, sender: None, task: Some(task) };
+        self.open.insert(LinkId::PARENT, open);
+    }
+
+    /// A number for a link from a child.
+    fn add_child(&mut self) -> (LinkId, u64) {
+        let serial = self.serial();
+        let id = LinkId(serial);
+        self.open.insert(id, Open { serial, sender: None, task: None });
+        (id, serial)
+    }
+
+    fn current(&mut self, id: LinkId, serial: u64) -> Option<&mut Open> {
+        self.open.get_mut(&id).filter(|open| open.serial == serial)
+    }
+
+    /// Whether an event still counts; a link that is down is forgotten.
+    fn accept(&mut self, event: LinkEvent) -> Option<Input> {
+        self.current(event.id, event.serial)?;
+        Some(match event.what {
+            What::Message(message) => Input::Link(event.id, message),
+            What::Down(reason) => {
+                self.open.remove(&event.id);
+                Input::LinkDown(event.id, reason)
+            }
+        })
+    }
+}
+
+/// A link could not be made or used: tells the engine, unless it has closed the link.
+async fn fail(hub: Rc<Hub>, id: LinkId, serial: u64, reason: String) {
+    let events = hub.with_links(|links| links.events.clone());
+    // The queue ends with the broker.
+    drop(events.send(LinkEvent { id, serial, what: What::Down(reason) }).await);
+}
+
+/// Tells the engine of an established link, then carries its messages until it ends.
+async fn run_link(hub: Rc<Hub>, id: LinkId, serial: u64, connection: Connection) {
+    let Some((events, outbox)) = hub.with_links(|links| {
+        let (sender, outbox) = mpsc::channel(links.queue);
+        let events = links.events.clone();
+        links.current(id, serial)?.sender = Some(sender);
+        Some((events, outbox))
+    }) else {
+        return;
+    };
+    hub.feed_one(Input::LinkUp(id));
+    let mark = move |message| LinkEvent { id, serial, what: What::Message(message) };
+    let reason = connection.run(Inbox::new(events, mark), outbox).await;
+    fail(hub, id, serial, reason.to_string()).await;
+}
+
+/// Gives what links receive to the engine.
+pub(crate) async fn carry(hub: Rc<Hub>, mut events: mpsc::Receiver<LinkEvent>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while events.recv_many(&mut batch, BATCH).await > 0 {
+        hub.feed_links(batch.drain(..));
+    }
+}
+
+impl Hub {
+    /// An input may close a link, and what came in behind it is then not told: so each event is
+    /// looked at when its turn comes.
+    fn feed_links(self: &Rc<Self>, events: impl Iterator<Item = LinkEvent>) {
+        self.feed_with(events, |links, event| links.accept(event));
+    }
+}
+
+/// Binds the endpoints for children.
+pub(crate) async fn bind(options: &mut HostOptions) -> Result<Vec<Listener>, ConnectError> {
+    let tls = options.keys.as_ref().map(|keys| keys.server.clone());
+    let link = &options.link;
+    let mut listeners = Vec::new();
+    for bind in std::mem::take(&mut options.bind) {
+        listeners.push(match bind {
+            Bind::Endpoint(endpoint) => Listener::bind(&endpoint, tls.as_ref(), link).await?,
+            Bind::Unix(listener, path) => Listener::from_unix(listener, &path, link)?,
+            Bind::Tcp(listener) => match &tls {
+                Some(tls) => Listener::from_tcp(listener, tls, link)?,
+                None => return Err(ConnectError::NoCert { endpoint: Endpoint::any_port("*") }),
+            },
+        });
+    }
+    Ok(listeners)
+}
+
+/// Accepts children until aborted.
+pub(crate) async fn accept_children(hub: Rc<Hub>, listener: Listener) {
+    loop {
+        let Ok(incoming) = listener.accept().await else {
+            tokio::time::sleep(EXHAUSTED_PAUSE).await;
+            continue;
+        };
+        let hub = Rc::clone(&hub);
+        drop(tokio::task::spawn_local(async move {
+            let origin = incoming.origin();
+            match incoming.establish().await {
+                Ok(connection) => {
+                    let (id, serial) = hub.with_links(Links::add_child);
+                    let task = run_link(Rc::clone(&hub), id, serial, connection);
+                    let task = tokio::task::spawn_local(task);
+                    hub.with_links(|links| {
+                        if let Some(open) = links.current(id, serial) {
+                            open.task = Some(task);
+                        }
+                    });
+                }
+                Err(error) => write_stderr(&format!("overlay: refused {origin}: {error}")),
+            }
+        }));
+    }
+}

@@ -1,0 +1,177 @@
+//! Two hosts joined by a link.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use flux_host::{Bind, HostError, HostOptions, LinkKeys};
+use flux_proto::{Cred, Message, Rolemask};
+use flux_svc::Clock;
+use flux_svc::engine::{Admission, Engine, Input, LinkId, Output};
+use flux_wire::{Endpoint, KeyPair, TlsClient, TlsServer, TrustedKeys};
+
+/// What a parent and a child have seen, in words.
+type Story = Arc<Mutex<Vec<String>>>;
+
+const COUNT: u32 = 500;
+
+/// A parent sends everything back and ends when told; a child sends and counts.
+struct Peer {
+    child: bool,
+    story: Story,
+    got: u32,
+    out: VecDeque<Output>,
+    retry: Option<u64>,
+}
+
+impl Engine for Peer {
+    fn start(&mut self, _: Clock) {
+        self.out.push_back(Output::Listen);
+        if self.child {
+            self.out.push_back(Output::ConnectParent);
+        }
+    }
+
+    fn input(&mut self, clock: Clock, input: Input) {
+        let mut story = self.story.lock().unwrap();
+        match input {
+            Input::LinkUp(id) => {
+                assert_eq!(id == LinkId::PARENT, self.child);
+                story.push("up".into());
+                if self.child {
+                    for n in 0..COUNT {
+                        let body = vec![n as u8; 1000 + n as usize];
+                        let message = Message::event("n").with_raw(body);
+                        self.out.push_back(Output::Link(id, message));
+                    }
+                }
+            }
+            Input::Link(id, message) if self.child => {
+                assert_eq!(id, LinkId::PARENT);
+                assert_eq!(message.raw().len(), 1000 + self.got as usize);
+                self.got += 1;
+                if self.got == COUNT {
+                    story.push("all".into());
+                    self.out.push_back(Output::Link(id, Message::event("bye")));
+                    self.out.push_back(Output::Exit(0));
+                }
+            }
+            Input::Link(id, message) if message.topic() == "n" => {
+                self.out.push_back(Output::Link(id, message));
+            }
+            Input::Link(_, message) => story.push(message.topic().to_string()),
+            Input::LinkDown(_, reason) => {
+                story.push(format!("down: {reason}"));
+                if self.child {
+                    self.retry = Some(clock.mono_us + 10_000);
+                } else {
+                    self.out.push_back(Output::Exit(0));
+                }
+            }
+            Input::Tick if self.retry.take_if(|at| *at <= clock.mono_us).is_some() => {
+                self.out.push_back(Output::ConnectParent);
+            }
+            _ => {}
+        }
+    }
+
+    fn poll(&mut self) -> Option<Output> {
+        self.out.pop_front()
+    }
+
+    fn next_deadline(&self) -> Option<u64> {
+        self.retry
+    }
+
+    fn admit(&self, _: u32) -> Admission {
+        Ok(Cred::new(0, Rolemask(5)))
+    }
+}
+
+fn start(
+    child: bool,
+    options: impl FnOnce(&mut HostOptions) + Send + 'static,
+    dir: &tempfile::TempDir,
+) -> (Story, JoinHandle<Result<i32, HostError>>) {
+    let story = Story::default();
+    let told = Arc::clone(&story);
+    let path = dir.path().join(if child { "child" } else { "parent" });
+    let thread = std::thread::spawn(move || {
+        let engine = Peer { child, story: told, got: 0, out: VecDeque::new(), retry: None };
+        let mut given = HostOptions::new(path);
+        given.signals = false;
+        options(&mut given);
+        flux_host::run(Box::new(engine), given, Vec::new())
+    });
+    (story, thread)
+}
+
+fn until(story: &Story, line: &str) {
+    let start = Instant::now();
+    while !story.lock().unwrap().iter().any(|seen| seen.starts_with(line)) {
+        assert!(start.elapsed() < Duration::from_secs(20), "never: {line}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_child_that_is_early_connects_later_over_a_unix_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let endpoint = Endpoint::ipc(&dir.path().join("tbon-0")).unwrap();
+    let parent_endpoint = endpoint.clone();
+    let (child_story, child) =
+        start(true, move |options| options.parent = Some(parent_endpoint), &dir);
+    until(&child_story, "down: ");
+    let (parent_story, parent) =
+        start(false, move |options| options.bind = vec![Bind::Endpoint(endpoint)], &dir);
+    assert_eq!(child.join().unwrap().unwrap(), 0);
+    assert_eq!(parent.join().unwrap().unwrap(), 0);
+    assert_eq!(child_story.lock().unwrap().last().unwrap(), "all");
+    assert_eq!(*parent_story.lock().unwrap(), ["up", "bye", "down: closed by the peer"]);
+    assert!(!dir.path().join("tbon-0").exists());
+}
+
+fn keys(own: &KeyPair, trusted: &TrustedKeys) -> Option<LinkKeys> {
+    let client = TlsClient::new(own, trusted).unwrap();
+    Some(LinkKeys { client, server: TlsServer::new(own, trusted).unwrap() })
+}
+
+#[test]
+fn brokers_with_trusted_keys_meet_over_tcp_and_a_stranger_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let [one, two, stranger] = [(); 3].map(|()| KeyPair::generate().unwrap());
+    let trusted = TrustedKeys::new([one.public(), two.public()]);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let endpoint = Endpoint::Tcp { host: "127.0.0.1".into(), port };
+    let parent_keys = keys(&one, &trusted);
+    let (parent_story, parent) = start(
+        false,
+        move |options| {
+            options.bind = vec![Bind::Tcp(listener)];
+            options.keys = parent_keys;
+        },
+        &dir,
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let wrong = keys(&stranger, &trusted).unwrap();
+    let link = flux_wire::ConnectOptions::default();
+    let refused = runtime.block_on(flux_wire::connect(&endpoint, Some(&wrong.client), &link));
+    assert!(refused.is_err());
+    let child_keys = keys(&two, &trusted);
+    let (child_story, child) = start(
+        true,
+        move |options| {
+            options.parent = Some(endpoint);
+            options.keys = child_keys;
+        },
+        &dir,
+    );
+    assert_eq!(child.join().unwrap().unwrap(), 0);
+    assert_eq!(parent.join().unwrap().unwrap(), 0);
+    assert_eq!(*child_story.lock().unwrap(), ["up", "all"]);
+    assert_eq!(*parent_story.lock().unwrap(), ["up", "bye", "down: closed by the peer"]);
+}
