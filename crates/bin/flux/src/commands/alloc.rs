@@ -27,7 +27,7 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
     let job = Context::gather()
         .and_then(|context| job(&context, &invocation.matches))
         .map_err(|error| Failure::script("flux-alloc", error.to_string()))?;
-    output::line(&job.jobspec.to_string());
+    output::line(&job.text());
     Ok(0)
 }
 
@@ -61,7 +61,9 @@ mod tests {
         let words = ["--dry-run", "--env=-*", "--rlimit=-*"].iter().chain(words);
         let matches = command().no_binary_name(true).try_get_matches_from(words).expect("valid");
         let context = Context { terminal, ..Context::fixed() };
-        job(&context, &matches).map(|job| job.jobspec).map_err(|error| error.to_string())
+        job(&context, &matches)
+            .map(|job| job.jobspec.into_value())
+            .map_err(|error| error.to_string())
     }
 
     #[test]

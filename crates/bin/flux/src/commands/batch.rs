@@ -41,7 +41,7 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
     let arguments = invocation.arguments.iter().map(|a| a.to_string_lossy().into_owned());
     let matches = with_directives(&script, arguments.collect()).map_err(fail)?;
     let job = job(&context, &matches, script).map_err(fail)?;
-    output::line(&job.jobspec.to_string());
+    output::line(&job.text());
     Ok(0)
 }
 
@@ -104,7 +104,7 @@ mod tests {
             job(&Context::fixed(), &matches, script)
         });
         match made {
-            Ok(job) => job.jobspec.to_string(),
+            Ok(job) => job.text(),
             Err(error) => format!("flux-batch: ERROR: {error}"),
         }
     }

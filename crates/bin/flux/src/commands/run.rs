@@ -25,7 +25,7 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
     let job = Context::gather()
         .and_then(|context| job(&context, &invocation.matches))
         .map_err(|error| Failure::script("flux-run", error.to_string()))?;
-    output::line(&job.jobspec.to_string());
+    output::line(&job.text());
     Ok(0)
 }
 
@@ -47,7 +47,7 @@ mod tests {
         let words = ["--dry-run", "--env=-*", "--rlimit=-*"].iter().chain(words);
         let matches = command.try_get_matches_from(words).expect("a valid command line");
         match job(&Context::fixed(), &matches) {
-            Ok(job) => job.jobspec.to_string(),
+            Ok(job) => job.text(),
             Err(error) => Failure::script("flux-run", error.to_string()).lines().concat(),
         }
     }
@@ -110,6 +110,10 @@ mod tests {
             flux_model::jobspec::Jobspec::parse(golden).expect("RFC 14");
         }
         assert!(run(&["--resources-shape=slot=2/core=4", "x"]).contains(r#""slot":"default""#));
+        let shape = run(&["--resources-shape=slot/node=2/socket=2", "x"]);
+        let jobspec = flux_model::jobspec::Jobspec::parse(&shape).expect("RFC 14");
+        assert!(jobspec.require_version(1).is_err(), "version 1 has no sockets");
+        assert!(run(&["-Sduration=x", "x"]).starts_with("flux-run: ERROR: jobspec: "));
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
         .and_then(|context| jobs(&context, &invocation.matches))
         .map_err(|error| Failure::script("flux-submit", error.to_string()))?;
     for job in jobs {
-        output::line(&job.jobspec.to_string());
+        output::line(&job.text());
     }
     Ok(0)
 }
@@ -73,7 +73,7 @@ mod tests {
         let words = ["--dry-run", "--env=-*", "--rlimit=-*"].iter().chain(words);
         let matches = command().no_binary_name(true).try_get_matches_from(words).expect("valid");
         let jobs = jobs(&Context::fixed(), &matches).expect("valid");
-        jobs.into_iter().map(|job| job.jobspec).collect()
+        jobs.into_iter().map(|job| job.jobspec.into_value()).collect()
     }
 
     #[test]

@@ -83,6 +83,10 @@ pub(crate) enum SubmitError {
     NothingToLink,
     #[error("more than {0} jobs")]
     TooMany(u64),
+    #[error(transparent)]
+    Build(#[from] flux_model::jobspec::BuildError),
+    #[error("jobspec: {0}")]
+    Jobspec(#[from] flux_model::jobspec::JobspecError),
     #[error("working directory: {0}")]
     Cwd(String),
 }

@@ -226,7 +226,7 @@ pub(crate) fn read(matches: &ArgMatches) -> Result<Common, SubmitError> {
         .map(|t| {
             let seconds = duration::seconds(&t, 60.0).ok_or(SubmitError::Duration)?;
             // An infinite time is what no limit means.
-            Ok(if seconds.is_finite() { seconds } else { 0.0 })
+            Ok::<f64, SubmitError>(if seconds.is_finite() { seconds } else { 0.0 })
         })
         .transpose()?;
     Ok(Common {

@@ -1,5 +1,6 @@
 //! The resources of a job: node, task, core and GPU counts to the resource graph of RFC 25.
 
+use flux_model::jobspec::{Builder, VERSION_1};
 use serde_json::{Map, Value, json};
 
 use super::SubmitError;
@@ -80,6 +81,8 @@ pub(crate) struct Request {
     pub(crate) tasks: Value,
     /// Shell option `per-resource`.
     pub(crate) per_resource: Option<Value>,
+    /// `version` of the jobspec.
+    pub(crate) version: u64,
 }
 
 /// Name of the slot, and what its number is called in messages.
@@ -159,7 +162,7 @@ impl Counts {
             if self.nodes.is_some() || self.per_resource() || self.per_slot() {
                 return Err(SubmitError::MixedShape);
             }
-            return Ok(given(list.clone()));
+            return given(list);
         }
         let nodes = self.nodes.as_deref().map(Nodes::parse).transpose()?;
         if self.per_resource() { self.by_resource(nodes, unit) } else { self.by_slot(nodes, unit) }
@@ -203,6 +206,7 @@ impl Counts {
             slot: label.to_owned(),
             tasks,
             per_resource: None,
+            version: VERSION_1,
         })
     }
 
@@ -245,6 +249,7 @@ impl Counts {
             slot: label.to_owned(),
             tasks: json!({"per_slot": 1}),
             per_resource: per_resource.or(default),
+            version: VERSION_1,
         })
     }
 }
@@ -253,21 +258,19 @@ fn positive_or_zero(value: Option<i64>, name: &'static str) -> Result<Option<u64
     if value == Some(0) { Ok(None) } else { positive(value, name) }
 }
 
-/// A request from a ready list of resources: tasks run in its first slot.
-fn given(resources: Value) -> Request {
-    let label = first_slot(&resources, 0).unwrap_or("task").to_owned();
-    Request { resources, slot: label, tasks: json!({"per_slot": 1}), per_resource: None }
-}
-
-fn first_slot(list: &Value, depth: usize) -> Option<&str> {
-    if depth > 64 {
-        return None;
-    }
-    list.as_array()?.iter().find_map(|vertex| {
-        if vertex.get("type")?.as_str()? == "slot" {
-            return vertex.get("label").and_then(Value::as_str);
-        }
-        first_slot(vertex.get("with")?, depth + 1)
+/// A request from a ready list of resources: tasks run in its first slot, and the version is the
+/// lowest that allows the list.
+fn given(resources: &Value) -> Result<Request, SubmitError> {
+    let list = resources.as_array().cloned().unwrap_or_default();
+    // The command is not part of the request; the builder asks for one.
+    let jobspec = Builder::with_resources(vec!["true".into()], list)?.build()?;
+    let slot = jobspec.tasks().first().map_or("task", |task| task.slot.as_str());
+    Ok(Request {
+        resources: resources.clone(),
+        slot: slot.to_owned(),
+        tasks: json!({"per_slot": 1}),
+        per_resource: None,
+        version: jobspec.version(),
     })
 }
 

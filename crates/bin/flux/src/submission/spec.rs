@@ -1,6 +1,6 @@
 //! Puts a job together: the jobspec (RFC 25) and what goes beside it.
 
-use flux_model::constraint::query;
+use flux_model::{constraint::query, jobspec::Jobspec};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -13,12 +13,19 @@ use super::{
 /// A job, ready to be submitted.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Job {
-    /// The jobspec.
-    pub(crate) jobspec: Value,
+    /// The jobspec, valid by RFC 14.
+    pub(crate) jobspec: Jobspec,
     /// Urgency, 0 to 31.
     pub(crate) urgency: u8,
     /// Bits of the `flags` of a submission.
     pub(crate) flags: u32,
+}
+
+impl Job {
+    /// The jobspec as `--dry-run` prints it.
+    pub(crate) fn text(&self) -> String {
+        Value::Object(self.jobspec.as_object().clone()).to_string()
+    }
 }
 
 /// What a kind of command adds to the common options.
@@ -59,8 +66,9 @@ pub(crate) fn build(
         "resources": request.resources,
         "tasks": [{"command": command, "slot": request.slot, "count": request.tasks}],
         "attributes": whole,
-        "version": 1,
+        "version": request.version,
     });
+    let jobspec = Jobspec::from_value(jobspec)?;
     Ok(Job { jobspec, urgency: options.urgency, flags: options.flags })
 }
 
