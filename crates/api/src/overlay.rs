@@ -16,12 +16,19 @@ bodies! {
         /// Its host name.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub hostname: Option<String>,
+        /// Identity on this link, when it is not `uuid`: a broker that joins again takes a new
+        /// one, so that answers to what it asked before do not meet what it asks now.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub link: Option<String>,
     }
 
     /// What the parent answers.
     pub struct HelloResponse {
         /// Identity of the parent's incarnation.
         pub uuid: String,
+        /// Identity on this link, when it is not `uuid`; see [`Hello::link`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub link: Option<String>,
     }
 
     /// A direct child as its parent sees it.

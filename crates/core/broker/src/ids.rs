@@ -45,8 +45,15 @@ impl Ids {
         z ^ (z >> 31)
     }
 
-    /// A new id for `peer`, in the form of a random UUID.
+    /// A new id for `peer`.
     pub(crate) fn make(&mut self, peer: Peer) -> RouteId {
+        let id = self.fresh();
+        self.peers.insert(id.clone(), peer);
+        id
+    }
+
+    /// A new id, in the form of a random UUID, that stands for nobody yet.
+    pub(crate) fn fresh(&mut self) -> RouteId {
         let (a, b) = (self.random(), self.random());
         let text = format!(
             "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
@@ -56,9 +63,7 @@ impl Ids {
             (b >> 48) & 0x3fff | 0x8000,
             b & 0xffff_ffff_ffff,
         );
-        let id = RouteId::from(text);
-        self.peers.insert(id.clone(), peer);
-        id
+        RouteId::from(text)
     }
 
     pub(crate) fn insert(&mut self, id: RouteId, peer: Peer) {

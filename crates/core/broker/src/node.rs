@@ -205,6 +205,13 @@ impl Node {
     }
 }
 
+impl Drop for Node {
+    /// A broker that dies owes nothing any more.
+    fn drop(&mut self) {
+        self.forget_answers();
+    }
+}
+
 impl Engine for Node {
     fn start(&mut self, clock: Clock) {
         self.clock = clock;

@@ -64,8 +64,11 @@ impl Traffic {
 #[derive(Debug)]
 pub(crate) struct Child {
     pub(crate) link: Option<LinkId>,
-    /// Identity of its incarnation while it is online.
+    /// Its identity on the link while it is online.
     pub(crate) uuid: Option<RouteId>,
+    /// This broker's identity on the link: its uuid the first time, another one each time that
+    /// the child comes back, so that answers from before do not meet requests from now.
+    pub(crate) face: Option<RouteId>,
     pub(crate) status: Status,
     /// Since when it has that status, monotonic microseconds.
     pub(crate) since: u64,
@@ -118,6 +121,7 @@ impl Overlay {
             let child = Child {
                 link: None,
                 uuid: None,
+                face: None,
                 status: Status::Offline,
                 since: 0,
                 error: String::new(),

@@ -7,3 +7,4 @@ mod link;
 mod module;
 mod route;
 mod service;
+mod storm;

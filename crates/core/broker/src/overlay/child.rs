@@ -97,6 +97,11 @@ impl Node {
         let rank = Hello::take(message).map(|hello| hello.rank).ok();
         let result = result.and_then(|(hello, status)| {
             self.supersede(hello.rank);
+            let id = RouteId::from(hello.link.as_deref().unwrap_or(&hello.uuid));
+            if id.as_bytes().is_empty() || self.ids.get(&id).is_some() {
+                let text = format!("identity '{id}' of rank {} is in use", hello.rank);
+                return Err(RpcError::new(Errno::EINVAL, text));
+            }
             let own = self.cfg.version_number();
             if hello.version >> 8 == own >> 8 {
                 return Ok((hello, status));
@@ -126,7 +131,7 @@ impl Node {
         let name = self.child_name(hello.rank);
         let text = format!("accepting connection from {name} status {}", status.name());
         self.log("overlay", Level::Debug, text);
-        let uuid = RouteId::from(hello.uuid.as_str());
+        let uuid = RouteId::from(hello.link.as_deref().unwrap_or(&hello.uuid));
         self.ids.insert(uuid.clone(), Peer::Child(hello.rank));
         self.overlay.links.insert(link, Visitor::Child(hello.rank));
         if let Some(child) = self.overlay.children.get_mut(&hello.rank) {
@@ -136,10 +141,33 @@ impl Node {
             child.torpid = false;
             child.error.clear();
         }
+        let face = self.new_face(hello.rank);
+        let uuid = self.cfg.uuid.to_str_lossy().into_owned();
         let mut response = Message::response_to(message);
-        HelloResponse { uuid: self.cfg.uuid.to_str_lossy().into_owned() }.put(&mut response);
+        HelloResponse { uuid, link: face }.put(&mut response);
         self.out.push_back(Output::Link(link, response));
         self.child_status(hello.rank, status);
+    }
+
+    /// Gives this broker its identity on the link to a child; the text of one that is not its
+    /// uuid.
+    fn new_face(&mut self, rank: u32) -> Option<String> {
+        let child = self.overlay.children.get_mut(&rank)?;
+        match child.face.take() {
+            None => {
+                child.face = Some(self.cfg.uuid.clone());
+                None
+            }
+            Some(former) => {
+                if former != self.cfg.uuid {
+                    self.ids.remove(&former, Peer::Own);
+                }
+                let face = self.ids.make(Peer::Own);
+                let text = face.to_str_lossy().into_owned();
+                child.face = Some(face);
+                Some(text)
+            }
+        }
     }
 
     /// A child says hello that is online already: what was before has ended without a word.
@@ -256,7 +284,8 @@ impl Node {
         match self.overlay.children.get_mut(&rank) {
             Some(child) if child.link.is_some() => {
                 child.traffic.sent.request(&message);
-                message.push_route(self.cfg.uuid.clone());
+                let face = child.face.clone().unwrap_or_else(|| self.cfg.uuid.clone());
+                message.push_route(face);
                 self.send_down(rank, message);
             }
             _ => self.refuse(&message, Errno::EHOSTUNREACH),

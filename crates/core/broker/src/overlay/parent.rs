@@ -28,12 +28,21 @@ pub(crate) enum Uplink {
     Waiting(u64),
     /// Hello was sent.
     Greeting,
-    /// In use; the parent is this incarnation.
-    Joined(RouteId),
+    /// In use.
+    Joined(Joint),
     /// Was in use.
     Lost,
     /// Left in order.
     Left,
+}
+
+/// Who the parent is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Joint {
+    /// Its incarnation.
+    pub(crate) uuid: String,
+    /// Its identity on this link.
+    link: RouteId,
 }
 
 /// The link to the parent.
@@ -42,6 +51,8 @@ pub(crate) struct Parent {
     pub(crate) state: Uplink,
     pub(crate) traffic: Traffic,
     backoff: u64,
+    /// This broker has said hello before.
+    known: bool,
     /// When something was last sent, monotonic microseconds.
     pub(crate) sent: u64,
     /// The status that the parent knows of.
@@ -54,6 +65,7 @@ impl Parent {
             state: if rank == 0 { Uplink::Root } else { Uplink::Idle },
             traffic: Traffic::default(),
             backoff: BACKOFF,
+            known: false,
             sent: 0,
             reported: 0,
         }
@@ -103,7 +115,10 @@ impl Node {
         self.overlay.parent.state = Uplink::Greeting;
         let status = self.overlay.status as u32;
         self.overlay.parent.reported = status;
+        let again = std::mem::replace(&mut self.overlay.parent.known, true);
+        let link = again.then(|| self.ids.fresh().to_str_lossy().into_owned());
         let hello = Hello {
+            link,
             rank: self.cfg.rank,
             version: self.cfg.version_number(),
             uuid: self.cfg.uuid.to_str_lossy().into_owned(),
@@ -186,9 +201,10 @@ impl Node {
         };
         match result {
             Ok(hello) => {
-                let uuid = RouteId::from(hello.uuid.as_str());
-                self.ids.insert(uuid.clone(), Peer::Parent);
-                self.overlay.parent.state = Uplink::Joined(uuid);
+                let link = RouteId::from(hello.link.as_deref().unwrap_or(&hello.uuid));
+                self.ids.insert(link.clone(), Peer::Parent);
+                let joint = Joint { uuid: hello.uuid.clone(), link };
+                self.overlay.parent.state = Uplink::Joined(joint);
                 self.overlay.parent.backoff = BACKOFF;
                 self.events.fresh = true;
                 self.report_status();
@@ -241,8 +257,8 @@ impl Node {
 
     fn end_uplink(&mut self, state: Uplink) {
         let former = std::mem::replace(&mut self.overlay.parent.state, state);
-        if let Uplink::Joined(uuid) = former {
-            self.ids.remove(&uuid, Peer::Parent);
+        if let Uplink::Joined(joint) = former {
+            self.ids.remove(&joint.link, Peer::Parent);
         }
         let (requests, farewells) = self.overlay.parent.traffic.end();
         for request in requests {

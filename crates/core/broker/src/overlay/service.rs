@@ -49,8 +49,8 @@ impl Node {
             }
             Api::Join(call) => match &self.overlay.parent.state {
                 Uplink::Root => self.reply(call.answer, Ok(Joined { uuid: String::new() })),
-                Uplink::Joined(uuid) => {
-                    let uuid = uuid.to_str_lossy().into_owned();
+                Uplink::Joined(joint) => {
+                    let uuid = joint.uuid.clone();
                     self.reply(call.answer, Ok(Joined { uuid }));
                 }
                 _ => {

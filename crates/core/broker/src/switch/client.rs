@@ -90,8 +90,9 @@ impl Node {
                 }
             }
             MsgType::Response => {
-                // A guest may only answer what it was asked.
-                if client.serving.response(&message) || client.cred.is_owner() {
+                // A client may only answer what it was asked; what has no tag nobody remembers.
+                let untold = message.matchtag() == 0 && client.cred.is_owner();
+                if client.serving.response(&message) || untold {
                     self.route_response(message);
                 }
             }

@@ -20,6 +20,10 @@ impl Node {
         let port = Port::new(rank, size, owner, id.clone(), self.ids.random());
         let name = module.name().to_string();
         let services = module.services();
+        // Default methods are found under the module's name, whatever else it serves.
+        if !services.contains(&name.as_str()) && !self.registry.contains_key(&name) {
+            self.registry.insert(name.clone(), peer);
+        }
         self.seats.push(Seat {
             module: Some(module),
             name: name.clone(),
@@ -176,8 +180,9 @@ impl Node {
         let loading = seat.loading.take();
         let text = format!("{name}: {reason}");
         let error = RpcError::new(Errno::EINVAL, text.clone());
-        self.log(&name, Level::Crit, format!("module failed: {reason}"));
+        // First it leaves, lest the log service is told of its own end.
         self.leave_seat(at);
+        self.log(&name, Level::Crit, format!("module failed: {reason}"));
         if let Some(answer) = loading {
             return self.reply(answer, Err(error));
         }
@@ -217,9 +222,14 @@ impl Node {
         seat.module = None;
         let id = seat.id.clone();
         let farewells = seat.disconnects.take();
+        let loading = seat.loading.take();
         self.ids.remove(&id, peer);
         for message in farewells {
             self.route_request(message);
+        }
+        if let Some(answer) = loading {
+            let error = RpcError::new(Errno::ECANCELED, "module was removed before it was up");
+            self.reply(answer, Err(error));
         }
     }
 
@@ -230,6 +240,11 @@ impl Node {
         };
         for answer in std::mem::take(&mut seat.removing) {
             self.reply(answer, Ok(flux_api::Empty));
+        }
+        if self.boot.starting == Some(at) {
+            self.boot.starting = None;
+            let error = RpcError::new(Errno::ECANCELED, "module was removed before it was up");
+            self.boot_failed(&error);
         }
         if self.stop.draining == Some(at) {
             self.stop.draining = None;

@@ -21,6 +21,8 @@ pub(crate) const GUEST: u32 = 1001;
 pub(crate) struct Notes {
     /// Requests that `probe.hold` keeps.
     pub(crate) held: Vec<Message>,
+    /// Answers that `probe.release` sends.
+    pub(crate) late: Vec<Message>,
     /// Disconnects that reached `probe`.
     pub(crate) disconnects: Vec<Message>,
     /// Responses that reached `probe`.
@@ -133,6 +135,7 @@ impl Module for Probe {
                         "userid": message.cred.userid, "rolemask": message.cred.rolemask.0 });
                     port.out.push_back(Out::Send(Message::response_to(&message).with_json(&body)));
                 }
+                "release" => port.out.extend(notes.late.drain(..).map(Out::Send)),
                 "hold" => notes.held.push(message),
                 "stream" => {
                     let item = Message::response_to(&message).with_json(&json!({ "item": 1 }));
