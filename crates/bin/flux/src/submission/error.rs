@@ -13,20 +13,8 @@ pub(crate) enum SubmitError {
     TaskCount,
     #[error("{0} must be an integer >= 1")]
     Count(&'static str),
-    #[error("node count must not be greater than {0} count")]
-    MoreNodesThan(&'static str),
     #[error("--exclusive requires a node count (--nodes)")]
     ExclusiveWithoutNodes,
-    #[error("--gpus-per-node requires a node count (--nodes)")]
-    GpusWithoutNodes,
-    #[error("--{0} requires --nodes or --cores")]
-    PerResourceAlone(&'static str),
-    #[error("--tasks-per-node and --tasks-per-core exclude each other")]
-    BothPerResource,
-    #[error("number of cores must be evenly divisible by node count")]
-    UnevenCores,
-    #[error("Number of slots to allocate must be specified")]
-    NoSlots,
     #[error("--resources-shape and --resources-json exclude each other and node or core counts")]
     MixedShape,
     #[error("--{option}={value}: {problem}")]

