@@ -2,6 +2,7 @@
 //! `[tbon]` for both.
 
 use flux_api::RpcError;
+use flux_id::fsd;
 use flux_proto::{Errno, Message};
 use flux_svc::Level;
 use serde_json::Value;
@@ -17,24 +18,10 @@ const CHECK_MAX: u64 = 5_000_000;
 
 /// Seconds of a duration: a number, or text with a unit (RFC 23).
 fn seconds(value: &Value) -> Option<f64> {
-    if let Some(number) = value.as_f64() {
-        return Some(number).filter(|number| *number >= 0.0);
+    match value.as_str() {
+        Some(text) => fsd::parse(text).ok(),
+        None => value.as_f64().filter(|number| *number >= 0.0),
     }
-    let text = value.as_str()?;
-    let (digits, unit) = match text.find(|c: char| c.is_ascii_alphabetic()) {
-        Some(at) => text.split_at(at),
-        None => (text, "s"),
-    };
-    let scale = match unit {
-        "ms" => 0.001,
-        "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
-        "d" => 86400.0,
-        _ => return None,
-    };
-    let number: f64 = digits.parse().ok()?;
-    (number.is_finite() && number >= 0.0).then_some(number * scale)
 }
 
 fn micros(seconds: f64) -> u64 {
@@ -107,8 +94,8 @@ impl Node {
             let torpid = self.overlay.children.get(&rank).is_some_and(|child| child.torpid);
             let host = self.cfg.host(rank);
             let text = if torpid {
-                let seconds = (silence + 500_000) / 1_000_000;
-                format!("broker on {host} (rank {rank}) has been unresponsive for {seconds}s")
+                let silence = fsd::format_short((silence as f64 / 1e6).round());
+                format!("broker on {host} (rank {rank}) has been unresponsive for {silence}")
             } else {
                 format!("broker on {host} (rank {rank}) is responsive now")
             };

@@ -46,7 +46,7 @@ impl Node {
 
     fn broker_call(&mut self, call: Broker) {
         match call {
-            Broker::StartModules(call) => self.start_modules(call.answer),
+            Broker::StartModules(call) => self.start_modules(call.request.0, call.answer),
             Broker::StopModules(call) => self.stop_modules(call.answer),
             Broker::Exit(call) => {
                 self.exit = Some(call.request.code);
@@ -247,6 +247,19 @@ impl Node {
         }
     }
 
+    /// Takes a configuration, or refuses it and keeps the one it has.
+    pub(crate) fn configure(&mut self, config: Map<String, Value>) -> Result<(), RpcError> {
+        let access = Access::from_config(&config)
+            .map_err(|error| RpcError::new(Errno::EINVAL, error.to_string()))?;
+        let former = std::mem::replace(&mut self.config, config);
+        if let Err(error) = self.configure_overlay() {
+            self.config = former;
+            return Err(error);
+        }
+        self.access = access;
+        Ok(())
+    }
+
     fn owner_method(&mut self, message: &Message) -> Result<Option<Value>, RpcError> {
         match message.method() {
             "debug" => defaults::debug(&mut self.debug, message).map(Some),
@@ -254,15 +267,7 @@ impl Node {
                 let config: Map<String, Value> = message
                     .json()
                     .map_err(|error| RpcError::new(Errno::EPROTO, error.to_string()))?;
-                let access = Access::from_config(&config)
-                    .map_err(|error| RpcError::new(Errno::EINVAL, error.to_string()))?;
-                let former = std::mem::replace(&mut self.config, config);
-                if let Err(error) = self.configure_overlay() {
-                    self.config = former;
-                    return Err(error);
-                }
-                self.access = access;
-                Ok(None)
+                self.configure(config).map(|()| None)
             }
             _ => Ok(None),
         }

@@ -7,6 +7,7 @@ use flux_api::rpc::Answer;
 use flux_api::{Empty, RpcError};
 use flux_proto::Errno;
 use flux_svc::Module;
+use serde_json::{Map, Value};
 
 use crate::node::{Node, Work};
 use crate::switch::seat::Phase;
@@ -34,7 +35,17 @@ pub(crate) struct Stop {
 }
 
 impl Node {
-    pub(crate) fn start_modules(&mut self, answer: Answer<StartModules>) {
+    /// Starts the modules with this configuration; an empty one leaves the former.
+    pub(crate) fn start_modules(
+        &mut self,
+        config: Map<String, Value>,
+        answer: Answer<StartModules>,
+    ) {
+        if !config.is_empty()
+            && let Err(error) = self.configure(config)
+        {
+            return self.reply(answer, Err(error));
+        }
         self.online = true;
         self.boot.answers.push(answer);
         if self.boot.starting.is_none() {

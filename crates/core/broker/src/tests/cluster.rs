@@ -36,6 +36,8 @@ pub(crate) struct Notes {
     pub(crate) posts: Vec<Value>,
     pub(crate) signals: Vec<Value>,
     pub(crate) order: Vec<String>,
+    /// What `probe` was started with.
+    pub(crate) config: Map<String, Value>,
 }
 
 pub(crate) type Shared = Rc<RefCell<Notes>>;
@@ -86,7 +88,11 @@ impl Module for Life {
             // Tests make this module join again, start modules, and so on.
             (MsgType::Request, "state-machine.do") => {
                 let body: Value = message.json().unwrap();
-                port.out.push_back(own(body["topic"].as_str().unwrap(), 9));
+                let mut out = own(body["topic"].as_str().unwrap(), 9);
+                if let (Out::Send(message), Some(body)) = (&mut out, body.get("body")) {
+                    *message = message.clone().with_json(body);
+                }
+                port.out.push_back(out);
             }
             _ => {}
         }
@@ -119,8 +125,9 @@ impl Module for Probe {
     fn services(&self) -> &'static [&'static str] {
         self.services
     }
-    fn start(&mut self, port: &mut Port, _config: &Map<String, Value>) {
+    fn start(&mut self, port: &mut Port, config: &Map<String, Value>) {
         self.notes.borrow_mut().order.push(format!("start {}", self.name));
+        self.notes.borrow_mut().config = config.clone();
         port.out.push_back(if self.broken { Out::Failed("broken".into()) } else { Out::Ready });
     }
     fn deliver(&mut self, port: &mut Port, message: Message) {

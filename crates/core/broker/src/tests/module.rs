@@ -223,6 +223,29 @@ fn policy_and_environment_change_while_running() {
 }
 
 #[test]
+fn modules_start_with_the_configuration_of_the_request() {
+    let maker = |cfg: NodeConfig, notes: &Shared| {
+        let life = Life { notes: notes.clone(), start_modules: false };
+        Node::new(cfg, vec![Box::new(life)], vec![probe(notes, "one", false)])
+    };
+    let mut cluster = Cluster::with("kary:2", 1, Box::new(maker));
+    let client = cluster.client(0, OWNER);
+    let start =
+        |config: serde_json::Value| json!({ "topic": "broker.start-modules", "body": config });
+    let silent = Message::with_no_response;
+    let bad = start(json!({ "access": { "allow-guest-user": 1 } }));
+    cluster.ask_with(client, "state-machine.do", 0, bad, silent);
+    let errno = cluster.notes[0].borrow().started[0].as_ref().unwrap_err().errno;
+    assert_eq!(errno, Errno::EINVAL);
+    assert!(cluster.notes[0].borrow().order.is_empty());
+    let good = start(json!({ "access": { "allow-guest-user": true } }));
+    cluster.ask_with(client, "state-machine.do", 0, good, silent);
+    assert_eq!(cluster.notes[0].borrow().started[1], Ok(()));
+    assert_eq!(cluster.notes[0].borrow().config["access"]["allow-guest-user"], json!(true));
+    assert!(cluster.nodes[0].as_ref().unwrap().admit(GUEST).is_ok());
+}
+
+#[test]
 fn signals_are_for_the_state_machine() {
     let mut cluster = Cluster::new("kary:2", 1);
     cluster.input(0, Input::Signal(15));
