@@ -65,7 +65,8 @@ pub enum Output {
     Link(LinkId, Message),
     /// Close a link after what was sent before.
     CloseLink(LinkId),
-    /// Connect to the parent; answered by `LinkUp` or `LinkDown` of [`LinkId::PARENT`].
+    /// Connect to the parent, in place of any former link; answered by `LinkUp` or `LinkDown` of
+    /// [`LinkId::PARENT`].
     ConnectParent,
     /// Accept clients and children from now on.
     Listen,

@@ -56,8 +56,8 @@ impl Node {
     }
 
     fn overlay_watched(&self) -> bool {
-        self.overlay.parent.is_joined()
-            || self.overlay.children.values().any(|child| child.link.is_some())
+        let [_, full, partial, degraded, ..] = self.overlay.count;
+        self.overlay.parent.is_joined() || full + partial + degraded > 0
     }
 
     pub(crate) fn overlay_deadline(&self) -> Option<u64> {

@@ -7,7 +7,7 @@ use flux_svc::{Level, Module, Out, Port};
 use crate::ids::Peer;
 use crate::node::{Node, Work};
 use crate::switch::seat::{Phase, Seat};
-use crate::track::Disconnects;
+use crate::track::{Disconnects, Tracker};
 
 impl Node {
     /// Gives a module its place; it is not started yet. Its services are known from now on, so
@@ -33,6 +33,7 @@ impl Node {
             builtin,
             spoke: self.clock.mono_us,
             disconnects: Disconnects::default(),
+            serving: Tracker::default(),
             loading: None,
             removing: Vec::new(),
         });
@@ -77,7 +78,8 @@ impl Node {
 
     pub(crate) fn give(&mut self, at: usize, message: Message) {
         if self.seats.get(at).is_none_or(|seat| seat.module.is_none()) {
-            if message.kind == MsgType::Request {
+            // What has a tag was answered when the module left.
+            if message.kind == MsgType::Request && message.matchtag() == 0 {
                 self.no_service(&message);
             }
             return;
@@ -142,7 +144,12 @@ impl Node {
                 seat.disconnects.arm(&message);
                 self.route_request(message);
             }
-            MsgType::Response => self.route_response(message),
+            MsgType::Response => {
+                if let Some(seat) = self.seats.get_mut(at) {
+                    seat.serving.response(&message);
+                }
+                self.route_response(message);
+            }
             MsgType::Event => {
                 self.publish(message);
             }
@@ -223,9 +230,13 @@ impl Node {
         let id = seat.id.clone();
         let farewells = seat.disconnects.take();
         let loading = seat.loading.take();
+        let unanswered = seat.serving.take();
         self.ids.remove(&id, peer);
         for message in farewells {
             self.route_request(message);
+        }
+        for request in unanswered {
+            self.refuse(&request, RpcError::new(Errno::EHOSTUNREACH, "module disconnect"));
         }
         if let Some(answer) = loading {
             let error = RpcError::new(Errno::ECANCELED, "module was removed before it was up");

@@ -22,7 +22,7 @@ enum Way {
     Nowhere,
 }
 
-/// The text of EHOSTUNREACH for a broker that is not online.
+/// The text of EAGAIN of a broker that is not online.
 const OFFLINE: &str = "Upstream Flux broker is offline. Try again later.";
 
 impl Node {
@@ -97,6 +97,9 @@ impl Node {
             Peer::Own => self.serve(message),
             Peer::Module(_) if message.method() == "rusage" => self.rusage(message),
             Peer::Module(seat) => {
+                if let Some(seat) = self.seats.get_mut(seat) {
+                    seat.serving.request(&message);
+                }
                 message.push_route(self.cfg.uuid.clone());
                 self.work.push_back(Work::Deliver(seat, message));
             }

@@ -5,7 +5,7 @@ use flux_api::rpc::Answer;
 use flux_proto::RouteId;
 use flux_svc::{Module, Port};
 
-use crate::track::Disconnects;
+use crate::track::{Disconnects, Tracker};
 
 /// Where a module is in its life; the numbers are those of `module.list`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,6 +28,8 @@ pub(crate) struct Seat {
     /// Monotonic time of its last message in microseconds.
     pub(crate) spoke: u64,
     pub(crate) disconnects: Disconnects,
+    /// Requests that it was given and has not answered.
+    pub(crate) serving: Tracker,
     pub(crate) loading: Option<Answer<ModuleLoad_>>,
     pub(crate) removing: Vec<Answer<ModuleRemove>>,
 }

@@ -94,6 +94,35 @@ fn a_module_that_leaves_is_mourned_by_those_it_asked() {
 }
 
 #[test]
+fn a_module_that_leaves_or_fails_leaves_no_request_open() {
+    for how in ["remove", "fail"] {
+        let mut cluster =
+            Cluster::with("kary:2", 3, Box::new(|cfg, notes| three(cfg, notes, "none")));
+        let client = cluster.client(2, OWNER);
+        let held = cluster.ask(client, "two.hold", 0, json!({}));
+        let stream = cluster.stream(client, "two.stream", 0, json!({}));
+        let done = cluster.ask(client, "two.echo", 0, json!({}));
+        assert_eq!(cluster.answers(client, stream).len(), 1);
+        assert_eq!(cluster.answers(client, done).len(), 1);
+        if how == "fail" {
+            cluster.ask_with(client, "two.fail", 0, json!({}), Message::with_no_response);
+        } else {
+            cluster.call(client, "module.remove", 0, json!({ "name": "two" })).unwrap();
+        }
+        for tag in [held, stream] {
+            let answers = cluster.answers(client, tag);
+            assert_eq!(answers.len(), 1);
+            let error = answers[0].as_ref().unwrap_err();
+            assert_eq!(
+                (error.errno, error.message().as_str()),
+                (Errno::EHOSTUNREACH, "module disconnect")
+            );
+        }
+        assert!(cluster.answers(client, done).is_empty());
+    }
+}
+
+#[test]
 fn before_the_modules_are_up_only_those_who_wait_are_served() {
     let maker = |cfg: NodeConfig, notes: &Shared| {
         let life = Life { notes: notes.clone(), start_modules: false };
