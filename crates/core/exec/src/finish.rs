@@ -1,0 +1,143 @@
+//! From the exit of shells to the release of resources.
+
+use flux_api::kvs::{Commit, CommitRequest, NamespaceRemove, NamespaceRequest, Operation, PRIMARY};
+use flux_id::Idset;
+use flux_proto::Errno;
+use flux_svc::{Cx, Level, Reply, To};
+use serde_json::json;
+
+use crate::job::{Shell, Step};
+use crate::{ExecService, Wait, append, disarm};
+
+impl ExecService {
+    pub(crate) fn shell_exited(&mut self, cx: &mut Cx<'_, Wait>, id: u64, rank: u32, status: i32) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        if matches!(job.shells.get(&rank), Some(Shell::Exited(_)) | None) {
+            return;
+        }
+        if job.shells.get(&rank) == Some(&Shell::Launching) {
+            job.launching -= 1;
+        }
+        let multi = job.shells.len() > 1;
+        if multi && job.barriers == 0 && !job.reported && job.ending.is_none() {
+            let mut one = Idset::new();
+            one.insert(rank);
+            let note = format!("{} terminated before first barrier", job.place(&one));
+            self.exception(cx, id, 0, "exec", &note);
+        }
+        self.count_exit(cx, id, rank, status);
+    }
+
+    /// Counts a shell as exited with a wait status.
+    pub(crate) fn count_exit(&mut self, cx: &mut Cx<'_, Wait>, id: u64, rank: u32, status: i32) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        job.shells.insert(rank, Shell::Exited(status));
+        job.active -= 1;
+        job.status = job.status.max(status);
+        let leader = job.leader() == Some(rank);
+        let active = job.active;
+        if active == 0 {
+            return self.all_exited(cx, id);
+        }
+        if leader && let Some(seconds) = self.settings.shell_exit_timeout {
+            job.straggler = Some(cx.timer((seconds * 1e6) as u64, Wait::Straggle(id)));
+        }
+        self.barrier_failed(cx, id);
+    }
+
+    pub(crate) fn straggling(&mut self, cx: &mut Cx<'_, Wait>, id: u64) {
+        let Some(job) = self.jobs.get(&id) else { return };
+        if job.step > Step::Running {
+            return;
+        }
+        let timeout = flux_id::fsd::format(self.settings.shell_exit_timeout.unwrap_or(0.0));
+        let note = format!(
+            "job shells still active on {} {timeout} after leader shell exit",
+            job.place(&job.active_ranks())
+        );
+        self.exception(cx, id, 0, "exec", &note);
+    }
+
+    fn all_exited(&mut self, cx: &mut Cx<'_, Wait>, id: u64) {
+        self.barrier_failed(cx, id);
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        disarm(cx, &mut job.expiration);
+        disarm(cx, &mut job.killer);
+        disarm(cx, &mut job.straggler);
+        job.step = Step::Ending;
+        let status = job.finish_status();
+        let events = [("complete", json!({ "status": status })), ("done", json!(null))];
+        let request = CommitRequest {
+            namespace: job.namespace(),
+            flags: 0,
+            ops: vec![append(cx, "exec.eventlog", &events)],
+        };
+        cx.call::<Commit>(To::Rank(0), &request, Wait::Last(id));
+        self.respond(cx, id, "finish", json!({ "status": status }));
+    }
+
+    pub(crate) fn last_events(&mut self, cx: &mut Cx<'_, Wait>, id: u64, reply: &Reply) {
+        match reply.decode::<Commit>() {
+            Ok(root) => self.graft(cx, id, &root.rootref),
+            Err(error) if error.errno == Errno::ENOTSUP => self.release(cx, id),
+            Err(error) => {
+                cx.log(Level::Err, format!("job {id}: last events: {error}"));
+                // The disk is full or failing: what the job has stays in its namespace, and the
+                // resources must not wait for the disk.
+                self.release(cx, id);
+            }
+        }
+    }
+
+    /// Makes the namespace's root the job's guest directory.
+    fn graft(&mut self, cx: &mut Cx<'_, Wait>, id: u64, rootref: &str) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        job.step = Step::Grafting;
+        let request = CommitRequest {
+            namespace: PRIMARY.to_string(),
+            flags: 0,
+            ops: vec![Operation {
+                key: format!("{}.guest", job.id.kvs()),
+                flags: 0,
+                dirent: json!({"ver": 1, "type": "dirref", "data": [rootref]}),
+            }],
+        };
+        cx.call::<Commit>(To::Rank(0), &request, Wait::Graft(id));
+    }
+
+    pub(crate) fn grafted(&mut self, cx: &mut Cx<'_, Wait>, id: u64, reply: &Reply) {
+        let Some(job) = self.jobs.get(&id) else { return };
+        match reply.error() {
+            None if job.is_mock() => {}
+            None => {
+                let request = NamespaceRequest { namespace: job.namespace(), flags: 0 };
+                cx.call::<NamespaceRemove>(To::Rank(0), &request, Wait::Removed);
+            }
+            Some(error) => {
+                // The link to the namespace stays, and so does the namespace.
+                cx.log(Level::Err, format!("job {}: guest directory: {error}", job.id.f58()));
+            }
+        }
+        self.release(cx, id);
+    }
+
+    /// The job is over for this service: its resources are free.
+    pub(crate) fn release(&mut self, cx: &mut Cx<'_, Wait>, id: u64) {
+        self.respond(cx, id, "release", json!({"ranks": "all", "final": true}));
+        if let Some(mut job) = self.jobs.remove(&id) {
+            disarm(cx, &mut job.expiration);
+            disarm(cx, &mut job.killer);
+            disarm(cx, &mut job.straggler);
+            job.answer.forget();
+        }
+    }
+
+    /// The job ended before a shell was launched.
+    pub(crate) fn nothing_ran(&mut self, cx: &mut Cx<'_, Wait>, id: u64) {
+        if let Some(job) = self.jobs.get(&id) {
+            let request = NamespaceRequest { namespace: job.namespace(), flags: 0 };
+            cx.call::<NamespaceRemove>(To::Rank(0), &request, Wait::Removed);
+        }
+        self.release(cx, id);
+    }
+}

@@ -1,0 +1,153 @@
+//! One job that is being executed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use flux_api::Answer;
+use flux_api::job::exec::{ShellBarrier_, Start};
+use flux_id::{Idset, JobId};
+use flux_model::resource_set::ResourceSet;
+use flux_svc::{Tag, TimerId};
+use serde_json::Value;
+
+/// How far a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// The namespace is being made.
+    Naming,
+    /// Shells are being launched.
+    Starting,
+    /// Every shell has a process.
+    Running,
+    /// Every shell has exited; the last events are being posted.
+    Ending,
+    /// The namespace is being grafted.
+    Grafting,
+}
+
+/// A shell.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Shell {
+    /// Asked for.
+    Launching,
+    /// Running with this process id.
+    Running(i32),
+    /// Ended with this wait status.
+    Exited(i32),
+}
+
+/// The ending of a job by an exception or a signal from outside.
+#[derive(Debug, Clone, Default)]
+pub struct Ending {
+    /// Wait status that the exception asks for.
+    pub wait_status: Option<i32>,
+    /// Kill signals sent to the tasks.
+    pub kills: u32,
+    /// Signals sent to the shells directly.
+    pub shell_kills: u32,
+    /// Seconds until the next signal to the shells.
+    pub interval: f64,
+}
+
+/// One job.
+#[derive(Debug)]
+pub struct Job {
+    /// Its id.
+    pub id: JobId,
+    /// Its user.
+    pub userid: u32,
+    /// Its resources.
+    pub r: ResourceSet,
+    /// Its jobspec.
+    pub jobspec: Value,
+    /// The manager's request.
+    pub answer: Answer<Start>,
+    /// How far it is.
+    pub step: Step,
+    /// Shells by broker rank.
+    pub shells: BTreeMap<u32, Shell>,
+    /// Tags of the shells' exec requests.
+    pub tags: BTreeMap<Tag, u32>,
+    /// Shells that have no process yet.
+    pub launching: usize,
+    /// Shells that have not exited.
+    pub active: usize,
+    /// Shells that wait at the barrier.
+    pub barrier: BTreeMap<u32, Answer<ShellBarrier_>>,
+    /// Barriers that every shell has passed.
+    pub barriers: u32,
+    /// Highest wait status so far.
+    pub status: i32,
+    /// Broker ranks whose shell the job cannot lose; `None`: any.
+    pub critical: Option<BTreeSet<u32>>,
+    /// Set when the job shall end early.
+    pub ending: Option<Ending>,
+    /// Time limit.
+    pub expiration: Option<TimerId>,
+    /// Kill escalation.
+    pub killer: Option<TimerId>,
+    /// Wait for shells that outlive the leader.
+    pub straggler: Option<TimerId>,
+    /// Commits of the first events that are not answered yet.
+    pub commits: u32,
+    /// An error that will be raised has been reported.
+    pub reported: bool,
+}
+
+impl Job {
+    /// Name of the guest namespace.
+    #[must_use]
+    pub fn namespace(&self) -> String {
+        format!("job-{}", self.id.dec())
+    }
+
+    /// Whether no process is run for it.
+    #[must_use]
+    pub fn is_mock(&self) -> bool {
+        self.jobspec.pointer("/attributes/system/exec/test").is_some()
+    }
+
+    /// Ranks of shells that have not exited.
+    #[must_use]
+    pub fn active_ranks(&self) -> Idset {
+        self.shells
+            .iter()
+            .filter(|(_, shell)| !matches!(shell, Shell::Exited(_)))
+            .map(|(rank, _)| *rank)
+            .collect()
+    }
+
+    /// The rank of the leader shell: the first of R.
+    #[must_use]
+    pub fn leader(&self) -> Option<u32> {
+        self.shells.first_key_value().map(|(rank, _)| *rank)
+    }
+
+    /// `HOST (rank N)`, or `HOSTS (rank[s] IDS)` for several.
+    #[must_use]
+    pub fn place(&self, ranks: &Idset) -> String {
+        let hosts: Vec<&str> = ranks.ids().filter_map(|rank| self.r.host(rank)).collect();
+        let word = if ranks.len() > 1 { "ranks" } else { "rank" };
+        let hosts = flux_id::Hostlist::from_hosts(hosts).map(|list| list.to_string());
+        format!("{} ({word} {ranks})", hosts.unwrap_or_else(|_| "unknown".to_string()))
+    }
+
+    /// Whether losing this shell ends the job.
+    #[must_use]
+    pub fn is_critical(&self, rank: u32) -> bool {
+        self.critical.as_ref().is_none_or(|critical| critical.contains(&rank))
+    }
+
+    /// The wait status that the manager is told: the highest of the shells, or what the
+    /// exception asks for, and never 0 after an exception.
+    #[must_use]
+    pub fn finish_status(&self) -> i32 {
+        match &self.ending {
+            None => self.status,
+            Some(Ending { wait_status: Some(status), .. }) => {
+                let signal = status & 0x7f;
+                if signal == 0 { *status } else { (128 + signal) << 8 }
+            }
+            Some(_) => self.status.max(1 << 8),
+        }
+    }
+}

@@ -1,0 +1,471 @@
+//! `job-exec`: starts the shells of a job, one on each rank of its R, and watches them to the end
+//! (RFC 32, RFC 50).
+//!
+//! | step | what happens | answered to the manager |
+//! |---|---|---|
+//! | naming | the guest namespace is made | |
+//! | starting | `init`, `starting` are posted, `guest` links to the namespace, shells are launched | |
+//! | running | every shell has a process | `start` |
+//! | ending | the last shell has exited; `complete`, `done` | `finish` |
+//! | grafting | the namespace becomes the job's `guest` directory | `release` |
+//!
+//! Read first: [`ExecService`], [`job::Job`]. Must never: decide about jobs (the manager does) or
+//! touch a process (the `rexec` driver does).
+
+mod finish;
+pub mod job;
+mod kill;
+mod launch;
+mod mock;
+pub mod settings;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use flux_api::body::AnyObject;
+use flux_api::job::exec::{
+    CriticalRanks, Exec, ShellBarrier, ShellBarrier_, Start, StartRequest, StartResponse,
+};
+use flux_api::job::manager::{ExecHello, ExecHello_};
+use flux_api::kvs::{APPEND, Operation};
+use flux_api::sched::JobExpiration;
+use flux_api::{Answer, Empty, RpcError};
+use flux_id::{Idset, JobId};
+use flux_model::eventlog::Event;
+use flux_model::resource_set::ResourceSet;
+use flux_model::treeobj::Treeobj;
+use flux_proto::{Cred, Errno, Message, Rolemask};
+use flux_svc::{Cx, Level, Reply, Service, TimerId, To};
+use serde_json::{Map, Value, json};
+
+use crate::job::{Ending, Job, Shell, Step};
+use crate::settings::Settings;
+
+/// What the service waits for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Wait {
+    /// The manager to know this service.
+    Hello,
+    /// Time to say hello again.
+    HelloAgain,
+    /// A namespace to be made.
+    Namespace(u64),
+    /// First events or the link to be on disk.
+    First(u64),
+    /// A shell's process.
+    Shell(u64, u32),
+    /// Word on a signal.
+    Signal,
+    /// The time limit.
+    Expired(u64),
+    /// The next kill signal.
+    Kill(u64),
+    /// Shells that outlive the leader.
+    Straggle(u64),
+    /// Shells that do not reach the barrier.
+    BarrierLate(u64),
+    /// Last events to be on disk.
+    Last(u64),
+    /// The guest directory to be on disk.
+    Graft(u64),
+    /// The namespace to be gone.
+    Removed,
+    /// A rank to be drained.
+    Drained,
+    /// Word on an exception for a shell.
+    Told,
+    /// A mock job's end.
+    Mock(u64),
+}
+
+/// The `job-exec` service.
+#[derive(Debug)]
+pub struct ExecService {
+    base: Settings,
+    settings: Settings,
+    jobs: BTreeMap<u64, Job>,
+}
+
+/// One event as an append to an eventlog.
+fn append(cx: &Cx<'_, Wait>, key: &str, events: &[(&str, Value)]) -> Operation {
+    let mut text = String::new();
+    for (name, context) in events {
+        let mut event = Event::new(cx.wall(), *name);
+        if let Value::Object(context) = context {
+            event = event.with_context(context.clone());
+        }
+        text.push_str(&event.encode());
+    }
+    Operation {
+        key: key.to_string(),
+        flags: APPEND,
+        dirent: Treeobj::val(text.into_bytes()).to_value(),
+    }
+}
+
+impl ExecService {
+    /// A service that starts shells with these defaults, which `[exec]` may change.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self { base: settings.clone(), settings, jobs: BTreeMap::new() }
+    }
+
+    fn hello(cx: &mut Cx<'_, Wait>) {
+        let request = ExecHello { service: "job-exec".to_string() };
+        cx.call::<ExecHello_>(To::Rank(0), &request, Wait::Hello);
+    }
+
+    fn respond(&self, cx: &mut Cx<'_, Wait>, id: u64, kind: &str, data: Value) {
+        if let Some(job) = self.jobs.get(&id) {
+            job.answer.item(cx, &StartResponse { id, kind: kind.to_string(), data });
+        }
+    }
+
+    /// Tells the manager of an exception; it raises it and the event comes back to us.
+    fn exception(&mut self, cx: &mut Cx<'_, Wait>, id: u64, severity: i32, kind: &str, note: &str) {
+        if let Some(job) = self.jobs.get_mut(&id) {
+            if severity == 0 {
+                job.reported = true;
+            }
+            let userid = job.userid;
+            let data = json!({
+                "severity": severity, "type": kind, "note": note, "userid": userid,
+            });
+            self.respond(cx, id, "exception", data);
+        }
+    }
+
+    fn begin(&mut self, cx: &mut Cx<'_, Wait>, request: StartRequest, answer: Answer<Start>) {
+        let id = request.id;
+        let refuse = |cx: &mut Cx<'_, Wait>, answer: Answer<Start>, note: String| {
+            let data =
+                json!({"severity": 0, "type": "exec", "note": note, "userid": request.userid});
+            answer.item(cx, &StartResponse { id, kind: "exception".into(), data });
+            let data = json!({"ranks": "all", "final": true});
+            answer.item(cx, &StartResponse { id, kind: "release".into(), data });
+            answer.forget();
+        };
+        if self.jobs.contains_key(&id) {
+            return refuse(cx, answer, "the job has been started already".to_string());
+        }
+        let r = match ResourceSet::from_value(&request.r) {
+            Ok(r) => r,
+            Err(error) => return refuse(cx, answer, format!("R: {error}")),
+        };
+        if request.reattach {
+            let note = "reattach to running job is not implemented: Function not implemented";
+            return refuse(cx, answer, note.to_string());
+        }
+        if request.userid != cx.owner() {
+            let note = "jobs of other users need a privileged launcher, which is not configured";
+            return refuse(cx, answer, note.to_string());
+        }
+        let shells =
+            r.ranks().ids().map(|rank| (rank, Shell::Launching)).collect::<BTreeMap<_, _>>();
+        let count = shells.len();
+        let job = Job {
+            id: JobId(id),
+            userid: request.userid,
+            r,
+            jobspec: request.jobspec,
+            answer,
+            step: Step::Naming,
+            shells,
+            tags: BTreeMap::new(),
+            launching: count,
+            active: count,
+            barrier: BTreeMap::new(),
+            barriers: 0,
+            status: 0,
+            critical: None,
+            ending: None,
+            expiration: None,
+            killer: None,
+            straggler: None,
+            commits: 0,
+            reported: false,
+        };
+        self.jobs.insert(id, job);
+        if self.begin_mock(cx, id) {
+            return;
+        }
+        self.make_namespace(cx, id);
+    }
+
+    fn barrier(
+        &mut self,
+        cx: &mut Cx<'_, Wait>,
+        request: &ShellBarrier,
+        answer: Answer<ShellBarrier_>,
+    ) {
+        let Some(job) = self.jobs.get_mut(&request.id) else {
+            return answer.err(cx, RpcError::new(Errno::ENOENT, "job not found"));
+        };
+        if let Err(error) = own(answer.cred(), job.userid) {
+            return answer.err(cx, error);
+        }
+        if !job.shells.contains_key(&request.rank) {
+            let text = format!("rank {} runs no shell of this job", request.rank);
+            return answer.err(cx, RpcError::new(Errno::EINVAL, text));
+        }
+        if job.active < job.shells.len() {
+            // A shell has exited: nobody will complete this barrier.
+            return answer.err(cx, Errno::EIO);
+        }
+        job.barrier.insert(request.rank, answer);
+        if job.barrier.len() == job.shells.len() {
+            job.barriers += 1;
+            for (_, answer) in std::mem::take(&mut job.barrier) {
+                answer.ok(cx, &Empty);
+            }
+        }
+    }
+
+    fn barrier_failed(&mut self, cx: &mut Cx<'_, Wait>, id: u64) {
+        if let Some(job) = self.jobs.get_mut(&id) {
+            for (_, answer) in std::mem::take(&mut job.barrier) {
+                answer.err(cx, Errno::EIO);
+            }
+        }
+    }
+
+    fn barrier_late(&mut self, cx: &mut Cx<'_, Wait>, id: u64) {
+        let Some(job) = self.jobs.get(&id) else { return };
+        if job.step > Step::Running || job.barriers > 0 || job.shells.len() < 2 {
+            return;
+        }
+        let missing: Idset =
+            job.shells.keys().filter(|rank| !job.barrier.contains_key(rank)).copied().collect();
+        let total = job.shells.len();
+        let note = format!(
+            "start barrier timeout waiting for {}/{total} nodes {}",
+            missing.len(),
+            job.place(&missing)
+        );
+        let reason = format!("job {} start timeout: possible node hang", job.id.f58());
+        self.drain(cx, &missing, reason);
+        self.exception(cx, id, 0, "exec", &note);
+    }
+
+    fn set_critical(&mut self, request: &CriticalRanks, cred: Cred) -> Result<Empty, RpcError> {
+        let job = self
+            .jobs
+            .get_mut(&request.id)
+            .ok_or_else(|| RpcError::new(Errno::ENOENT, "job not found"))?;
+        own(cred, job.userid)?;
+        let indices: Idset = request
+            .ranks
+            .parse()
+            .map_err(|error| RpcError::new(Errno::EPROTO, format!("ranks: {error}")))?;
+        let critical = job
+            .shells
+            .keys()
+            .enumerate()
+            .filter(|(at, _)| u32::try_from(*at).is_ok_and(|at| indices.contains(at)))
+            .map(|(_, rank)| *rank)
+            .collect::<BTreeSet<_>>();
+        job.critical = Some(critical);
+        Ok(Empty)
+    }
+
+    fn set_expiration(&mut self, cx: &mut Cx<'_, Wait>, id: u64, expiration: f64) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        if let Some(timer) = job.expiration.take() {
+            cx.cancel_timer(timer);
+        }
+        job.r.expiration = expiration;
+        if expiration > 0.0 && job.step <= Step::Running {
+            let left = (expiration - cx.wall()).max(0.0);
+            job.expiration = Some(cx.timer((left * 1e6) as u64, Wait::Expired(id)));
+        }
+    }
+}
+
+/// A job's data is for its user and the owner.
+fn own(cred: Cred, userid: u32) -> Result<(), RpcError> {
+    if cred.rolemask.contains(Rolemask::OWNER) || cred.userid == userid {
+        return Ok(());
+    }
+    Err(RpcError::new(Errno::EPERM, "the job belongs to another user"))
+}
+
+/// Disarms a timer that may be armed.
+fn disarm(cx: &mut Cx<'_, Wait>, timer: &mut Option<TimerId>) {
+    if let Some(timer) = timer.take() {
+        cx.cancel_timer(timer);
+    }
+}
+
+impl Service for ExecService {
+    type Api = Exec;
+    type Wait = Wait;
+
+    fn start(&mut self, cx: &mut Cx<'_, Wait>) {
+        cx.subscribe("job-exception");
+        Self::hello(cx);
+        cx.ready();
+    }
+
+    fn on_call(&mut self, cx: &mut Cx<'_, Wait>, call: Exec) {
+        match call {
+            Exec::Start(call) => self.begin(cx, call.request, call.answer),
+            Exec::Expiration(call) => {
+                let JobExpiration { id, expiration } = call.request;
+                if self.jobs.contains_key(&id) {
+                    self.set_expiration(cx, id, expiration);
+                    call.answer.ok(cx, &Empty);
+                } else {
+                    call.answer.err(cx, RpcError::new(Errno::ENOENT, "job not found"));
+                }
+            }
+            Exec::CriticalRanks_(call) => {
+                let result = self.set_critical(&call.request, call.answer.cred());
+                call.answer.respond(cx, result);
+            }
+            Exec::ShellBarrier_(call) => self.barrier(cx, &call.request, call.answer),
+            Exec::Stats(call) => {
+                let stats = self.describe();
+                call.answer.ok(cx, &stats);
+            }
+        }
+    }
+
+    fn on_reply(&mut self, cx: &mut Cx<'_, Wait>, wait: Wait, reply: Reply) {
+        match wait {
+            Wait::Hello => {
+                if let Some(error) = reply.error() {
+                    cx.log(Level::Debug, format!("job-manager.exec-hello: {error}"));
+                    cx.timer(10_000, Wait::HelloAgain);
+                }
+            }
+            Wait::Namespace(id) => self.named(cx, id, &reply),
+            Wait::First(id) => self.first_events(cx, id, &reply),
+            Wait::Shell(id, rank) => self.shell_reply(cx, id, rank, &reply),
+            Wait::Last(id) => self.last_events(cx, id, &reply),
+            Wait::Graft(id) => self.grafted(cx, id, &reply),
+            Wait::Drained => {
+                if let Some(error) = reply.error() {
+                    cx.log(Level::Err, format!("resource.drain: {error}"));
+                }
+            }
+            Wait::HelloAgain
+            | Wait::Signal
+            | Wait::Expired(_)
+            | Wait::Kill(_)
+            | Wait::Straggle(_)
+            | Wait::BarrierLate(_)
+            | Wait::Removed
+            | Wait::Told
+            | Wait::Mock(_) => {}
+        }
+    }
+
+    fn on_timer(&mut self, cx: &mut Cx<'_, Wait>, wait: Wait) {
+        match wait {
+            Wait::HelloAgain => Self::hello(cx),
+            Wait::Expired(id) => self.expired(cx, id),
+            Wait::Kill(id) => self.kill_again(cx, id),
+            Wait::Straggle(id) => self.straggling(cx, id),
+            Wait::BarrierLate(id) => self.barrier_late(cx, id),
+            Wait::Mock(id) => self.mock_ended(cx, id, 0),
+            _ => {}
+        }
+    }
+
+    fn on_event(&mut self, cx: &mut Cx<'_, Wait>, event: &Message) {
+        #[derive(Debug)]
+        struct Raised {
+            id: u64,
+            severity: i64,
+            wait_status: Option<i32>,
+        }
+        let Ok(body) = event.json::<Value>() else { return };
+        let raised = (|| {
+            Some(Raised {
+                id: body.get("id")?.as_u64()?,
+                severity: body.get("severity")?.as_i64()?,
+                wait_status: body
+                    .get("wait_status")
+                    .and_then(Value::as_i64)
+                    .and_then(|status| i32::try_from(status).ok()),
+            })
+        })();
+        if let Some(raised) = raised
+            && raised.severity == 0
+            && self.jobs.contains_key(&raised.id)
+        {
+            self.end_early(cx, raised.id, raised.wait_status);
+        }
+    }
+
+    fn on_config(
+        &mut self,
+        _cx: &mut Cx<'_, Wait>,
+        config: &Map<String, Value>,
+    ) -> Result<(), RpcError> {
+        self.settings =
+            self.base.with_config(config).map_err(|text| RpcError::new(Errno::EINVAL, text))?;
+        Ok(())
+    }
+
+    fn on_disconnect(&mut self, _cx: &mut Cx<'_, Wait>, message: &Message) {
+        for job in self.jobs.values_mut() {
+            let gone: Vec<u32> = job
+                .barrier
+                .iter()
+                .filter(|(_, answer)| answer.same_sender(message))
+                .map(|(rank, _)| *rank)
+                .collect();
+            for rank in gone {
+                if let Some(answer) = job.barrier.remove(&rank) {
+                    answer.forget();
+                }
+            }
+        }
+    }
+}
+
+impl ExecService {
+    fn describe(&self) -> AnyObject {
+        let settings = &self.settings;
+        let mut jobs = Map::new();
+        for job in self.jobs.values() {
+            let entry = json!({
+                "implementation": "bulk-exec",
+                "step": format!("{:?}", job.step),
+                "active_ranks": job.active_ranks().to_string(),
+                "ending": job.ending.is_some(),
+            });
+            jobs.insert(job.id.f58plain(), entry);
+        }
+        let stats = json!({
+            "method": "bulk-exec",
+            "kill-timeout": settings.kill_timeout,
+            "term-signal": settings.term_signal,
+            "kill-signal": settings.kill_signal,
+            "max-kill-count": settings.max_kill_count,
+            "jobs": jobs,
+        });
+        match stats {
+            Value::Object(stats) => AnyObject(stats),
+            _ => AnyObject::default(),
+        }
+    }
+
+    fn drain(&self, cx: &mut Cx<'_, Wait>, ranks: &Idset, reason: String) {
+        use flux_api::resource::{Drain, DrainRequest};
+        let request = DrainRequest {
+            targets: ranks.to_string(),
+            reason: Some(reason),
+            mode: Some("update".to_string()),
+        };
+        cx.call::<Drain>(To::Rank(0), &request, Wait::Drained);
+    }
+}
+
+/// A job's own state when it shall end early.
+fn ending(settings: &Settings, wait_status: Option<i32>) -> Ending {
+    Ending { wait_status, interval: settings.kill_timeout, ..Ending::default() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,138 @@
+//! `[exec]`: how jobs are started and ended.
+
+use flux_id::fsd;
+use serde_json::{Map, Value};
+
+/// Settings of the service.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Program and first arguments of the job shell; the job id follows.
+    pub shell: Vec<String>,
+    /// Seconds between kill signals.
+    pub kill_timeout: f64,
+    /// First signal to a job that shall end.
+    pub term_signal: i32,
+    /// Signal that follows, again and again.
+    pub kill_signal: i32,
+    /// Signals to shells before the ranks are given up and drained.
+    pub max_kill_count: u32,
+    /// Seconds that shells may take to reach the first barrier; `None`: for ever.
+    pub barrier_timeout: Option<f64>,
+    /// Seconds that shells may outlive the leader; `None`: for ever.
+    pub shell_exit_timeout: Option<f64>,
+}
+
+impl Settings {
+    /// Defaults with this job shell.
+    #[must_use]
+    pub fn new(shell: Vec<String>) -> Self {
+        Self {
+            shell,
+            kill_timeout: 5.0,
+            term_signal: 15,
+            kill_signal: 9,
+            max_kill_count: 8,
+            barrier_timeout: Some(1800.0),
+            shell_exit_timeout: Some(30.0),
+        }
+    }
+
+    /// Takes `[exec]` over defaults.
+    ///
+    /// # Errors
+    /// The sentence to show: an unknown key, or a value of the wrong type.
+    pub fn with_config(&self, config: &Map<String, Value>) -> Result<Self, String> {
+        let mut next = self.clone();
+        let table = match config.get("exec") {
+            None => return Ok(next),
+            Some(Value::Object(table)) => table,
+            Some(_) => return Err("exec: must be a table".to_string()),
+        };
+        for (key, value) in table {
+            match key.as_str() {
+                "job-shell" => {
+                    let path = value.as_str().ok_or("exec.job-shell: must be a path")?;
+                    next.shell = vec![path.to_string()];
+                }
+                "kill-timeout" => {
+                    next.kill_timeout = duration(key, value)?
+                        .filter(|seconds| *seconds > 0.0)
+                        .ok_or("exec.kill-timeout: must be greater than 0")?;
+                }
+                "term-signal" => next.term_signal = signal(key, value)?,
+                "kill-signal" => next.kill_signal = signal(key, value)?,
+                "max-kill-count" => {
+                    next.max_kill_count = value
+                        .as_u64()
+                        .and_then(|count| u32::try_from(count).ok())
+                        .ok_or("exec.max-kill-count: must be a number")?;
+                }
+                "barrier-timeout" => next.barrier_timeout = duration(key, value)?,
+                "shell-exit-timeout" => next.shell_exit_timeout = duration(key, value)?,
+                "method" if value.as_str() == Some("bulk-exec") => {}
+                "service" if value.as_str() == Some("rexec") => {}
+                "imp" => {
+                    return Err("exec.imp: jobs of other users are not supported by this release"
+                        .to_string());
+                }
+                _ => return Err(format!("exec.{key}: not supported")),
+            }
+        }
+        Ok(next)
+    }
+}
+
+fn duration(key: &str, value: &Value) -> Result<Option<f64>, String> {
+    match value {
+        Value::String(text) if matches!(text.as_str(), "none" | "inf" | "infinity") => Ok(None),
+        Value::String(text) => fsd::parse(text)
+            .map(Some)
+            .map_err(|_| format!("exec.{key}: '{text}' is not a duration")),
+        other => other
+            .as_f64()
+            .filter(|seconds| *seconds >= 0.0)
+            .map(Some)
+            .ok_or_else(|| format!("exec.{key}: must be a duration")),
+    }
+}
+
+fn signal(key: &str, value: &Value) -> Result<i32, String> {
+    const NAMES: [(&str, i32); 8] = [
+        ("HUP", 1),
+        ("INT", 2),
+        ("QUIT", 3),
+        ("KILL", 9),
+        ("USR1", 10),
+        ("USR2", 12),
+        ("ALRM", 14),
+        ("TERM", 15),
+    ];
+    let named = value.as_str().and_then(|text| {
+        let text = text.trim_start_matches("SIG");
+        NAMES.iter().find(|(name, _)| *name == text).map(|(_, number)| *number)
+    });
+    let number = value.as_i64().and_then(|number| i32::try_from(number).ok());
+    named
+        .or_else(|| number.filter(|number| (1..=64).contains(number)))
+        .ok_or_else(|| format!("exec.{key}: must be a signal"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_read_and_unknown_ones_named() {
+        let base = Settings::new(vec!["flux".into(), "shell".into()]);
+        let config = json!({"exec": {"kill-timeout": "1s", "term-signal": "SIGINT", "barrier-timeout": "none"}});
+        let next = base.with_config(config.as_object().unwrap()).unwrap();
+        assert_eq!((next.kill_timeout, next.term_signal, next.barrier_timeout), (1.0, 2, None));
+        let config = json!({"exec": {"x": 1}});
+        assert_eq!(
+            base.with_config(config.as_object().unwrap()).unwrap_err(),
+            "exec.x: not supported"
+        );
+    }
+}

@@ -1,0 +1,185 @@
+//! Execution, by transcript.
+
+use flux_svc::Rig;
+
+use super::*;
+
+const ID: u64 = 0x0001_0000;
+
+fn r(ranks: &str, hosts: &str) -> Value {
+    json!({"version": 1, "execution": {
+        "R_lite": [{"rank": ranks, "children": {"core": "0"}}],
+        "starttime": 0.0, "expiration": 0.0, "nodelist": [hosts]}})
+}
+
+fn rig() -> Rig<ExecService> {
+    let settings = Settings::new(vec!["flux".into(), "shell".into()]);
+    let mut rig = Rig::new(ExecService::new(settings));
+    let hello = rig.expect("job-manager.exec-hello");
+    rig.reply(&hello, Value::Null);
+    rig
+}
+
+fn start(rig: &mut Rig<ExecService>, ranks: &str, hosts: &str, system: Value) -> u32 {
+    let jobspec = json!({"attributes": {"system": system}});
+    let body = json!({"id": ID, "userid": 1000, "jobspec": jobspec, "reattach": false, "R": r(ranks, hosts)});
+    rig.request("job-exec.start", body)
+}
+
+/// Brings a job to the point where its shells are asked for.
+fn launched(rig: &mut Rig<ExecService>, shells: usize) -> Vec<Message> {
+    let namespace = rig.expect("kvs.namespace-create");
+    rig.reply(&namespace, Value::Null);
+    for _ in 0..2 {
+        let commit = rig.expect("kvs.commit");
+        rig.reply(&commit, json!({"rootref": "sha1-0", "rootseq": 1}));
+    }
+    (0..shells).map(|_| rig.expect("rexec.exec")).collect()
+}
+
+fn finish(rig: &mut Rig<ExecService>, tag: u32, status: i32) {
+    let last = rig.expect("kvs.commit");
+    assert_eq!(rig.response(tag).unwrap()["data"]["status"], json!(status));
+    rig.reply(&last, json!({"rootref": "sha1-1", "rootseq": 2}));
+    let graft = rig.expect("kvs.commit");
+    let body = graft.json::<CommitView>().unwrap();
+    assert_eq!(body.ops[0].dirent["data"], json!(["sha1-1"]));
+    rig.reply(&graft, json!({"rootref": "sha1-2", "rootseq": 3}));
+    let remove = rig.expect("kvs.namespace-remove");
+    rig.reply(&remove, Value::Null);
+    assert_eq!(rig.response(tag).unwrap()["type"], json!("release"));
+}
+
+type CommitView = flux_api::kvs::CommitRequest;
+
+#[test]
+fn a_job_runs_to_its_end() {
+    let mut rig = rig();
+    let tag = start(&mut rig, "0", "a", json!({}));
+    let shell = launched(&mut rig, 1).remove(0);
+    rig.reply(&shell, json!({"type": "started", "pid": 9}));
+    assert_eq!(rig.response(tag).unwrap()["type"], json!("start"));
+    rig.reply(&shell, json!({"type": "finished", "status": 256}));
+    rig.fail(&shell, Errno::ENODATA);
+    finish(&mut rig, tag, 256);
+    rig.finish();
+}
+
+#[test]
+fn a_cancel_terminates_then_kills() {
+    let mut rig = rig();
+    let tag = start(&mut rig, "0", "a", json!({}));
+    let shell = launched(&mut rig, 1).remove(0);
+    rig.reply(&shell, json!({"type": "started", "pid": 9}));
+    rig.response(tag).unwrap();
+    rig.event("job-exception", json!({"id": ID, "type": "cancel", "severity": 0}));
+    let term = rig.expect("rexec.kill");
+    assert_eq!(term.json::<Value>().unwrap(), json!({"pid": 9, "signum": 15}));
+    rig.reply(&term, Value::Null);
+    rig.advance(5_000_000);
+    let kill = rig.expect("job-manager.kill");
+    rig.reply(&kill, Value::Null);
+    rig.reply(&shell, json!({"type": "finished", "status": 143 << 8}));
+    rig.fail(&shell, Errno::ENODATA);
+    finish(&mut rig, tag, 143 << 8);
+    assert!(!rig.has_timer());
+    rig.finish();
+}
+
+#[test]
+fn a_barrier_waits_for_all_shells_and_fails_with_one() {
+    let mut rig = rig();
+    let tag = start(&mut rig, "0-1", "a[0-1]", json!({}));
+    let shells = launched(&mut rig, 2);
+    for shell in &shells {
+        rig.reply(shell, json!({"type": "started", "pid": 9}));
+    }
+    assert_eq!(rig.response(tag).unwrap()["type"], json!("start"));
+    let first = rig.request("job-exec.shell-barrier", json!({"id": ID, "rank": 0}));
+    assert!(rig.try_response(first).is_none());
+    let second = rig.request("job-exec.shell-barrier", json!({"id": ID, "rank": 1}));
+    assert!(rig.response(first).is_ok() && rig.response(second).is_ok());
+    let third = rig.request("job-exec.shell-barrier", json!({"id": ID, "rank": 0}));
+    rig.reply(&shells[1], json!({"type": "finished", "status": 256}));
+    assert_eq!(rig.response(third).unwrap_err().errno, Errno::EIO);
+    rig.reply(&shells[0], json!({"type": "finished", "status": 0}));
+    for shell in &shells {
+        rig.fail(shell, Errno::ENODATA);
+    }
+    finish(&mut rig, tag, 256);
+    rig.finish();
+}
+
+#[test]
+fn a_lost_node_ends_the_job_with_that_reason() {
+    let mut rig = rig();
+    let tag = start(&mut rig, "0-1", "a[0-1]", json!({}));
+    let shells = launched(&mut rig, 2);
+    for shell in &shells {
+        rig.reply(shell, json!({"type": "started", "pid": 9}));
+    }
+    rig.response(tag).unwrap();
+    rig.fail(&shells[1], Errno::EHOSTUNREACH);
+    let exception = rig.response(tag).unwrap();
+    assert_eq!(exception["data"]["type"], json!("node-failure"));
+    assert_eq!(exception["data"]["note"], json!("node failure on a1 (rank 1)"));
+    rig.event("job-exception", json!({"id": ID, "type": "node-failure", "severity": 0}));
+    let term = rig.expect("rexec.kill");
+    rig.reply(&term, Value::Null);
+    rig.reply(&shells[0], json!({"type": "finished", "status": 143 << 8}));
+    rig.fail(&shells[0], Errno::ENODATA);
+    finish(&mut rig, tag, 143 << 8);
+    rig.finish();
+}
+
+#[test]
+fn a_time_limit_is_an_exception_of_its_own() {
+    let mut rig = rig();
+    let mut r = r("0", "a");
+    r["execution"]["expiration"] = json!(1_700_000_010.0);
+    let body = json!({"id": ID, "userid": 1000, "jobspec": {}, "reattach": false, "R": r});
+    let tag = rig.request("job-exec.start", body);
+    let shell = launched(&mut rig, 1).remove(0);
+    rig.reply(&shell, json!({"type": "started", "pid": 9}));
+    rig.response(tag).unwrap();
+    rig.advance(10_000_000);
+    let alarm = rig.expect("rexec.kill");
+    assert_eq!(alarm.json::<Value>().unwrap()["signum"], json!(14));
+    rig.reply(&alarm, Value::Null);
+    assert_eq!(rig.response(tag).unwrap()["data"]["type"], json!("timeout"));
+    rig.reply(&shell, json!({"type": "finished", "status": 142 << 8}));
+    rig.fail(&shell, Errno::ENODATA);
+    finish(&mut rig, tag, 142 << 8);
+    rig.finish();
+}
+
+#[test]
+fn a_shell_that_cannot_be_launched_is_an_exception() {
+    let mut rig = rig();
+    let tag = start(&mut rig, "0", "a", json!({}));
+    let shell = launched(&mut rig, 1).remove(0);
+    rig.fail(&shell, RpcError::new(Errno::ENOENT, "error launching process: flux: No such file"));
+    let exception = rig.response(tag).unwrap();
+    assert!(
+        exception["data"]["note"]
+            .as_str()
+            .unwrap()
+            .starts_with("job shell exec error on broker a (rank 0)")
+    );
+    finish(&mut rig, tag, 126 << 8);
+    rig.finish();
+}
+
+#[test]
+fn a_mock_job_takes_one_commit() {
+    let mut rig = rig();
+    let tag = start(&mut rig, "0", "a", json!({"exec": {"test": {"run_duration": "0s"}}}));
+    assert_eq!(rig.response(tag).unwrap()["type"], json!("start"));
+    assert_eq!(rig.response(tag).unwrap()["type"], json!("finish"));
+    let commit = rig.expect("kvs.commit");
+    rig.reply(&commit, json!({"rootref": "sha1-2", "rootseq": 3}));
+    let remove = rig.requests.pop_front();
+    assert!(remove.is_none());
+    assert_eq!(rig.response(tag).unwrap()["type"], json!("release"));
+    rig.finish();
+}
