@@ -257,6 +257,9 @@ bodies! {
         /// `scheduler` or `parent`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub blocked: Option<String>,
+        /// The queue behind a virtual queue.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub parent: Option<String>,
     }
 
     /// Body of `job-manager.queue-enable`.

@@ -1,0 +1,296 @@
+//! Group commit: while one KVS commit is on its way, what happens next gathers for the following
+//! one. Answers and actions wait here for the commit that carries what they promise.
+
+use std::collections::BTreeMap;
+
+use flux_api::job::manager::{
+    Memo, PostJobEvent_, Purge, PurgeId_, QueueEnable_, QueueStart_, Raise, RaiseAll, Submit,
+    SubmitErrors, Update, Urgency,
+};
+use flux_api::kvs::{APPEND, Commit, CommitRequest, Operation, PRIMARY};
+use flux_api::{Answer, Empty, RpcError};
+use flux_id::JobId;
+use flux_model::treeobj::Treeobj;
+use flux_proto::Errno;
+use flux_svc::{Cx, Level, To};
+use serde_json::Value;
+
+use crate::service::{JobManager, Wait};
+
+/// How long events that nobody waits for may gather, in microseconds.
+pub const GATHER_US: u64 = 1_000;
+/// How long to wait after a failed commit, in microseconds.
+pub const RETRY_US: u64 = 1_000_000;
+
+/// What is to be done once a commit is durable.
+#[derive(Debug)]
+pub(crate) enum After {
+    /// Answer ingest, and let these jobs go on.
+    Submitted(Answer<Submit>, Vec<u64>, SubmitErrors),
+    /// The job's alloc event is durable: it may start.
+    Allocated(u64),
+    /// The job's clean event is durable: it is history.
+    Retire(u64),
+    Urgency(Answer<Urgency>, u32),
+    Raise(Answer<Raise>),
+    RaiseAll(Answer<RaiseAll>, u64, u64),
+    Update(Answer<Update>),
+    Memo(Answer<Memo>),
+    QueueEnable(Answer<QueueEnable_>),
+    QueueStart(Answer<QueueStart_>),
+    Post(Answer<PostJobEvent_>),
+    Purge(Answer<Purge>, u64),
+    PurgeId(Answer<PurgeId_>),
+    /// These jobs are out of the KVS: tell everybody.
+    Purged(Vec<u64>),
+}
+
+impl After {
+    /// Says that it cannot be done.
+    fn refuse(self, cx: &mut Cx<'_, Wait>, error: &RpcError) {
+        match self {
+            Self::Submitted(answer, ..) => answer.err(cx, error.clone()),
+            Self::Urgency(answer, _) => answer.err(cx, error.clone()),
+            Self::Raise(answer) => answer.err(cx, error.clone()),
+            Self::RaiseAll(answer, ..) => answer.err(cx, error.clone()),
+            Self::Update(answer) => answer.err(cx, error.clone()),
+            Self::Memo(answer) => answer.err(cx, error.clone()),
+            Self::QueueEnable(answer) => answer.err(cx, error.clone()),
+            Self::QueueStart(answer) => answer.err(cx, error.clone()),
+            Self::Post(answer) => answer.err(cx, error.clone()),
+            Self::Purge(answer, _) => answer.err(cx, error.clone()),
+            Self::PurgeId(answer) => answer.err(cx, error.clone()),
+            Self::Allocated(_) | Self::Retire(_) | Self::Purged(_) => {}
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Batch {
+    logs: BTreeMap<u64, String>,
+    puts: BTreeMap<String, Value>,
+    after: Vec<After>,
+    /// Somebody waits.
+    urgent: bool,
+}
+
+impl Batch {
+    fn is_empty(&self) -> bool {
+        self.logs.is_empty() && self.puts.is_empty() && self.after.is_empty()
+    }
+
+    fn operations(&self) -> Vec<Operation> {
+        let appends = self.logs.iter().map(|(id, text)| Operation {
+            key: format!("{}.eventlog", JobId(*id).kvs()),
+            flags: APPEND,
+            dirent: Treeobj::val(text.as_bytes()).to_value(),
+        });
+        let puts = self.puts.iter().map(|(key, value)| Operation {
+            key: key.clone(),
+            flags: 0,
+            dirent: value.clone(),
+        });
+        appends.chain(puts).collect()
+    }
+}
+
+/// What is stored next, and what is being stored.
+#[derive(Debug, Default)]
+pub(crate) struct Commits {
+    next: Batch,
+    flight: Option<Batch>,
+    armed: bool,
+    /// Why nothing can be stored, since the last commit failed.
+    pub(crate) failure: Option<String>,
+}
+
+impl Commits {
+    /// Adds lines to a job's eventlog.
+    pub(crate) fn append(&mut self, id: u64, text: &str) {
+        self.next.logs.entry(id).or_default().push_str(text);
+    }
+
+    /// Sets a key; null removes it.
+    pub(crate) fn put(&mut self, key: String, dirent: Value) {
+        self.next.puts.insert(key, dirent);
+    }
+
+    /// Adds what waits for everything recorded up to now.
+    pub(crate) fn after(&mut self, after: After) {
+        self.next.urgent |= !matches!(after, After::Retire(_));
+        self.next.after.push(after);
+    }
+
+    /// Whether everything is durable.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.flight.is_none() && self.next.is_empty()
+    }
+
+    /// Refuses what would change a job while nothing can be stored.
+    pub(crate) fn check(&self) -> Result<(), RpcError> {
+        match &self.failure {
+            None => Ok(()),
+            Some(failure) => Err(RpcError::new(Errno::ENOSPC, failure.clone())),
+        }
+    }
+}
+
+impl JobManager {
+    /// Ends an input: stores what it recorded, at once if somebody waits for it.
+    pub(crate) fn flush(&mut self, cx: &mut Cx<'_, Wait>) {
+        if self.commits.flight.is_some() || self.commits.armed || self.commits.next.is_empty() {
+            if self.commits.next.urgent && self.commits.failure.is_none() {
+                self.commit(cx);
+            }
+            return;
+        }
+        if self.commits.next.urgent {
+            self.commit(cx);
+        } else {
+            self.commits.armed = true;
+            cx.timer(GATHER_US, Wait::Flush);
+        }
+    }
+
+    /// The time to gather, or to wait after a failure, is over.
+    pub(crate) fn flush_now(&mut self, cx: &mut Cx<'_, Wait>) {
+        self.commits.armed = false;
+        self.commit(cx);
+    }
+
+    fn commit(&mut self, cx: &mut Cx<'_, Wait>) {
+        if self.commits.flight.is_some() || self.commits.next.is_empty() {
+            return;
+        }
+        let batch = std::mem::take(&mut self.commits.next);
+        let ops = batch.operations();
+        self.commits.flight = Some(batch);
+        if ops.is_empty() {
+            // Only promises: everything they need is durable already.
+            return self.committed(cx, Ok(()));
+        }
+        let request = CommitRequest { namespace: PRIMARY.to_string(), flags: 0, ops };
+        cx.call::<Commit>(To::Any, &request, Wait::Commit);
+    }
+
+    /// A commit came back.
+    pub(crate) fn committed(&mut self, cx: &mut Cx<'_, Wait>, result: Result<(), RpcError>) {
+        let Some(batch) = self.commits.flight.take() else { return };
+        match result {
+            Ok(()) => {
+                if self.commits.failure.take().is_some() {
+                    cx.log(Level::Notice, "job events can be stored again");
+                }
+                for after in batch.after {
+                    self.fulfill(cx, after);
+                }
+                self.drain_waiters(cx);
+            }
+            Err(error) => self.failed(cx, batch, &error),
+        }
+    }
+
+    fn failed(&mut self, cx: &mut Cx<'_, Wait>, mut batch: Batch, error: &RpcError) {
+        let failure = format!("cannot store job events: {error}");
+        if self.commits.failure.is_none() {
+            cx.log(Level::Err, format!("{failure}; new jobs are refused until it works again"));
+        }
+        // Nothing of it is stored, so it comes before what has gathered since.
+        let next = std::mem::take(&mut self.commits.next);
+        for (id, text) in next.logs {
+            batch.logs.entry(id).or_default().push_str(&text);
+        }
+        batch.puts.extend(next.puts);
+        batch.after.extend(next.after);
+        batch.urgent = true;
+        let mut kept = Vec::new();
+        for after in std::mem::take(&mut batch.after) {
+            match after {
+                After::Submitted(answer, ids, mut errors) => {
+                    for id in ids {
+                        batch.logs.remove(&id);
+                        let dir = JobId(id).kvs();
+                        batch.puts.remove(&format!("{dir}.J"));
+                        batch.puts.remove(&format!("{dir}.jobspec"));
+                        self.disown(cx, id);
+                        errors.errors.push((id, format!("job submission is disabled: {failure}")));
+                    }
+                    answer.ok(cx, &errors);
+                }
+                other => kept.push(other),
+            }
+        }
+        batch.after = kept;
+        self.commits.next = batch;
+        self.commits.failure = Some(failure);
+        if !self.commits.armed {
+            self.commits.armed = true;
+            cx.timer(RETRY_US, Wait::Flush);
+        }
+    }
+
+    /// The service goes down: stores what is left, then says so.
+    pub(crate) fn settle_down(&mut self, cx: &mut Cx<'_, Wait>) {
+        self.draining = true;
+        self.commits.next.urgent = true;
+        self.flush(cx);
+        self.drained_if_idle(cx);
+    }
+
+    /// Says drained once nothing is left to store, or nothing can be stored.
+    pub(crate) fn drained_if_idle(&mut self, cx: &mut Cx<'_, Wait>) {
+        if !self.draining {
+            return;
+        }
+        if let Some(failure) = self.commits.failure.clone() {
+            let error = RpcError::new(Errno::ENOSPC, failure);
+            for after in std::mem::take(&mut self.commits.next.after) {
+                after.refuse(cx, &error);
+            }
+        } else if !self.commits.is_idle() {
+            return;
+        }
+        self.draining = false;
+        cx.drained();
+    }
+
+    fn fulfill(&mut self, cx: &mut Cx<'_, Wait>, after: After) {
+        match after {
+            After::Submitted(answer, ids, errors) => {
+                answer.ok(cx, &errors);
+                for id in ids {
+                    if let Some(job) = self.jobs.get_mut(&id) {
+                        job.entered = true;
+                        self.touch(id);
+                    }
+                }
+            }
+            After::Allocated(id) => {
+                if let Some(job) = self.jobs.get_mut(&id) {
+                    job.alloc_durable = true;
+                    self.touch(id);
+                }
+            }
+            After::Retire(id) => self.retire(cx, id),
+            After::Urgency(answer, old_urgency) => {
+                answer.ok(cx, &flux_api::job::manager::UrgencyResponse { old_urgency });
+            }
+            After::Raise(answer) => answer.ok(cx, &Empty),
+            After::RaiseAll(answer, count, errors) => {
+                answer.ok(cx, &flux_api::job::manager::CountResponse { count, errors });
+            }
+            After::Update(answer) => answer.ok(cx, &Empty),
+            After::Memo(answer) => answer.ok(cx, &Empty),
+            After::QueueEnable(answer) => answer.ok(cx, &Empty),
+            After::QueueStart(answer) => answer.ok(cx, &Empty),
+            After::Post(answer) => answer.ok(cx, &Empty),
+            After::Purge(answer, count) => {
+                answer.ok(cx, &flux_api::job::manager::CountResponse { count, errors: 0 });
+            }
+            After::PurgeId(answer) => {
+                answer.ok(cx, &flux_api::job::manager::CountResponse { count: 1, errors: 0 });
+            }
+            After::Purged(ids) => self.announce_purge(cx, &ids),
+        }
+    }
+}

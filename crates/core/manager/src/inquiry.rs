@@ -1,0 +1,180 @@
+//! Questions about jobs, answered from memory.
+
+use flux_api::job::manager::{
+    Getattr, Getinfo, History, HistoryResponse, List, ListResponse, ManagerInfo, ManagerResources,
+};
+use flux_api::{Call, RpcError};
+use flux_id::JobId;
+use flux_model::job_event::JobState;
+use flux_model::resource_set::ResourceSet;
+use flux_proto::{Errno, Rolemask};
+use flux_svc::{Cx, Level};
+use serde_json::{Map, Value, json};
+
+use crate::exception::may_touch;
+use crate::job::Job;
+use crate::service::{JobManager, Wait};
+
+fn entry(job: &Job) -> Value {
+    let mut entry = Map::new();
+    entry.insert("id".into(), job.id.into());
+    entry.insert("userid".into(), job.status.userid.into());
+    entry.insert("urgency".into(), job.status.urgency.into());
+    entry.insert("priority".into(), job.priority().into());
+    entry.insert("t_submit".into(), job.status.t_submit.into());
+    entry.insert("state".into(), job.state().bit().into());
+    if !job.status.annotations.is_empty() {
+        entry.insert("annotations".into(), Value::Object(job.status.annotations.clone()));
+    }
+    if !job.status.dependencies.is_empty() {
+        entry.insert("dependencies".into(), json!(job.status.dependencies));
+    }
+    Value::Object(entry)
+}
+
+/// A slice as in Python: `[start]:[stop][:step]`, without the brackets or with them, of a list of
+/// `len` items. The indexes it picks, in order.
+fn slice(text: &str, len: usize) -> Option<Vec<usize>> {
+    let text = text.trim();
+    let text = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let parts: Vec<Option<i64>> = text
+        .split(':')
+        .map(|part| match part.trim() {
+            "" => Some(None),
+            part => part.parse::<i64>().ok().map(Some),
+        })
+        .collect::<Option<_>>()?;
+    let len = i64::try_from(len).ok()?;
+    let (start, stop, step) = match parts[..] {
+        [Some(index)] => {
+            let index = if index < 0 { index + len } else { index };
+            let there = (0..len).contains(&index);
+            return Some(usize::try_from(index).ok().filter(|_| there).into_iter().collect());
+        }
+        [start, stop] => (start, stop, 1),
+        [start, stop, step] => (start, stop, step.unwrap_or(1)),
+        _ => return None,
+    };
+    if step == 0 {
+        return None;
+    }
+    let (low, high) = if step > 0 { (0, len) } else { (-1, len - 1) };
+    let place =
+        |index: i64| (if index < 0 { index.saturating_add(len) } else { index }).clamp(low, high);
+    let mut at = start.map_or(if step > 0 { low } else { high }, place);
+    let stop = stop.map_or(if step > 0 { high } else { low }, place);
+    let mut picked = Vec::new();
+    while if step > 0 { at < stop } else { at > stop } {
+        picked.push(usize::try_from(at).ok()?);
+        at = at.saturating_add(step);
+    }
+    Some(picked)
+}
+
+impl JobManager {
+    /// `job-manager.getinfo`.
+    pub(crate) fn getinfo(&self, cx: &mut Cx<'_, Wait>, call: Call<Getinfo>) {
+        let owner = call.answer.cred().rolemask.contains(Rolemask::OWNER);
+        if self.settings.private_mode && !owner {
+            return call.answer.err(cx, Errno::EPERM);
+        }
+        call.answer.ok(cx, &ManagerInfo { max_jobid: self.max_jobid });
+    }
+
+    /// `job-manager.list`.
+    pub(crate) fn list(&self, cx: &mut Cx<'_, Wait>, call: Call<List>) {
+        let max = match call.request.max_entries {
+            0 => usize::MAX,
+            max => max as usize,
+        };
+        let waiting = self.alloc.asked().chain(self.alloc.queued());
+        let first = waiting.filter_map(|id| self.jobs.get(&id));
+        let in_queue = |job: &&Job| {
+            matches!(
+                job.alloc,
+                crate::job::AllocState::Pending(_) | crate::job::AllocState::Queued(_)
+            )
+        };
+        let others =
+            self.jobs.values().filter(|job| !in_queue(job) && job.state() != JobState::Inactive);
+        let jobs = first.chain(others).take(max).map(entry).collect();
+        call.answer.ok(cx, &ListResponse { jobs });
+    }
+
+    /// `job-manager.getattr`.
+    pub(crate) fn getattr(&self, cx: &mut Cx<'_, Wait>, call: Call<Getattr>) {
+        let Some(job) = self.jobs.get(&call.request.id) else {
+            return call.answer.err(cx, RpcError::new(Errno::EINVAL, "unknown job"));
+        };
+        if !may_touch(call.answer.cred(), job.status.userid) {
+            let text = "access is restricted to job/instance owner";
+            return call.answer.err(cx, RpcError::new(Errno::EPERM, text));
+        }
+        let json = |text: &str| serde_json::from_str(text).unwrap_or(Value::Null);
+        let mut found = Map::new();
+        for attr in &call.request.attrs {
+            let value = match attr.as_str() {
+                "jobspec" => Ok(json(&job.jobspec)),
+                "R" => job.r.as_deref().map(json).ok_or_else(|| "R is NULL".to_string()),
+                "eventlog" => Ok(job.log.as_str().into()),
+                other => Err(format!("unknown attr {other}")),
+            };
+            match value {
+                Ok(value) => drop(found.insert(attr.clone(), value)),
+                Err(text) => return call.answer.err(cx, RpcError::new(Errno::ENOENT, text)),
+            }
+        }
+        call.answer.ok(cx, &found);
+    }
+
+    /// `job-manager.history.get`.
+    pub(crate) fn history_get(&self, cx: &mut Cx<'_, Wait>, call: Call<History>) {
+        let userid = call.answer.cred().userid;
+        let picked = slice(&call.request.slice, self.history.count(userid));
+        let Some(picked) = picked else {
+            let text = format!("could not parse python-style slice '{}'", call.request.slice);
+            return call.answer.err(cx, RpcError::new(Errno::EINVAL, text));
+        };
+        let all: Vec<u64> = self.history.of(userid).collect();
+        let jobs = picked.into_iter().filter_map(|at| all.get(at).copied()).collect();
+        call.answer.ok(cx, &HistoryResponse { jobs });
+    }
+
+    /// `job-manager.resource-status`.
+    pub(crate) fn resource_status(
+        &self,
+        cx: &mut Cx<'_, Wait>,
+        call: Call<flux_api::job::manager::ResourceStatus>,
+    ) {
+        let mut all = ResourceSet::new();
+        for job in self.jobs.values().filter(|job| job.status.has_resources) {
+            let Some(r) = &job.r else { continue };
+            let union = ResourceSet::parse(r).and_then(|r| all.union(&r));
+            match union {
+                Ok(union) => all = union,
+                Err(error) => cx.log(Level::Err, format!("R of {}: {error}", JobId(job.id).f58())),
+            }
+        }
+        let response = ManagerResources { allocated: all.to_value() };
+        call.answer.ok(cx, &response);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_pick_as_python_does() {
+        assert_eq!(slice(":", 3), Some(vec![0, 1, 2]));
+        assert_eq!(slice("[0]", 3), Some(vec![0]));
+        assert_eq!(slice("-1", 3), Some(vec![2]));
+        assert_eq!(slice("5", 3), Some(vec![]));
+        assert_eq!(slice("1:9", 3), Some(vec![1, 2]));
+        assert_eq!(slice("::-1", 3), Some(vec![2, 1, 0]));
+        assert_eq!(slice("-2:", 3), Some(vec![1, 2]));
+        assert_eq!(slice("::0", 3), None);
+        assert_eq!(slice("", 3), None);
+        assert_eq!(slice("a:b", 3), None);
+    }
+}

@@ -1,0 +1,317 @@
+//! The events journal: every event of every job, to those who listen (RFC 21).
+//!
+//! A listener first gets the past: finished jobs if it wants them, read from the KVS since their
+//! logs are not kept here, then active jobs, then a sentinel. From then on every event as it comes.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use flux_api::job::manager::{Journal as JournalRpc, JournalCancel};
+use flux_api::kvs::{Lookup, LookupRequest};
+use flux_api::{Answer, Call, Outbox, RpcError};
+use flux_id::JobId;
+use flux_model::treeobj::Treeobj;
+use flux_proto::{Errno, Message};
+use flux_svc::{Cx, Level, Reply, To};
+use serde_json::Value;
+
+use crate::job::Job;
+use crate::service::{JobManager, Wait};
+
+/// Finished jobs that are read at once for one listener.
+const READS_MAX: usize = 32;
+
+/// A part of a finished job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Key `eventlog`.
+    Log,
+    /// Key `jobspec`.
+    Jobspec,
+    /// Key `R`, which not every job has.
+    Resources,
+}
+
+impl Part {
+    /// Name of the key in the job's directory.
+    #[must_use]
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Log => "eventlog",
+            Self::Jobspec => "jobspec",
+            Self::Resources => "R",
+        }
+    }
+}
+
+/// Asks for a part of a job.
+pub(crate) fn lookup(cx: &mut Cx<'_, Wait>, id: u64, part: Part, wait: Wait) {
+    let key = format!("{}.{}", JobId(id).kvs(), part.key());
+    let request = LookupRequest { key, flags: 0, namespace: None, rootdir: None, rootseq: None };
+    cx.call::<Lookup>(To::Any, &request, wait);
+}
+
+/// The text of a value that was looked up.
+pub(crate) fn text_of(reply: &Reply) -> Result<String, RpcError> {
+    let response = reply.decode::<Lookup>()?;
+    let bad = |text: String| RpcError::new(Errno::EPROTO, text);
+    match Treeobj::from_value(&response.val) {
+        Ok(Treeobj::Val(data)) => String::from_utf8(data).map_err(|error| bad(error.to_string())),
+        Ok(other) => Err(bad(format!("is a {}, not a value", other.type_name()))),
+        Err(error) => Err(bad(error.to_string())),
+    }
+}
+
+#[derive(Debug, Default)]
+struct Read {
+    log: Option<String>,
+    jobspec: Option<String>,
+    r: Option<String>,
+    left: usize,
+}
+
+#[derive(Debug, Default)]
+struct Backlog {
+    todo: VecDeque<u64>,
+    reads: BTreeMap<u64, Read>,
+    full: bool,
+}
+
+#[derive(Debug)]
+struct Listener {
+    answer: Answer<JournalRpc>,
+    allow: Option<BTreeSet<String>>,
+    deny: Option<BTreeSet<String>>,
+    backlog: Option<Backlog>,
+}
+
+impl Listener {
+    fn takes(&self, name: &str) -> bool {
+        self.allow.as_ref().is_none_or(|set| set.contains(name))
+            && self.deny.as_ref().is_none_or(|set| !set.contains(name))
+    }
+
+    fn send(&self, out: &mut impl Outbox, text: &str) {
+        out.send(Message::response_to(self.answer.head()).with_json_text(text));
+    }
+
+    /// Sends the log of one job.
+    fn send_log(&self, out: &mut impl Outbox, past: &Past<'_>) {
+        let all = self.allow.is_none() && self.deny.is_none();
+        let lines: Vec<&str> = past
+            .log
+            .lines()
+            .chain(past.extra)
+            .filter(|line| all || name_of(line).is_some_and(|name| self.takes(&name)))
+            .collect();
+        if !lines.is_empty() {
+            self.send(out, &response(past.id, &lines.join(","), past.jobspec, past.r));
+        }
+    }
+}
+
+/// What a job has left behind.
+struct Past<'a> {
+    id: u64,
+    log: &'a str,
+    /// An event that is not in the log.
+    extra: Option<&'a str>,
+    jobspec: Option<&'a str>,
+    r: Option<&'a str>,
+}
+
+fn name_of(line: &str) -> Option<String> {
+    let event: Value = serde_json::from_str(line).ok()?;
+    event.get("name")?.as_str().map(str::to_string)
+}
+
+/// JSON text of one response; all parts are JSON texts already.
+fn response(id: u64, events: &str, jobspec: Option<&str>, r: Option<&str>) -> String {
+    let mut text = format!("{{\"id\":{id},\"events\":[{events}]");
+    for (key, value) in [("jobspec", jobspec), ("R", r)] {
+        if let Some(value) = value {
+            text.push_str(&format!(",\"{key}\":{value}"));
+        }
+    }
+    text.push('}');
+    text
+}
+
+/// All listeners.
+#[derive(Debug, Default)]
+pub struct Journal {
+    listeners: BTreeMap<u64, Listener>,
+    next: u64,
+    events: u64,
+}
+
+impl Journal {
+    /// Tells an event of an active job to everybody who has the past already.
+    pub(crate) fn event(&mut self, out: &mut impl Outbox, job: &Job, name: &str, line: &str) {
+        self.events += 1;
+        let mut text: Option<String> = None;
+        for listener in self.listeners.values() {
+            if listener.backlog.is_some() || !listener.takes(name) {
+                continue;
+            }
+            let text = text.get_or_insert_with(|| {
+                let jobspec = (name == "submit").then_some(&*job.jobspec);
+                let r = if name == "alloc" { job.r.as_deref() } else { None };
+                response(job.id, line.trim_end(), jobspec, r)
+            });
+            listener.send(out, text);
+        }
+    }
+
+    /// A job moved from the active ones to the finished ones while listeners read the past.
+    pub(crate) fn retired(&mut self, id: u64) {
+        for listener in self.listeners.values_mut() {
+            if let Some(backlog) = &mut listener.backlog {
+                backlog.todo.push_back(id);
+            }
+        }
+    }
+
+    /// Listeners and events so far, for `stats-get`.
+    pub(crate) fn counts(&self) -> (usize, u64) {
+        (self.listeners.len(), self.events)
+    }
+
+    /// The past of a listener, while it is being read.
+    fn backlog(&mut self, listener: u64) -> Option<&mut Backlog> {
+        self.listeners.get_mut(&listener)?.backlog.as_mut()
+    }
+}
+
+fn filter(value: Option<&Value>, name: &str) -> Result<Option<BTreeSet<String>>, RpcError> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Object(names)) => Ok(Some(names.keys().cloned().collect())),
+        Some(_) => {
+            let text = format!("job-manager.events {name} should be an object");
+            Err(RpcError::new(Errno::EPROTO, text))
+        }
+    }
+}
+
+impl JobManager {
+    /// `job-manager.events-journal`.
+    pub(crate) fn journal_open(&mut self, cx: &mut Cx<'_, Wait>, call: Call<JournalRpc>) {
+        let request = &call.request;
+        let filters = filter(request.allow.as_ref(), "allow")
+            .and_then(|allow| Ok((allow, filter(request.deny.as_ref(), "deny")?)));
+        let (allow, deny) = match filters {
+            Ok(filters) => filters,
+            Err(error) => return call.answer.err(cx, error),
+        };
+        let full = request.full;
+        let todo = if full { self.inactive.ids().collect() } else { VecDeque::new() };
+        let backlog = Some(Backlog { todo, reads: BTreeMap::new(), full });
+        let id = self.journal.next;
+        self.journal.next += 1;
+        self.journal.listeners.insert(id, Listener { answer: call.answer, allow, deny, backlog });
+        self.journal_work(cx);
+    }
+
+    /// Reads on for listeners that want the past, and lets those go live that have it.
+    pub(crate) fn journal_work(&mut self, cx: &mut Cx<'_, Wait>) {
+        for (&key, listener) in &mut self.journal.listeners {
+            let Some(backlog) = &mut listener.backlog else { continue };
+            if !backlog.full {
+                backlog.todo.clear();
+            }
+            while backlog.reads.len() < READS_MAX {
+                let Some(id) = backlog.todo.pop_front() else { break };
+                backlog.reads.insert(id, Read { left: 3, ..Read::default() });
+                for part in [Part::Log, Part::Jobspec, Part::Resources] {
+                    lookup(cx, id, part, Wait::Backlog { listener: key, id, part });
+                }
+            }
+            if !backlog.reads.is_empty() {
+                continue;
+            }
+            listener.backlog = None;
+            for job in self.jobs.values() {
+                let annotations = (!job.status.annotations.is_empty()).then(|| {
+                    let mut event = flux_model::eventlog::Event::new(cx.wall(), "annotations");
+                    event.context = crate::life::context(
+                        serde_json::json!({ "annotations": job.status.annotations }),
+                    );
+                    event.encode()
+                });
+                listener.send_log(
+                    cx,
+                    &Past {
+                        id: job.id,
+                        log: &job.log,
+                        extra: annotations.as_deref().map(str::trim_end),
+                        jobspec: Some(&job.jobspec),
+                        r: job.r.as_deref(),
+                    },
+                );
+            }
+            listener.send(cx, "{\"id\":-1,\"events\":[]}");
+        }
+    }
+
+    /// A part of a finished job for a listener.
+    pub(crate) fn backlog_read(
+        &mut self,
+        cx: &mut Cx<'_, Wait>,
+        (listener, id, part): (u64, u64, Part),
+        reply: &Reply,
+    ) {
+        let Some(backlog) = self.journal.backlog(listener) else { return };
+        let Some(read) = backlog.reads.get_mut(&id) else { return };
+        read.left -= 1;
+        match (text_of(reply), part) {
+            (Ok(text), Part::Log) => read.log = Some(text),
+            (Ok(text), Part::Jobspec) => read.jobspec = Some(text),
+            (Ok(text), Part::Resources) => read.r = Some(text),
+            (Err(error), _) if error.errno == Errno::ENOENT => {}
+            (Err(error), _) => {
+                let text = format!("journal: {}.{}: {error}", JobId(id).kvs(), part.key());
+                cx.log(Level::Err, text);
+            }
+        }
+        if read.left > 0 {
+            return;
+        }
+        let read = backlog.reads.remove(&id);
+        if let Some(read) = read
+            && let Some(log) = &read.log
+            && let Some(listener) = self.journal.listeners.get(&listener)
+        {
+            let (jobspec, r) = (read.jobspec.as_deref(), read.r.as_deref());
+            listener.send_log(cx, &Past { id, log, extra: None, jobspec, r });
+        }
+        self.journal_work(cx);
+    }
+
+    /// `job-manager.events-journal-cancel`: ends that stream of the same client.
+    pub(crate) fn journal_cancel(&mut self, cx: &mut Cx<'_, Wait>, call: Call<JournalCancel>) {
+        let head = call.answer.head().clone();
+        let tag = call.request.matchtag;
+        call.answer.forget();
+        self.journal_end(cx, |answer| answer.matchtag() == tag && answer.same_sender(&head));
+    }
+
+    /// Ends the streams that `which` picks.
+    pub(crate) fn journal_end(
+        &mut self,
+        cx: &mut Cx<'_, Wait>,
+        which: impl Fn(&Answer<JournalRpc>) -> bool,
+    ) {
+        let gone: Vec<u64> = self
+            .journal
+            .listeners
+            .iter()
+            .filter(|(_, listener)| which(&listener.answer))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in gone {
+            if let Some(listener) = self.journal.listeners.remove(&key) {
+                listener.answer.end(cx);
+            }
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! After a restart: reads every job back from the KVS and goes on where it was.
+//!
+//! Of a finished job only the eventlog is read; an active one needs its jobspec and R too. A job
+//! that cannot be replayed is moved aside.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use flux_api::RpcError;
+use flux_api::kvs::{Lookup, LookupRequest, READDIR, TREEOBJ};
+use flux_id::JobId;
+use flux_model::eventlog::Eventlog;
+use flux_model::job_event::{FLAG_WAITABLE, JobState, JobStatus};
+use flux_model::treeobj::Treeobj;
+use flux_proto::Errno;
+use flux_svc::{Cx, Level, Reply, To};
+use serde_json::Value;
+
+use crate::job::{Job, StartState};
+use crate::journal::{Part, lookup, text_of};
+use crate::queue_admin::CHECKPOINT;
+use crate::service::{JobManager, Wait};
+use crate::submit::system;
+
+/// Lookups in flight.
+const LOOKUPS_MAX: usize = 64;
+/// Levels of directories between `job` and a job's own.
+const LEVELS: usize = 4;
+/// Why queues are stopped when the configuration wants it so.
+const STOP_REASON: &str = "Automatically stopped due to restart";
+
+#[derive(Debug)]
+enum Step {
+    List(String, usize),
+    Read(u64, Part),
+    Lost(u64),
+}
+
+/// Reading jobs back.
+#[derive(Debug, Default)]
+pub struct Restart {
+    todo: VecDeque<Step>,
+    in_flight: usize,
+    /// Active jobs whose parts are still missing.
+    jobs: BTreeMap<u64, Job>,
+    /// Jobs that wait for their dependencies: the jobspec as JSON.
+    replayed: Vec<u64>,
+}
+
+fn read(cx: &mut Cx<'_, Wait>, key: String, flags: u32, wait: Wait) {
+    let request = LookupRequest { key, flags, namespace: None, rootdir: None, rootseq: None };
+    cx.call::<Lookup>(To::Any, &request, wait);
+}
+
+impl JobManager {
+    /// Begins to read.
+    pub(crate) fn restart(&mut self, cx: &mut Cx<'_, Wait>) {
+        let mut restart = Restart { in_flight: 1, ..Restart::default() };
+        restart.todo.push_back(Step::List("job".to_string(), 0));
+        self.restarting = Some(restart);
+        read(cx, CHECKPOINT.to_string(), 0, Wait::Checkpoint);
+        self.restart_work(cx);
+    }
+
+    fn restart_work(&mut self, cx: &mut Cx<'_, Wait>) {
+        let Some(restart) = &mut self.restarting else { return };
+        while restart.in_flight < LOOKUPS_MAX {
+            // What was found last is read first, so that the list of what to read stays short.
+            let Some(step) = restart.todo.pop_back() else { break };
+            restart.in_flight += 1;
+            match step {
+                Step::List(key, depth) => {
+                    read(cx, key.clone(), READDIR, Wait::Directory { key, depth });
+                }
+                Step::Read(id, part) => lookup(cx, id, part, Wait::Replay { id, part }),
+                Step::Lost(id) => read(cx, JobId(id).kvs(), TREEOBJ, Wait::Lost(id)),
+            }
+        }
+        if restart.in_flight == 0 {
+            self.restarted(cx);
+        }
+    }
+
+    fn next_step(&mut self, cx: &mut Cx<'_, Wait>, steps: impl IntoIterator<Item = Step>) {
+        if let Some(restart) = &mut self.restarting {
+            restart.in_flight -= 1;
+            restart.todo.extend(steps);
+        }
+        self.restart_work(cx);
+    }
+
+    /// The checkpoint.
+    pub(crate) fn checkpoint_read(&mut self, cx: &mut Cx<'_, Wait>, reply: &Reply) {
+        match text_of(reply) {
+            Ok(text) => match serde_json::from_str::<Value>(&text) {
+                Ok(value) => {
+                    let max = value.get("max_jobid").and_then(Value::as_u64).unwrap_or(0);
+                    self.max_jobid = self.max_jobid.max(max);
+                    if let Some(queues) = value.get("queue").and_then(Value::as_array) {
+                        self.queues.restore(queues);
+                    }
+                }
+                Err(error) => cx.log(Level::Err, format!("{CHECKPOINT}: {error}")),
+            },
+            Err(error) if error.errno == Errno::ENOENT => {}
+            Err(error) => return cx.fail(format!("cannot read {CHECKPOINT}: {error}")),
+        }
+        self.next_step(cx, []);
+    }
+
+    /// A directory between `job` and the jobs.
+    pub(crate) fn directory_read(
+        &mut self,
+        cx: &mut Cx<'_, Wait>,
+        key: &str,
+        depth: usize,
+        reply: &Reply,
+    ) {
+        let entries = match reply.decode::<Lookup>() {
+            Ok(response) => match Treeobj::from_value(&response.val) {
+                Ok(Treeobj::Dir(entries)) => entries,
+                Ok(_) => BTreeMap::new(),
+                Err(error) => return cx.fail(format!("cannot read {key}: {error}")),
+            },
+            Err(error) if matches!(error.errno, Errno::ENOENT | Errno::ENOTDIR) => BTreeMap::new(),
+            // To go on without jobs that may be there would lose them.
+            Err(error) => return cx.fail(format!("cannot read {key}: {error}")),
+        };
+        let mut steps = Vec::new();
+        for name in entries.keys() {
+            let key = format!("{key}.{name}");
+            if depth + 1 < LEVELS {
+                steps.push(Step::List(key, depth + 1));
+            } else if let Ok(JobId(id)) = key.parse::<JobId>() {
+                self.max_jobid = self.max_jobid.max(id);
+                steps.push(Step::Read(id, Part::Log));
+            }
+        }
+        self.next_step(cx, steps);
+    }
+
+    /// A part of a job.
+    pub(crate) fn replay_read(
+        &mut self,
+        cx: &mut Cx<'_, Wait>,
+        (id, part): (u64, Part),
+        reply: &Reply,
+    ) {
+        let text = text_of(reply);
+        if let Err(error) = &text
+            && !matches!(error.errno, Errno::ENOENT | Errno::EPROTO)
+        {
+            return cx.fail(format!("cannot read {}.{}: {error}", JobId(id).kvs(), part.key()));
+        }
+        let next = text
+            .map_err(|error: RpcError| format!("{}: {error}", part.key()))
+            .and_then(|text| self.replay(id, part, text));
+        let step = match next {
+            Ok(part) => part.map(|part| Step::Read(id, part)),
+            Err(reason) => {
+                let text = format!("job {} not replayed: {reason}", JobId(id).f58());
+                cx.log(Level::Err, text);
+                if let Some(restart) = &mut self.restarting {
+                    restart.jobs.remove(&id);
+                }
+                Some(Step::Lost(id))
+            }
+        };
+        self.next_step(cx, step);
+    }
+
+    /// Takes a part over; the part to read next, if any.
+    fn replay(&mut self, id: u64, part: Part, text: String) -> Result<Option<Part>, String> {
+        let Some(restart) = &mut self.restarting else { return Ok(None) };
+        if part == Part::Log {
+            let log = Eventlog::parse(&text).map_err(|error| error.to_string())?;
+            let status = JobStatus::replay(log.events()).map_err(|error| error.to_string())?;
+            if status.state == JobState::New {
+                return Err("still in state NEW".to_string());
+            }
+            self.history.insert(id, status.userid);
+            if status.is_inactive() {
+                self.inactive.insert(id, &status);
+                return Ok(None);
+            }
+            let mut job = Job::new(id, status, "null".into());
+            job.log = text;
+            job.entered = true;
+            job.alloc_durable = true;
+            restart.jobs.insert(id, job);
+            return Ok(Some(Part::Jobspec));
+        }
+        let Some(job) = restart.jobs.get_mut(&id) else { return Ok(None) };
+        let mut value: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        if part == Part::Jobspec {
+            for (path, new) in &job.status.jobspec_updates {
+                crate::update::set_path(&mut value, path, new.clone())?;
+            }
+            job.queue = system(&value, "queue").and_then(Value::as_str).map(Rc::from);
+            job.name = crate::dependency::given_name(&value);
+            job.jobspec = value.to_string().into();
+            if job.status.has_resources {
+                return Ok(Some(Part::Resources));
+            }
+        } else {
+            if let (Some(expiration), Some(execution)) =
+                (job.status.expiration, value.get_mut("execution").and_then(Value::as_object_mut))
+            {
+                execution.insert("expiration".into(), expiration.into());
+            }
+            if let Some(r) = value.as_object_mut() {
+                r.shift_remove("scheduling");
+            }
+            job.r = Some(value.to_string().into());
+        }
+        restart.replayed.push(id);
+        Ok(None)
+    }
+
+    /// The directory of a job that cannot be replayed: it moves.
+    pub(crate) fn lost_read(&mut self, cx: &mut Cx<'_, Wait>, id: u64, reply: &Reply) {
+        self.history.remove(id);
+        if let Ok(response) = reply.decode::<Lookup>() {
+            let place = format!("job-lost+found.job.{}", JobId(id).f58());
+            self.commits.put(place, response.val);
+            self.commits.put(JobId(id).kvs(), Value::Null);
+        }
+        self.next_step(cx, []);
+    }
+
+    /// Everything is read.
+    fn restarted(&mut self, cx: &mut Cx<'_, Wait>) {
+        let Some(mut restart) = self.restarting.take() else { return };
+        if self.settings.stop_queues_on_restart {
+            self.queues.stop_all(STOP_REASON);
+            self.checkpoint();
+        }
+        restart.replayed.sort_unstable();
+        for id in &restart.replayed {
+            let Some(mut job) = restart.jobs.remove(id) else { continue };
+            job.queue = job.queue.filter(|_| self.queues.is_named());
+            if matches!(job.state(), JobState::Run | JobState::Cleanup) {
+                self.running += 1;
+            }
+            let status = &job.status;
+            // Shells may run: execution must find them, or say that they are gone.
+            if job.state() == JobState::Cleanup
+                && status.has_resources
+                && !status.released
+                && (status.started || status.finish_status.is_some())
+            {
+                job.start = StartState::Lost;
+            }
+            if job.has_flag(FLAG_WAITABLE) {
+                self.waiting.expect(*id);
+            }
+            self.dependencies.enter(&job);
+            self.jobs.insert(*id, job);
+        }
+        for id in restart.replayed {
+            let Some(job) = self.jobs.get(&id) else { continue };
+            match job.state() {
+                JobState::Depend => {
+                    let jobspec = serde_json::from_str(&job.jobspec).unwrap_or(Value::Null);
+                    self.restore_dependencies(cx, id, &jobspec);
+                }
+                JobState::Sched => self.post(cx, id, "flux-restart", Value::Null),
+                _ => {}
+            }
+            self.touch(id);
+        }
+        cx.log(
+            Level::Info,
+            format!(
+                "restart: {} active and {} inactive jobs",
+                self.jobs.len(),
+                self.inactive.len()
+            ),
+        );
+        self.up(cx);
+    }
+}

@@ -1,0 +1,277 @@
+//! The service: its state, and where each input goes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use flux_api::RpcError;
+use flux_api::job::manager::{Manager, QueueList};
+use flux_id::JobId;
+use flux_proto::{Message, MsgType};
+use flux_svc::{Cx, Level, Reply, Service};
+use serde_json::{Map, Value, json};
+
+use crate::alloc::Alloc;
+use crate::commits::Commits;
+use crate::config::Settings;
+use crate::dependency::Dependencies;
+use crate::inactive::{History, Inactive};
+use crate::job::Job;
+use crate::journal::{Journal, Part};
+use crate::queue::Queues;
+use crate::restart::Restart;
+use crate::start::Execution;
+use crate::update::Updates;
+use crate::waiters::Waiters;
+
+/// Calls that may wait until the jobs are read back; more are refused.
+const EARLY_MAX: usize = 4096;
+
+/// What the service waits for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Wait {
+    /// A commit.
+    Commit,
+    /// The time to commit what has gathered.
+    Flush,
+    /// The checkpoint, at start.
+    Checkpoint,
+    /// A directory of jobs, at start.
+    Directory {
+        /// Its key.
+        key: String,
+        /// Levels below `job`.
+        depth: usize,
+    },
+    /// A part of a job, at start.
+    Replay {
+        /// Job id.
+        id: u64,
+        /// Which.
+        part: Part,
+    },
+    /// The directory of a job that cannot be replayed.
+    Lost(u64),
+    /// A part of a finished job, for a listener of the journal.
+    Backlog {
+        /// Number of the listener.
+        listener: u64,
+        /// Job id.
+        id: u64,
+        /// Which.
+        part: Part,
+    },
+    /// The begin time of a job.
+    BeginTime(u64),
+    /// The next look at the limits on finished jobs.
+    Purge,
+    /// Whether an updated job is feasible.
+    Feasibility(u64),
+    /// Whether the scheduler agrees to a new end of a job.
+    Expiration(u64),
+    /// Execution was told the new end of this job.
+    ExecExpiration(u64),
+}
+
+/// The `job-manager` service.
+#[derive(Debug, Default)]
+pub struct JobManager {
+    pub(crate) jobs: BTreeMap<u64, Job>,
+    pub(crate) inactive: Inactive,
+    pub(crate) history: History,
+    pub(crate) queues: Queues,
+    pub(crate) settings: Settings,
+    pub(crate) alloc: Alloc,
+    pub(crate) exec: Execution,
+    pub(crate) dependencies: Dependencies,
+    pub(crate) journal: Journal,
+    pub(crate) commits: Commits,
+    pub(crate) waiting: Waiters,
+    pub(crate) updates: Updates,
+    /// Jobs in RUN or CLEANUP.
+    pub(crate) running: u64,
+    pub(crate) max_jobid: u64,
+    /// Jobs whose state may allow another action.
+    pub(crate) touched: BTreeSet<u64>,
+    /// Singletons whose turn may have come.
+    pub(crate) touched_names: BTreeSet<u64>,
+    pub(crate) purge_armed: bool,
+    /// The service goes down, and has not yet said that it may.
+    pub(crate) draining: bool,
+    /// Set until the jobs are read back.
+    pub(crate) restarting: Option<Restart>,
+    early: Vec<Manager>,
+    up: bool,
+}
+
+impl JobManager {
+    /// Jobs are read back: begin to serve.
+    pub(crate) fn up(&mut self, cx: &mut Cx<'_, Wait>) {
+        self.up = true;
+        cx.ready();
+        for call in std::mem::take(&mut self.early) {
+            self.call(cx, call);
+        }
+        self.purge_by_limits(cx);
+    }
+
+    fn call(&mut self, cx: &mut Cx<'_, Wait>, call: Manager) {
+        match call {
+            Manager::Submit(call) => self.submit(cx, call),
+            Manager::Getinfo(call) => self.getinfo(cx, call),
+            Manager::List(call) => self.list(cx, call),
+            Manager::Getattr(call) => self.getattr(cx, call),
+            Manager::Urgency(call) => self.urgency(cx, call),
+            Manager::Raise(call) => self.raise_request(cx, call),
+            Manager::RaiseAll(call) => self.raise_all(cx, call),
+            Manager::Kill(call) => self.kill(cx, call),
+            Manager::KillAll(call) => self.kill_all(cx, call),
+            Manager::Update(call) => self.update(cx, call),
+            Manager::Memo(call) => self.memo(cx, call),
+            Manager::Wait(call) => self.wait(cx, call),
+            Manager::Drain(call) => self.drain(cx, call),
+            Manager::Idle(call) => self.idle(call),
+            Manager::Purge(call) => self.purge(cx, call),
+            Manager::PurgeId_(call) => self.purge_id(cx, call),
+            Manager::Journal(call) => self.journal_open(cx, call),
+            Manager::JournalCancel(call) => self.journal_cancel(cx, call),
+            Manager::QueueList_(call) => {
+                call.answer.ok(cx, &QueueList { queues: self.queues.names() });
+            }
+            Manager::QueueStatus_(call) => self.queue_status(cx, call),
+            Manager::QueueEnable_(call) => self.queue_enable(cx, call),
+            Manager::QueueStart_(call) => self.queue_start(cx, call),
+            Manager::AllocQuery_(call) => {
+                let response = self.alloc_query();
+                call.answer.ok(cx, &response);
+            }
+            Manager::ResourceStatus(call) => self.resource_status(cx, call),
+            Manager::SchedHello_(call) => self.sched_hello(cx, call),
+            Manager::SchedReady_(call) => self.sched_ready(cx, call),
+            Manager::ExecHello_(call) => self.exec_hello(cx, call),
+            Manager::History(call) => self.history_get(cx, call),
+            Manager::PostJobEvent_(call) => self.post_event(cx, call),
+        }
+    }
+}
+
+impl Service for JobManager {
+    type Api = Manager;
+    type Wait = Wait;
+
+    fn start(&mut self, cx: &mut Cx<'_, Wait>) {
+        self.restart(cx);
+    }
+
+    fn on_call(&mut self, cx: &mut Cx<'_, Wait>, call: Manager) {
+        if self.up {
+            self.call(cx, call);
+            self.finish(cx);
+        } else {
+            // The number of early calls is bounded by the clients there can be at start; a flood
+            // beyond that ends with the service rather than with an unanswered call.
+            self.early.push(call);
+            if self.early.len() > EARLY_MAX {
+                cx.fail("too many requests before the jobs are read back");
+            }
+        }
+    }
+
+    fn on_reply(&mut self, cx: &mut Cx<'_, Wait>, wait: Wait, reply: Reply) {
+        match wait {
+            Wait::Commit => {
+                let result = reply.error().cloned().map_or(Ok(()), Err);
+                self.committed(cx, result);
+            }
+            Wait::Checkpoint => self.checkpoint_read(cx, &reply),
+            Wait::Directory { key, depth } => self.directory_read(cx, &key, depth, &reply),
+            Wait::Replay { id, part } => self.replay_read(cx, (id, part), &reply),
+            Wait::Lost(id) => self.lost_read(cx, id, &reply),
+            Wait::Backlog { listener, id, part } => {
+                self.backlog_read(cx, (listener, id, part), &reply);
+            }
+            Wait::Feasibility(_) | Wait::Expiration(_) => self.update_reply(cx, &wait, &reply),
+            Wait::ExecExpiration(id) => {
+                if let Some(error) = reply.error() {
+                    let text = format!("{}: expiration not updated: {error}", JobId(id).f58());
+                    cx.log(Level::Err, text);
+                }
+            }
+            Wait::Flush | Wait::BeginTime(_) | Wait::Purge => {}
+        }
+        if self.up {
+            self.finish(cx);
+        }
+    }
+
+    fn on_timer(&mut self, cx: &mut Cx<'_, Wait>, wait: Wait) {
+        match wait {
+            Wait::Flush => self.flush_now(cx),
+            Wait::BeginTime(id) => self.begin_time(cx, id),
+            Wait::Purge => self.purge_by_limits(cx),
+            _ => {}
+        }
+        self.finish(cx);
+    }
+
+    /// Responses without a matchtag: of the scheduler and of execution, matched by job id.
+    fn on_other(&mut self, cx: &mut Cx<'_, Wait>, message: Message) {
+        if message.kind != MsgType::Response {
+            return cx.refuse_unknown(&message);
+        }
+        if message.topic() == "sched.alloc" {
+            self.alloc_response(cx, &message);
+        } else if self.exec.topic().as_deref() == Some(message.topic()) {
+            self.start_response(cx, &message);
+        } else {
+            let text = format!("unexpected response to {}", message.topic());
+            return cx.log(Level::Debug, text);
+        }
+        self.finish(cx);
+    }
+
+    fn on_disconnect(&mut self, cx: &mut Cx<'_, Wait>, message: &Message) {
+        let client = message.first_route();
+        self.sched_disconnect(cx, client);
+        self.exec_disconnect(cx, client);
+        self.waiters_disconnect(message);
+        self.journal_end(cx, |answer| answer.same_sender(message));
+        if self.up {
+            self.finish(cx);
+        }
+    }
+
+    fn on_config(
+        &mut self,
+        cx: &mut Cx<'_, Wait>,
+        config: &Map<String, Value>,
+    ) -> Result<(), RpcError> {
+        let settings = Settings::parse(config)?;
+        self.queues.configure(&settings.queues);
+        self.settings = settings;
+        if self.up {
+            self.queue_changed(None);
+            if !self.purge_armed {
+                self.purge_by_limits(cx);
+            }
+            self.finish(cx);
+        }
+        Ok(())
+    }
+
+    fn on_drain(&mut self, cx: &mut Cx<'_, Wait>) {
+        self.waiters_end(cx);
+        self.updates_end(cx);
+        self.journal_end(cx, |_| true);
+        self.settle_down(cx);
+    }
+
+    fn stats(&self) -> Option<Value> {
+        let (listeners, events) = self.journal.counts();
+        Some(json!({
+            "journal": { "listeners": listeners, "events": events },
+            "active_jobs": self.jobs.len(),
+            "inactive_jobs": self.inactive.len(),
+            "max_jobid": self.max_jobid,
+            "housekeeping": { "running": {}, "config": {} },
+        }))
+    }
+}

@@ -1,0 +1,4 @@
+//! Transcripts: scripted scheduler, execution and KVS around the service.
+
+mod bench;
+mod lifecycle;
