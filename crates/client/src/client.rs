@@ -279,6 +279,13 @@ impl Client {
         }
     }
 
+    /// Matchtags of the requests whose responses have arrived and can be taken, ascending: which of
+    /// many streams to ask after [`Client::wait`].
+    #[must_use]
+    pub fn ready_tags(&self) -> Vec<u32> {
+        self.inner.borrow().filled().iter().copied().collect()
+    }
+
     /// Writes what was sent and is not yet written, as far as the socket takes it now.
     ///
     /// # Errors

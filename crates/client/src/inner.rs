@@ -42,6 +42,8 @@ pub(crate) struct Inner {
     wire: Wire,
     slots: BTreeMap<u32, Slot>,
     free: BTreeSet<u32>,
+    /// Tags with responses that somebody can take.
+    filled: BTreeSet<u32>,
     next: u32,
     events: VecDeque<Message>,
     requests: VecDeque<Message>,
@@ -60,6 +62,7 @@ impl Inner {
             wire,
             slots: BTreeMap::new(),
             free: BTreeSet::new(),
+            filled: BTreeSet::new(),
             next: 1,
             events: VecDeque::new(),
             requests: VecDeque::new(),
@@ -120,6 +123,9 @@ impl Inner {
         let slot = self.slots.get_mut(&tag)?;
         let message = slot.ready.pop_front()?;
         self.unread -= 1;
+        if slot.ready.is_empty() {
+            self.filled.remove(&tag);
+        }
         let last = slot.ended && slot.ready.is_empty();
         if last {
             self.slots.remove(&tag);
@@ -135,6 +141,7 @@ impl Inner {
         };
         self.unread -= slot.ready.len();
         slot.ready.clear();
+        self.filled.remove(&tag);
         slot.abandoned = true;
         if slot.ended {
             self.slots.remove(&tag);
@@ -172,6 +179,7 @@ impl Inner {
                 slot.ended |= !streaming || !message.errnum().is_ok();
                 if !slot.abandoned {
                     slot.ready.push_back(message);
+                    self.filled.insert(tag);
                     self.unread += 1;
                 } else if slot.ended {
                     self.slots.remove(&tag);
@@ -229,6 +237,10 @@ impl Inner {
                 Woken { extra: vec![false; extra.len()], ..Woken::default() }
             }
         }
+    }
+
+    pub(crate) fn filled(&self) -> &BTreeSet<u32> {
+        &self.filled
     }
 
     pub(crate) fn has_unread(&self) -> bool {

@@ -71,7 +71,7 @@ impl Wire {
         !self.output.is_empty()
     }
 
-    /// Reads once and gives every complete message to `take`; false when nothing was there.
+    /// Reads once and gives every complete message to `take`; true when there may be more to read.
     pub(crate) fn receive(&mut self, mut take: impl FnMut(Message)) -> io::Result<bool> {
         let start = self.input.len();
         self.input.resize(start + self.want, 0);
@@ -82,16 +82,17 @@ impl Wire {
             }
         };
         self.input.truncate(start + got.as_ref().map_or(0, |got| *got));
-        match got {
+        let more = match got {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(got) => self.want = if got == self.want { READ_MAX } else { READ_MIN },
+            Ok(got) => got == self.want,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) => return Err(error),
-        }
+        };
+        self.want = if more { READ_MAX } else { READ_MIN };
         loop {
             match self.decoder.next(&mut self.input) {
                 Ok(Some(message)) => take(message),
-                Ok(None) => return Ok(true),
+                Ok(None) => return Ok(more),
                 Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
             }
         }

@@ -61,6 +61,7 @@ impl Engine for Echo {
                         self.answer(client, &message);
                         self.out.push_back(Output::Exit(message.raw()[0].into()));
                     }
+                    "echo.panic" => panic!("a bug"),
                     "echo.kick" => {
                         self.answer(client, &message);
                         self.out.push_back(Output::CloseClient(client));
@@ -436,6 +437,16 @@ fn exit_flushes_returns_the_code_and_removes_the_socket() {
     assert_eq!(peer.receive().unwrap().matchtag(), 2);
     assert!(peer.receive().is_none());
     assert_eq!(broker.join(), 42);
+    assert!(!broker.path.exists());
+}
+
+#[test]
+fn a_panic_of_the_engine_ends_the_broker() {
+    let mut broker = Broker::echo();
+    let mut peer = broker.connect();
+    peer.ask("echo.panic", 1, b"x");
+    assert!(peer.receive().is_none());
+    assert!(broker.thread.take().unwrap().join().is_err());
     assert!(!broker.path.exists());
 }
 
