@@ -73,6 +73,10 @@ bodies! {
         pub sequence: i64,
         /// When, in seconds since the epoch.
         pub timestamp: f64,
+        /// Blobref of the directory (RFC 11) of the namespaces beside primary. Left out when
+        /// there is none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub namespaces: Option<String>,
     }
 
     /// Body of `checkpoint-put`.

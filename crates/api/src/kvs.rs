@@ -25,6 +25,10 @@ pub const STREAM: u32 = 512;
 /// Watch flag: with WATCH_APPEND, one empty response after the initial data.
 pub const WATCH_INITIAL_SENTINEL: u32 = 1024;
 
+/// Lookup flag between services: links are followed, but a valref is answered as it is stored,
+/// so that the blobs of a value can be told apart.
+pub const KEEP_REFS: u32 = 1 << 16;
+
 /// Commit flag: share no commit with others.
 pub const NO_MERGE: u32 = 1;
 /// Commit flag: also write a checkpoint (every commit is durable here).
@@ -168,6 +172,13 @@ bodies! {
 
     /// Follower to rank 0: a transaction, answered when its root is durable.
     pub struct RelayCommit {
+        /// Name of the transaction, as in events.
+        #[serde(default)]
+        pub name: String,
+        /// User id of the requester.
+        pub userid: u32,
+        /// Roles of the requester.
+        pub rolemask: u32,
         /// Namespace.
         pub namespace: String,
         /// Commit flags.

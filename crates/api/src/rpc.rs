@@ -295,6 +295,11 @@ impl<R: Rpc> Answer<R> {
     pub fn forget(mut self) {
         self.owed = false;
     }
+
+    /// Like [`Answer::forget`], for an answer that stays where it is kept until that is dropped.
+    pub fn disown(&mut self) {
+        self.owed = false;
+    }
 }
 
 /// A response to `request` that says `error`.

@@ -118,10 +118,7 @@ impl<W> Cx<'_, W> {
     /// Credentials of the broker itself: the owner, local.
     #[must_use]
     pub fn own_cred(&self) -> Cred {
-        Cred {
-            userid: self.port.owner,
-            rolemask: Rolemask(Rolemask::OWNER.0 | Rolemask::LOCAL.0),
-        }
+        Cred { userid: self.port.owner, rolemask: Rolemask(Rolemask::OWNER.0 | Rolemask::LOCAL.0) }
     }
 
     fn address(&self, message: &mut Message, to: To) {
@@ -142,7 +139,13 @@ impl<W> Cx<'_, W> {
     }
 
     /// Like [`Cx::call`], with ETIMEDOUT in place of the response after `within_us`.
-    pub fn call_within<R: Rpc>(&mut self, to: To, body: &R::Request, within_us: u64, wait: W) -> Tag {
+    pub fn call_within<R: Rpc>(
+        &mut self,
+        to: To,
+        body: &R::Request,
+        within_us: u64,
+        wait: W,
+    ) -> Tag {
         let tag = self.call::<R>(to, body, wait);
         let timer = self.timers.arm(self.port.clock.mono_us + within_us, Alarm::Deadline(tag));
         if let Some(pending) = self.waits.pending.get_mut(&tag) {

@@ -20,8 +20,9 @@ impl Reply {
     /// The typed body. A body that does not decode is EPROTO.
     pub fn decode<R: Rpc>(&self) -> Result<R::Response, RpcError> {
         match &self.result {
-            Ok(message) => R::Response::take(message)
-                .map_err(|text| RpcError::new(Errno::EPROTO, format!("{} response: {text}", R::TOPIC))),
+            Ok(message) => R::Response::take(message).map_err(|text| {
+                RpcError::new(Errno::EPROTO, format!("{} response: {text}", R::TOPIC))
+            }),
             Err(error) => Err(error.clone()),
         }
     }

@@ -163,7 +163,8 @@ impl<S: Service> Rig<S> {
     /// # Panics
     /// When there is none, or another topic comes first.
     pub fn expect(&mut self, topic: &str) -> Message {
-        let message = self.requests.pop_front().unwrap_or_else(|| panic!("no request, wanted {topic}"));
+        let message =
+            self.requests.pop_front().unwrap_or_else(|| panic!("no request, wanted {topic}"));
         assert_eq!(message.topic(), topic, "the service's next request");
         message
     }

@@ -59,7 +59,11 @@ pub trait Service: 'static {
 
     /// The configuration: at start (before [`Service::start`]) and after each change. An error
     /// refuses the change; the broker then restores the former one.
-    fn on_config(&mut self, cx: &mut Cx<'_, Self::Wait>, config: &Map<String, Value>) -> Result<(), RpcError> {
+    fn on_config(
+        &mut self,
+        cx: &mut Cx<'_, Self::Wait>,
+        config: &Map<String, Value>,
+    ) -> Result<(), RpcError> {
         let _ = (cx, config);
         Ok(())
     }

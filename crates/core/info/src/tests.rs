@@ -1,0 +1,152 @@
+//! Lookups and watches, by transcript.
+
+use flux_svc::Rig;
+
+use super::*;
+
+const SUBMIT: &str = "{\"timestamp\":1.0,\"name\":\"submit\",\"context\":{\"userid\":1000}}\n";
+const CLEAN: &str = "{\"timestamp\":2.0,\"name\":\"clean\"}\n";
+
+fn val(text: &str) -> Value {
+    json!({ "val": Treeobj::val(text.as_bytes().to_vec()).to_value() })
+}
+
+fn rig() -> Rig<InfoService> {
+    Rig::new(InfoService::default())
+}
+
+fn event(rig: &mut Rig<InfoService>, tag: u32) -> String {
+    rig.response(tag).unwrap()["event"].as_str().unwrap_or("<sentinel>").to_string()
+}
+
+/// The cancel of one stream of `kvs-watch`.
+fn canceled(rig: &mut Rig<InfoService>) {
+    rig.expect("kvs-watch.cancel");
+}
+
+#[test]
+fn a_lookup_gives_keys_with_updates_applied() {
+    let mut rig = rig();
+    let tag = rig.request("job-info.lookup", json!({"id": 1, "keys": ["R"], "flags": 3}));
+    let r = rig.expect("kvs.lookup");
+    rig.reply(&r, val("{\"execution\":{\"expiration\":0.0}}"));
+    let log = rig.expect("kvs.lookup");
+    rig.reply(
+        &log,
+        val("{\"timestamp\":1.0,\"name\":\"resource-update\",\"context\":{\"expiration\":7.0}}\n"),
+    );
+    let body = rig.response(tag).unwrap();
+    assert_eq!(body["R"]["execution"]["expiration"], json!(7.0));
+    rig.finish();
+}
+
+#[test]
+fn another_users_job_is_not_shown() {
+    let mut rig = rig();
+    let guest = rig.guest(2000);
+    let tag = rig.request_as(
+        guest,
+        "job-info.lookup",
+        json!({"id": 1, "keys": ["J"], "flags": 0}),
+        false,
+    );
+    let log = rig.expect("kvs.lookup");
+    rig.reply(&log, val(SUBMIT));
+    assert_eq!(rig.response(tag).unwrap_err().errno, Errno::EPERM);
+    let tag = rig.request_as(
+        guest,
+        "job-info.lookup",
+        json!({"id": 1, "keys": ["J"], "flags": 0}),
+        false,
+    );
+    let log = rig.expect("kvs.lookup");
+    rig.fail(&log, Errno::ENOENT);
+    assert_eq!(rig.response(tag).unwrap_err().message(), "invalid job id");
+    rig.finish();
+}
+
+#[test]
+fn the_main_eventlog_ends_at_clean() {
+    let mut rig = rig();
+    let body = json!({"id": 1, "path": "eventlog", "flags": 2});
+    let tag = rig.stream("job-info.eventlog-watch", body);
+    let watch = rig.expect("kvs-watch.lookup");
+    rig.reply(&watch, val(SUBMIT));
+    assert_eq!(event(&mut rig, tag), SUBMIT);
+    assert_eq!(event(&mut rig, tag), "<sentinel>");
+    rig.reply(&watch, val(CLEAN));
+    assert_eq!(event(&mut rig, tag), CLEAN);
+    assert_eq!(rig.response(tag).unwrap_err().errno, Errno::ENODATA);
+    canceled(&mut rig);
+    rig.finish();
+}
+
+#[test]
+fn a_guest_eventlog_goes_on_where_the_namespace_ended() {
+    let mut rig = rig();
+    let body = json!({"id": 1, "path": "guest.output", "flags": 0});
+    let tag = rig.stream("job-info.eventlog-watch", body);
+    let guest = rig.expect("kvs.lookup");
+    rig.reply(&guest, json!({"val": {"ver": 1, "type": "symlink", "data": {"target": "."}}}));
+    let space = rig.expect("kvs-watch.lookup");
+    assert_eq!(space.json::<Value>().unwrap()["namespace"], json!("job-1"));
+    let main = rig.expect("kvs-watch.lookup");
+    rig.reply(&main, val(SUBMIT));
+    rig.reply(&space, val(SUBMIT));
+    assert_eq!(event(&mut rig, tag), SUBMIT);
+    rig.fail(&space, Errno::ENOTSUP);
+    let rest = rig.expect("kvs.lookup");
+    rig.reply(&rest, val(&format!("{SUBMIT}{CLEAN}")));
+    assert_eq!(event(&mut rig, tag), CLEAN);
+    assert_eq!(rig.response(tag).unwrap_err().errno, Errno::ENODATA);
+    canceled(&mut rig);
+    rig.finish();
+}
+
+#[test]
+fn a_job_that_never_ran_has_no_guest_eventlog() {
+    let mut rig = rig();
+    let tag = rig.stream("job-info.eventlog-watch", json!({"id": 1, "path": "guest.output"}));
+    let guest = rig.expect("kvs.lookup");
+    rig.fail(&guest, Errno::ENOENT);
+    rig.expect("kvs-watch.lookup");
+    let main = rig.expect("kvs-watch.lookup");
+    rig.reply(&main, val(&format!("{SUBMIT}{CLEAN}")));
+    let rest = rig.expect("kvs.lookup");
+    rig.fail(&rest, Errno::ENOENT);
+    assert_eq!(rig.response(tag).unwrap_err().errno, Errno::ENOENT);
+    canceled(&mut rig);
+    canceled(&mut rig);
+    rig.finish();
+}
+
+#[test]
+fn a_watcher_that_leaves_is_forgotten() {
+    let mut rig = rig();
+    rig.stream("job-info.eventlog-watch", json!({"id": 1, "path": "eventlog"}));
+    let watch = rig.expect("kvs-watch.lookup");
+    rig.disconnect(rig.owner(), "job-info");
+    canceled(&mut rig);
+    rig.reply(&watch, val(SUBMIT));
+    rig.finish();
+}
+
+#[test]
+fn r_is_followed_through_updates() {
+    let mut rig = rig();
+    let tag = rig.stream("job-info.update-watch", json!({"id": 1, "key": "R", "flags": 0}));
+    let watch = rig.expect("kvs-watch.lookup");
+    let base = rig.expect("kvs.lookup");
+    rig.reply(&watch, val(SUBMIT));
+    rig.reply(&base, val("{\"execution\":{\"expiration\":0.0}}"));
+    assert_eq!(rig.response(tag).unwrap()["R"]["execution"]["expiration"], json!(0.0));
+    rig.reply(
+        &watch,
+        val("{\"timestamp\":1.0,\"name\":\"resource-update\",\"context\":{\"expiration\":7.0}}\n"),
+    );
+    assert_eq!(rig.response(tag).unwrap()["R"]["execution"]["expiration"], json!(7.0));
+    rig.reply(&watch, val(CLEAN));
+    assert_eq!(rig.response(tag).unwrap_err().errno, Errno::ENODATA);
+    canceled(&mut rig);
+    rig.finish();
+}
