@@ -1,0 +1,44 @@
+//! Which nodes a constraint allows, worked out once for each distinct constraint.
+
+use flux_id::Idset;
+use flux_model::constraint::Constraint;
+use flux_model::constraint::node::{NodeConstraint, NodeOperator, NodeView};
+
+/// Nodes that a job may use.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Eligible {
+    /// Every node of these classes.
+    Classes(Vec<usize>),
+    /// These ranks.
+    Ranks(Idset),
+}
+
+/// A node as constraints see it.
+pub(crate) struct View<'a> {
+    pub(crate) rank: u32,
+    pub(crate) host: &'a str,
+    pub(crate) has: &'a dyn Fn(&str) -> bool,
+}
+
+impl NodeView for View<'_> {
+    fn rank(&self) -> u32 {
+        self.rank
+    }
+
+    fn hostname(&self) -> &str {
+        self.host
+    }
+
+    fn has_property(&self, name: &str) -> bool {
+        (self.has)(name)
+    }
+}
+
+/// Whether a constraint looks at nothing but properties, so that it holds for a whole class or
+/// for none of it.
+pub(crate) fn only_properties(constraint: &NodeConstraint) -> bool {
+    let mut only = true;
+    let tree: &Constraint<NodeOperator> = constraint.tree();
+    tree.for_each_leaf(&mut |leaf| only &= matches!(leaf, NodeOperator::Properties { .. }));
+    only
+}

@@ -1,0 +1,513 @@
+//! Nodes, what is free on them, and where a job goes.
+//!
+//! Nodes that have the same number of cores and gpus and the same properties form a class, and
+//! each class keeps its nodes in buckets by what is free. Whether a request fits follows from the
+//! sizes of the buckets; only nodes that are chosen are touched.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use flux_id::Idset;
+use flux_model::constraint::node::NodeConstraint;
+use flux_model::resource_set::{Children, ResourceSet, ResourceSetError};
+
+use crate::demand::{Demand, DemandError, Unit};
+use crate::eligible::{Eligible, View, only_properties};
+use crate::index::Index;
+
+/// Most classes by property; with more, classes are by size only and every constraint is worked
+/// out rank by rank.
+const MAX_CLASSES: usize = 64;
+
+/// Up to so many ranks a constraint's nodes are sorted rather than searched for in the index.
+const FEW: u64 = 1024;
+
+#[derive(Debug)]
+struct Node {
+    host: Arc<str>,
+    all: Arc<Children>,
+    cores: Idset,
+    gpus: Idset,
+    class: usize,
+    up: bool,
+}
+
+impl Node {
+    fn free(&self) -> (u32, u32) {
+        (small(self.cores.len()), small(self.gpus.len()))
+    }
+}
+
+#[derive(Debug)]
+struct Class {
+    /// Cores and gpus of each node.
+    all: (u32, u32),
+    nodes: u64,
+    free: Index,
+}
+
+/// What a job gets.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Placement {
+    /// Cores and gpus by rank, in rank order.
+    pub parts: Vec<(u32, Arc<Children>)>,
+    /// Number of slots.
+    pub nslots: u64,
+}
+
+/// The resources of the instance and what is free of them.
+#[derive(Debug)]
+pub struct Pool {
+    set: ResourceSet,
+    nodes: BTreeMap<u32, Node>,
+    classes: Vec<Class>,
+    /// Classes tell properties apart.
+    by_property: bool,
+    up: Idset,
+    cache: BTreeMap<String, Arc<Eligible>>,
+    everything: Arc<Eligible>,
+    /// Nodes looked at while placing, for tests of the cost.
+    pub examined: u64,
+}
+
+fn small(count: u64) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self::new(ResourceSet::new())
+    }
+}
+
+impl Pool {
+    /// All nodes of a set, free and down.
+    #[must_use]
+    pub fn new(set: ResourceSet) -> Self {
+        let set = set.without_scheduling();
+        let mut names: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
+        for (name, ranks) in set.properties() {
+            for rank in ranks.ids() {
+                names.entry(rank).or_default().push(name);
+            }
+        }
+        let kinds: BTreeSet<(u64, u64, Option<&Vec<&str>>)> = set
+            .iter()
+            .map(|(rank, _, all)| (all.cores.len(), all.gpus.len(), names.get(&rank)))
+            .collect();
+        let by_property = kinds.len() <= MAX_CLASSES;
+        let mut classes: Vec<Class> = Vec::new();
+        let mut known: BTreeMap<(u64, u64, Option<&Vec<&str>>), usize> = BTreeMap::new();
+        let mut shared: BTreeMap<(String, String), Arc<Children>> = BTreeMap::new();
+        let mut nodes = BTreeMap::new();
+        let mut previous: Option<Arc<Children>> = None;
+        for (rank, host, all) in set.iter() {
+            let names = if by_property { names.get(&rank) } else { None };
+            let class =
+                *known.entry((all.cores.len(), all.gpus.len(), names)).or_insert_with(|| {
+                    let all = (small(all.cores.len()), small(all.gpus.len()));
+                    classes.push(Class { all, nodes: 0, free: Index::default() });
+                    classes.len() - 1
+                });
+            classes[class].nodes += 1;
+            let all = match &previous {
+                Some(same) if **same == *all => Arc::clone(same),
+                _ => Arc::clone(
+                    shared
+                        .entry((all.cores.to_string(), all.gpus.to_string()))
+                        .or_insert_with(|| Arc::new(all.clone())),
+                ),
+            };
+            previous = Some(Arc::clone(&all));
+            let node = Node {
+                host: Arc::from(host),
+                cores: all.cores.clone(),
+                gpus: all.gpus.clone(),
+                all,
+                class,
+                up: false,
+            };
+            nodes.insert(rank, node);
+        }
+        let everything = Arc::new(Eligible::Classes((0..classes.len()).collect()));
+        Self {
+            set,
+            nodes,
+            classes,
+            by_property,
+            up: Idset::new(),
+            cache: BTreeMap::new(),
+            everything,
+            examined: 0,
+        }
+    }
+
+    /// Every resource.
+    #[must_use]
+    pub fn set(&self) -> &ResourceSet {
+        &self.set
+    }
+
+    /// Ranks that are up.
+    #[must_use]
+    pub fn up(&self) -> &Idset {
+        &self.up
+    }
+
+    /// Marks ranks up or down; ranks that are not in the pool are ignored.
+    pub fn mark(&mut self, ranks: &Idset, up: bool) {
+        for rank in ranks.intersection(&self.set.ranks()).ids() {
+            let Some(node) = self.nodes.get_mut(&rank).filter(|node| node.up != up) else {
+                continue;
+            };
+            node.up = up;
+            let index = &mut self.classes[node.class].free;
+            if up {
+                index.insert(rank, node.free());
+                self.up.insert(rank);
+            } else {
+                index.remove(rank, node.free());
+                self.up.remove(rank);
+            }
+        }
+    }
+
+    /// Removes ranks for good. What was worked out for constraints no longer holds.
+    pub fn shrink(&mut self, ranks: &Idset) {
+        self.mark(ranks, false);
+        for rank in ranks.intersection(&self.set.ranks()).ids() {
+            if let Some(node) = self.nodes.remove(&rank) {
+                self.classes[node.class].nodes -= 1;
+            }
+        }
+        self.set = self.set.without_ranks(ranks);
+        self.cache.clear();
+    }
+
+    /// The nodes a constraint allows. Equal constraints are worked out once.
+    pub fn eligible(&mut self, constraint: Option<(String, NodeConstraint)>) -> Arc<Eligible> {
+        let Some((text, constraint)) = constraint else { return Arc::clone(&self.everything) };
+        if let Some(known) = self.cache.get(&text) {
+            return Arc::clone(known);
+        }
+        let found = if self.by_property && only_properties(&constraint) {
+            let mut wanted: BTreeMap<usize, bool> = BTreeMap::new();
+            for (rank, node) in &self.nodes {
+                wanted.entry(node.class).or_insert_with(|| self.allows(&constraint, *rank, node));
+                if wanted.len() == self.classes.len() {
+                    break;
+                }
+            }
+            Eligible::Classes(wanted.into_iter().filter_map(|(at, is)| is.then_some(at)).collect())
+        } else {
+            let allowed = |(rank, node): (&u32, &Node)| {
+                self.allows(&constraint, *rank, node).then_some(*rank)
+            };
+            Eligible::Ranks(self.nodes.iter().filter_map(allowed).collect())
+        };
+        let found = Arc::new(found);
+        // Constraints that name single hosts differ from job to job.
+        if self.cache.len() >= 4096 {
+            self.cache.clear();
+        }
+        self.cache.insert(text, Arc::clone(&found));
+        found
+    }
+
+    fn allows(&self, constraint: &NodeConstraint, rank: u32, node: &Node) -> bool {
+        let has = |name: &str| self.set.properties().get(name).is_some_and(|r| r.contains(rank));
+        constraint.matches(&View { rank, host: &node.host, has: &has })
+    }
+
+    /// One bit for each class that has an eligible node (classes above 63 share bits): jobs
+    /// without a common bit cannot get in each other's way.
+    #[must_use]
+    pub fn mask(&self, eligible: &Eligible) -> u64 {
+        let bit = |class: usize| 1_u64 << (class % 64);
+        match eligible {
+            Eligible::Classes(classes) => classes.iter().fold(0, |mask, class| mask | bit(*class)),
+            Eligible::Ranks(ranks) => ranks
+                .ids()
+                .filter_map(|rank| self.nodes.get(&rank))
+                .fold(0, |mask, node| mask | bit(node.class)),
+        }
+    }
+
+    /// Whether a demand can be met when every node is up and free.
+    ///
+    /// # Errors
+    /// Says how much there is.
+    pub fn feasible(&self, demand: &Demand, eligible: &Eligible) -> Result<(), DemandError> {
+        let mut totals = (0_u64, 0_u64, 0_u64, 0_u64);
+        let mut add = |all: (u32, u32), nodes: u64| {
+            let units = demand.fit(all, all).saturating_mul(nodes);
+            let by_cores = Demand { gpus: 0, ..*demand }.fit(all, all).saturating_mul(nodes);
+            totals.0 = totals.0.saturating_add(units);
+            totals.1 = totals.1.saturating_add(by_cores);
+            totals.2 += u64::from(all.0) * nodes;
+            totals.3 += u64::from(all.1) * nodes;
+        };
+        match eligible {
+            Eligible::Classes(classes) => {
+                for class in classes.iter().filter_map(|at| self.classes.get(*at)) {
+                    add(class.all, class.nodes);
+                }
+            }
+            Eligible::Ranks(ranks) => {
+                for node in ranks.ids().filter_map(|rank| self.nodes.get(&rank)) {
+                    add(self.classes[node.class].all, 1);
+                }
+            }
+        }
+        if totals.0 >= demand.min {
+            return Ok(());
+        }
+        Err(demand.denial(totals.0, totals.1, totals.2, totals.3))
+    }
+
+    /// Units of a demand that fit now.
+    #[must_use]
+    pub fn capacity(&self, demand: &Demand, eligible: &Eligible) -> u64 {
+        match eligible {
+            Eligible::Classes(classes) => classes
+                .iter()
+                .filter_map(|at| self.classes.get(*at))
+                .map(|class| class.free.capacity(demand, class.all))
+                .fold(0, u64::saturating_add),
+            Eligible::Ranks(ranks) => ranks
+                .ids()
+                .map(|rank| self.fit(demand, eligible, rank, None))
+                .fold(0, u64::saturating_add),
+        }
+    }
+
+    /// Units a node gives if it is eligible and up: with what is free now, or with `free`.
+    pub(crate) fn fit(
+        &self,
+        demand: &Demand,
+        eligible: &Eligible,
+        rank: u32,
+        free: Option<(u32, u32)>,
+    ) -> u64 {
+        let Some(node) = self.nodes.get(&rank).filter(|node| node.up) else { return 0 };
+        let may = match eligible {
+            Eligible::Classes(classes) => classes.binary_search(&node.class).is_ok(),
+            Eligible::Ranks(ranks) => ranks.contains(rank),
+        };
+        let free = free.unwrap_or_else(|| node.free());
+        if may { demand.fit(free, self.classes[node.class].all) } else { 0 }
+    }
+
+    /// What is free on a node, up or down.
+    #[must_use]
+    pub fn free_on(&self, rank: u32) -> Option<(u32, u32)> {
+        self.nodes.get(&rank).map(Node::free)
+    }
+
+    /// Chooses nodes for a demand and takes what it asks for; `None` when it does not fit now.
+    /// Nodes with most cores free come first, then those with most gpus free, then low ranks.
+    pub fn place(&mut self, demand: &Demand, eligible: &Eligible) -> Option<Placement> {
+        if demand.min == 0 || self.capacity(demand, eligible) < demand.min {
+            return None;
+        }
+        let chosen = self.choose(demand, eligible);
+        let mut parts = Vec::with_capacity(chosen.len());
+        let mut units = 0;
+        for (rank, count) in chosen {
+            units += count;
+            if let Some(part) = self.cut(demand, rank, count) {
+                parts.push((rank, part));
+            }
+        }
+        parts.sort_unstable_by_key(|(rank, _)| *rank);
+        let nslots = (units / demand.units_per_slot.max(1)).saturating_mul(demand.slots).max(1);
+        Some(Placement { parts, nslots })
+    }
+
+    /// Nodes and units on each, no more than the demand's most.
+    fn choose(&mut self, demand: &Demand, eligible: &Eligible) -> Vec<(u32, u64)> {
+        let mut left = demand.max.unwrap_or(u64::MAX).max(demand.min);
+        let mut chosen = Vec::new();
+        let mut examined = 0;
+        let mut take = |rank: u32, fit: u64| {
+            examined += 1;
+            let count = fit.min(left);
+            if count > 0 {
+                chosen.push((rank, count));
+                left -= count;
+            }
+            left > 0
+        };
+        match eligible {
+            Eligible::Ranks(ranks) if ranks.len() <= FEW => {
+                let mut order: Vec<(Reverse<(u32, u32)>, u32)> = ranks
+                    .ids()
+                    .filter_map(|rank| {
+                        let node = self.nodes.get(&rank).filter(|node| node.up)?;
+                        Some((Reverse(node.free()), rank))
+                    })
+                    .collect();
+                order.sort_unstable();
+                for (free, rank) in order {
+                    let all = self.nodes.get(&rank).map(|node| self.classes[node.class].all);
+                    if !take(rank, all.map_or(0, |all| demand.fit(free.0, all))) {
+                        break;
+                    }
+                }
+            }
+            _ => {
+                let (classes, within): (Vec<usize>, _) = match eligible {
+                    Eligible::Classes(classes) => (classes.clone(), None),
+                    Eligible::Ranks(ranks) => ((0..self.classes.len()).collect(), Some(ranks)),
+                };
+                for (rank, fit) in merged(&self.classes, &classes, demand) {
+                    if within.is_none_or(|ranks| ranks.contains(rank)) && !take(rank, fit) {
+                        break;
+                    }
+                }
+            }
+        }
+        self.examined += examined;
+        chosen
+    }
+
+    /// Takes `units` units of a demand from a node.
+    fn cut(&mut self, demand: &Demand, rank: u32, units: u64) -> Option<Arc<Children>> {
+        let node = self.nodes.get(&rank)?;
+        let part = if demand.unit == Unit::WholeNode {
+            Arc::clone(&node.all)
+        } else {
+            Arc::new(Children {
+                cores: node.cores.take(u64::from(demand.cores).saturating_mul(units)),
+                gpus: node.gpus.take(u64::from(demand.gpus).saturating_mul(units)),
+            })
+        };
+        self.change(rank, |node| {
+            node.cores.remove_all(&part.cores);
+            node.gpus.remove_all(&part.gpus);
+        });
+        Some(part)
+    }
+
+    /// Changes what is free on a node and keeps the index right.
+    fn change(&mut self, rank: u32, f: impl FnOnce(&mut Node)) {
+        let Some(node) = self.nodes.get_mut(&rank) else { return };
+        let before = node.free();
+        f(node);
+        if node.up {
+            let index = &mut self.classes[node.class].free;
+            index.remove(rank, before);
+            index.insert(rank, node.free());
+        }
+    }
+
+    /// Takes given resources: those of a job that runs already.
+    ///
+    /// # Errors
+    /// Resources that are not in the pool or not free; nothing is taken then.
+    pub fn take(&mut self, parts: &[(u32, Arc<Children>)]) -> Result<(), ResourceSetError> {
+        for (rank, part) in parts {
+            let free = self.nodes.get(rank).is_some_and(|node| {
+                part.cores.is_subset(&node.cores) && part.gpus.is_subset(&node.gpus)
+            });
+            if !free {
+                return Err(ResourceSetError::NotInSet(format!("rank{rank}/{part}")));
+            }
+        }
+        for (rank, part) in parts {
+            self.change(*rank, |node| {
+                node.cores.remove_all(&part.cores);
+                node.gpus.remove_all(&part.gpus);
+            });
+        }
+        Ok(())
+    }
+
+    /// Gives resources of one rank back; a rank that is gone is ignored.
+    pub fn give_back(&mut self, rank: u32, part: &Children) {
+        self.change(rank, |node| {
+            node.cores.insert_all(&part.cores);
+            node.gpus.insert_all(&part.gpus);
+        });
+    }
+
+    /// R of what a job got.
+    ///
+    /// # Errors
+    /// None for a placement of this pool.
+    pub fn allocation(&self, placement: &Placement) -> Result<ResourceSet, ResourceSetError> {
+        let nodes = placement.parts.iter().filter_map(|(rank, part)| {
+            let node = self.nodes.get(rank)?;
+            Some((*rank, Arc::clone(&node.host), Arc::clone(part)))
+        });
+        let mut set = ResourceSet::from_nodes(nodes)?;
+        if !self.set.properties().is_empty() {
+            let ranks: Idset = placement.parts.iter().map(|(rank, _)| *rank).collect();
+            for (name, have) in self.set.properties() {
+                if !name.starts_with('+') {
+                    set.set_property(name, &have.intersection(&ranks))?;
+                }
+            }
+        }
+        set.nslots = Some(placement.nslots);
+        Ok(set)
+    }
+
+    /// Everything that is taken.
+    #[must_use]
+    pub fn allocated(&self) -> ResourceSet {
+        let taken = self.nodes.iter().filter_map(|(rank, node)| {
+            let part = Children {
+                cores: node.all.cores.difference(&node.cores),
+                gpus: node.all.gpus.difference(&node.gpus),
+            };
+            (!part.is_empty()).then(|| (*rank, Arc::new(part)))
+        });
+        self.set.pick(taken).unwrap_or_default()
+    }
+
+    /// Everything on nodes that are down.
+    #[must_use]
+    pub fn down(&self) -> ResourceSet {
+        self.set.without_ranks(&self.up)
+    }
+}
+
+/// Nodes of several classes on which a demand fits, and units on each: most free first.
+fn merged<'a>(
+    classes: &'a [Class],
+    wanted: &[usize],
+    demand: &'a Demand,
+) -> impl Iterator<Item = (u32, u64)> + 'a {
+    let mut sources: Vec<_> = wanted
+        .iter()
+        .filter_map(|at| classes.get(*at))
+        .filter(|class| demand.fit(class.all, class.all) > 0)
+        .map(|class| {
+            class
+                .free
+                .buckets(demand.cores, demand.gpus)
+                .filter_map(move |(free, ranks)| {
+                    let fit = demand.fit(free, class.all);
+                    (fit > 0).then_some((free, fit, ranks))
+                })
+                .flat_map(|(free, fit, ranks)| {
+                    ranks.ids().map(move |rank| (Reverse(free), rank, fit))
+                })
+                .peekable()
+        })
+        .collect();
+    std::iter::from_fn(move || {
+        if let [only] = sources.as_mut_slice() {
+            return only.next().map(|(_, rank, fit)| (rank, fit));
+        }
+        let best = sources
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(at, source)| source.peek().map(|key| (*key, at)))
+            .min()?
+            .1;
+        sources[best].next().map(|(_, rank, fit)| (rank, fit))
+    })
+}
