@@ -1,0 +1,138 @@
+//! What a crash leaves is taken up again.
+
+use flux_id::JobId;
+use serde_json::json;
+
+use super::bench::{Bench, jobspec};
+
+#[test]
+fn pending_and_running_jobs_go_on() {
+    let mut bench = Bench::online();
+    bench.submit(1);
+    bench.run(1);
+    bench.submit(2);
+    bench.expect_alloc(2);
+    bench.submit(3);
+    let third = bench.expect_alloc(3);
+    bench.answer(&third, json!({"id": 3, "type": 2}));
+    bench.submit_spec(4, jobspec(json!({"dependencies": [
+        {"scheme": "afterok", "value": "1"}, {"scheme": "begin-time", "value": "1700000010"}]})));
+    let store = bench.crash();
+
+    let mut bench = Bench::with(&json!({}), store);
+    bench.quiet();
+    assert_eq!(bench.log(2), "submit validate depend priority flux-restart priority");
+    let hello = bench.sched_online("unlimited", None);
+    assert_eq!(
+        hello,
+        [json!({"id": 1, "priority": 16, "userid": 1000, "t_submit": 1_700_000_000.0})]
+    );
+    bench.expect_alloc(2);
+    bench.exec_online();
+    let (start, body) = bench.expect("job-exec.start");
+    assert_eq!((&body["id"], &body["reattach"]), (&json!(1), &json!(true)));
+    assert_eq!(body["R"], super::bench::r());
+    bench.say(&start, 1, "reattached", json!({}));
+    bench.rig.advance(12_000_000);
+    bench.quiet();
+    bench.end(&start, 1, 0);
+    assert_eq!(
+        bench.log(1),
+        "submit validate depend priority alloc start finish release free clean"
+    );
+    bench.expect_alloc(4);
+    let stats = bench.call("job-manager.stats-get", json!({})).unwrap();
+    assert_eq!((&stats["active_jobs"], &stats["inactive_jobs"]), (&json!(2), &json!(2)));
+    assert_eq!(bench.call("job-manager.getinfo", json!({})), Ok(json!({"max_jobid": 4})));
+    bench.finish();
+}
+
+#[test]
+fn a_canceled_job_whose_shells_may_live_is_given_to_execution() {
+    let mut bench = Bench::online();
+    bench.submit(1);
+    bench.run(1);
+    bench.call("job-manager.raise", json!({"id": 1, "severity": 0, "type": "cancel"})).unwrap();
+    let store = bench.crash();
+    let mut bench = Bench::with(&json!({}), store);
+    bench.sched_online("unlimited", None);
+    bench.quiet();
+    bench.exec_online();
+    let (start, body) = bench.expect("job-exec.start");
+    assert_eq!(body["reattach"], true);
+    assert_eq!(
+        bench.published(),
+        [r#"job-exception {"id":1,"type":"cancel","severity":0}"#]
+    );
+    bench.end(&start, 1, 36608);
+    assert_eq!(
+        bench.log(1),
+        "submit validate depend priority alloc start exception finish release free clean"
+    );
+    bench.finish();
+}
+
+#[test]
+fn a_job_between_alloc_and_start_is_started_once() {
+    let mut bench = Bench::online();
+    bench.submit(1);
+    let alloc = bench.expect_alloc(1);
+    bench.grant(&alloc, 1);
+    let store = bench.crash();
+    let mut bench = Bench::with(&json!({}), store);
+    bench.exec_online();
+    let (start, body) = bench.expect("job-exec.start");
+    assert_eq!(body["reattach"], false);
+    bench.say(&start, 1, "start", json!({}));
+    bench.quiet();
+    bench.finish();
+}
+
+#[test]
+fn jobs_that_cannot_be_replayed_are_moved_aside() {
+    let mut bench = Bench::online();
+    bench.submit(1);
+    let mut store = bench.crash();
+    store.insert(format!("{}.eventlog", JobId(2).kvs()), "nonsense\n".to_string());
+    store.insert(
+        format!("{}.eventlog", JobId(3).kvs()),
+        "{\"timestamp\":1.0,\"name\":\"submit\",\"context\":{\"userid\":1,\"urgency\":1,\
+         \"flags\":0,\"version\":1}}\n"
+            .to_string(),
+    );
+    let mut bench = Bench::with(&json!({}), store);
+    assert!(bench.rig.logs.iter().any(|(_, text)| text.contains("job ƒ4 not replayed: still in")));
+    assert!(bench.store.keys().any(|key| key.starts_with("job-lost+found.job.")));
+    let stats = bench.call("job-manager.stats-get", json!({})).unwrap();
+    assert_eq!(stats["active_jobs"], 1);
+    bench.finish();
+}
+
+#[test]
+fn calls_that_come_too_early_wait() {
+    let mut rig = flux_svc::Rig::new(crate::JobManager::default());
+    let tag = rig.request("job-manager.getinfo", json!({}));
+    assert_eq!(rig.try_response(tag), None);
+    let checkpoint = rig.expect("kvs.lookup");
+    let directory = rig.expect("kvs.lookup");
+    rig.fail(&directory, flux_proto::Errno::ENOENT);
+    rig.fail(&checkpoint, flux_proto::Errno::ENOENT);
+    assert!(rig.ready);
+    assert_eq!(rig.response(tag), Ok(json!({"max_jobid": 0})));
+    rig.finish();
+}
+
+#[test]
+fn updates_are_replayed() {
+    let mut bench = Bench::online();
+    bench.submit(1);
+    bench.expect_alloc(1);
+    let update = json!({"id": 1, "updates": {"attributes.system.duration": 60.0}});
+    bench.call("job-manager.update", update).unwrap();
+    let store = bench.crash();
+    let mut bench = Bench::with(&json!({}), store);
+    bench.sched_online("unlimited", None);
+    let (_, body) = bench.expect("sched.alloc");
+    assert_eq!(body["jobspec"]["attributes"]["system"]["duration"], 60.0);
+    bench.finish();
+}
