@@ -1,0 +1,157 @@
+//! Parsed objects by their address: a bounded number of bytes, and what is not yet durable.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use flux_model::blobref::Blobref;
+
+use crate::dir::Dir;
+
+/// Largest piece of a value that is kept.
+const DATA_MAX: usize = 64 << 10;
+
+/// What a blob holds.
+#[derive(Debug, Clone)]
+pub(crate) enum Object {
+    /// A directory.
+    Dir(Arc<Dir>),
+    /// A piece of a value.
+    Data(Bytes),
+}
+
+#[derive(Debug)]
+struct Entry {
+    object: Object,
+    size: usize,
+    used: u64,
+}
+
+/// Objects by address. Durable ones are forgotten, longest unused first, beyond the bound; those
+/// of commits in flight stay until they are settled.
+#[derive(Debug)]
+pub(crate) struct Cache {
+    clean: BTreeMap<Blobref, Entry>,
+    by_use: BTreeMap<u64, Blobref>,
+    dirty: BTreeMap<Blobref, Object>,
+    /// The empty directory: known without a store.
+    empty: Blobref,
+    bytes: usize,
+    limit: usize,
+    clock: u64,
+    /// Loads that were needed so far.
+    pub(crate) faults: u64,
+}
+
+impl Cache {
+    pub(crate) fn new(limit: usize, empty: Blobref) -> Self {
+        Self {
+            clean: BTreeMap::new(),
+            by_use: BTreeMap::new(),
+            dirty: BTreeMap::new(),
+            empty,
+            bytes: 0,
+            limit,
+            clock: 0,
+            faults: 0,
+        }
+    }
+
+    fn get(&mut self, blobref: &Blobref) -> Option<&Object> {
+        if let Some(entry) = self.clean.get_mut(blobref) {
+            self.by_use.remove(&entry.used);
+            self.clock += 1;
+            entry.used = self.clock;
+            self.by_use.insert(self.clock, *blobref);
+            return Some(&entry.object);
+        }
+        self.dirty.get(blobref)
+    }
+
+    pub(crate) fn dir(&mut self, blobref: &Blobref) -> Option<Arc<Dir>> {
+        match self.get(blobref) {
+            Some(Object::Dir(dir)) => Some(dir.clone()),
+            _ => (*blobref == self.empty).then(Arc::default),
+        }
+    }
+
+    pub(crate) fn data(&mut self, blobref: &Blobref) -> Option<Bytes> {
+        match self.get(blobref) {
+            Some(Object::Data(data)) => Some(data.clone()),
+            _ => None,
+        }
+    }
+
+    /// Keeps a durable object of `size` stored bytes.
+    pub(crate) fn put(&mut self, blobref: Blobref, object: Object, size: usize) {
+        if matches!(object, Object::Data(_)) && size > DATA_MAX {
+            return;
+        }
+        // A parsed directory takes about twice its JSON.
+        let size = size * 2 + 128;
+        self.clock += 1;
+        let entry = Entry { object, size, used: self.clock };
+        self.bytes += size;
+        self.by_use.insert(self.clock, blobref);
+        if let Some(old) = self.clean.insert(blobref, entry) {
+            self.bytes -= old.size;
+            self.by_use.remove(&old.used);
+        }
+        while self.bytes > self.limit && self.clean.len() > 1 {
+            let Some((_, oldest)) = self.by_use.pop_first() else { break };
+            if let Some(entry) = self.clean.remove(&oldest) {
+                self.bytes -= entry.size;
+            }
+        }
+    }
+
+    /// Keeps an object of a commit that is not yet durable.
+    pub(crate) fn put_dirty(&mut self, blobref: Blobref, object: Object) {
+        self.dirty.insert(blobref, object);
+    }
+
+    /// An object of a commit became durable.
+    pub(crate) fn settle(&mut self, blobref: Blobref, object: Object, size: usize) {
+        self.dirty.remove(&blobref);
+        self.put(blobref, object, size);
+    }
+
+    /// Forgets what is not durable: its commits failed.
+    pub(crate) fn drop_dirty(&mut self) {
+        self.dirty.clear();
+    }
+
+    /// Durable objects, and their bytes in memory.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        (self.clean.len(), self.bytes)
+    }
+
+    pub(crate) fn dirty_len(&self) -> usize {
+        self.dirty.len()
+    }
+
+    /// Sizes of the durable objects in bytes.
+    pub(crate) fn sizes(&self) -> impl Iterator<Item = usize> {
+        self.clean.values().map(|entry| entry.size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flux_model::blobref::HashAlg;
+
+    #[test]
+    fn the_longest_unused_object_goes_first() {
+        let mut cache = Cache::new(1000, HashAlg::Sha1.hash(b""));
+        let names: Vec<Blobref> = (0..4u8).map(|i| HashAlg::Sha1.hash(&[i])).collect();
+        for name in &names[..3] {
+            cache.put(*name, Object::Data(Bytes::new()), 100);
+        }
+        assert!(cache.data(&names[0]).is_some());
+        cache.put(names[3], Object::Data(Bytes::new()), 100);
+        assert!(cache.data(&names[0]).is_some());
+        assert!(cache.data(&names[1]).is_none());
+        assert_eq!(cache.size(), (3, 984));
+    }
+}

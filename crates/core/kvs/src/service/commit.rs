@@ -1,0 +1,526 @@
+//! Rank 0: transactions become roots, many in one durable commit.
+
+use std::sync::Arc;
+
+use flux_api::content::{self, BlobBatch, Checkpoint};
+use flux_api::kvs::{
+    self, Commit, NO_MERGE, NamespaceCreate_, NamespaceRemove, Operation, PRIMARY, Relaycommit,
+    SYNC, Setroot,
+};
+use flux_api::{Answer, Call, Empty, RpcError};
+use flux_model::blobref::Blobref;
+use flux_proto::{Cred, Rolemask};
+use flux_svc::{Level, Reply, To};
+use serde_json::{Map, Value, json};
+
+use super::follow::Forward;
+use super::{Context, KvsService, MAX_WAITING, Phase, Wait, Waiter};
+use crate::apply::{self, Source, Stop};
+use crate::cache::Object;
+use crate::dir::{Dir, Node};
+use crate::error::KvsError;
+use crate::space::{Done, Group, Outgoing, Root, Space, Txn};
+
+/// Bytes that gather for the next commit while one is in flight; beyond them transactions wait.
+const BATCH_BYTES: usize = 64 << 20;
+
+/// A change to the set of namespaces.
+#[derive(Debug)]
+pub(super) enum Admin {
+    Create(String, Answer<NamespaceCreate_>),
+    Remove(String, Answer<NamespaceRemove>),
+}
+
+/// What one commit to the store carries.
+#[derive(Debug)]
+pub(super) struct Batch {
+    parts: Vec<(String, Vec<Group>)>,
+    admins: Vec<Admin>,
+    shards: Vec<u32>,
+    objects: Vec<(Blobref, Object, usize)>,
+    empty: bool,
+}
+
+impl KvsService {
+    pub(super) fn commit(&mut self, cx: &mut Context<'_>, call: Call<Commit>) {
+        let ticket = self.ticket();
+        let cred = call.answer.cred();
+        let name = format!("transaction_req.{}.{ticket}", self.rank);
+        let kvs::CommitRequest { namespace, flags, ops } = call.request;
+        self.accept(cx, &namespace, flags, ops, cred, name, Done::Commit(call.answer));
+    }
+
+    pub(super) fn relayed(&mut self, cx: &mut Context<'_>, call: Call<Relaycommit>) {
+        if self.rank > 0 {
+            let text = "kvs.relaycommit is only available on rank 0".to_string();
+            return call.answer.err(cx, KvsError::Protocol(text));
+        }
+        let kvs::RelayCommit { name, userid, rolemask, namespace, flags, ops } = call.request;
+        let cred = Cred { userid, rolemask: Rolemask(rolemask) };
+        self.accept(cx, &namespace, flags, ops, cred, name, Done::Relay(call.answer));
+    }
+
+    fn accept(
+        &mut self,
+        cx: &mut Context<'_>,
+        namespace: &str,
+        flags: u32,
+        ops: Vec<Operation>,
+        cred: Cred,
+        name: String,
+        done: Done,
+    ) {
+        let guest = !cred.rolemask.contains(Rolemask::OWNER);
+        let checked = if matches!(self.phase, Phase::Draining) {
+            Err(KvsError::Stopping)
+        } else if self.waiting_txns >= MAX_WAITING {
+            Err(KvsError::Busy(MAX_WAITING))
+        } else if flags & SYNC != 0 && namespace != PRIMARY {
+            Err(KvsError::Invalid("SYNC is for the primary namespace only".into()))
+        } else {
+            self.space(namespace, cred).and_then(|_| apply::check(ops, guest, self.hash))
+        };
+        let ops = match checked {
+            Ok(ops) => ops,
+            Err(error) => return answer(cx, done, Err(error.into())),
+        };
+        let exclusive = flags & (NO_MERGE | SYNC) != 0;
+        let txn = Txn { name, ops, exclusive, done, held: apply::Held::new(), failed: None };
+        self.waiting_txns += 1;
+        if let Some(space) = self.spaces.get_mut(namespace) {
+            space.work.queue.push_back(txn);
+        }
+        self.advance(cx, namespace);
+        self.flush(cx);
+    }
+
+    /// Answers a transaction; `root` is the version it went into.
+    pub(super) fn answer_txn(
+        &mut self,
+        cx: &mut Context<'_>,
+        txn: Txn,
+        result: Result<(), KvsError>,
+        root: Option<Root>,
+    ) {
+        self.waiting_txns -= 1;
+        let result = match (result, root) {
+            (Ok(()), Some(root)) => Ok(root.response()),
+            (Err(error), _) => Err(error.into()),
+            // A group with a transaction that went through has a root.
+            (Ok(()), None) => Err(KvsError::Stopping.into()),
+        };
+        answer(cx, txn.done, result);
+    }
+
+    /// Applies the waiting transactions of a namespace, as far as their directories are here.
+    fn advance(&mut self, cx: &mut Context<'_>, name: &str) {
+        let mut need = None;
+        while let Some(space) = self.spaces.get_mut(name) {
+            let work = &mut space.work;
+            if work.stall.is_some() || work.queue.is_empty() {
+                break;
+            }
+            if self.out.bytes > BATCH_BYTES {
+                self.blocked.insert(name.to_string());
+                break;
+            }
+            let Some(mut txn) = work.queue.pop_front() else { break };
+            let exclusive = txn.exclusive;
+            if work.groups.last().is_some_and(|last| last.changed && (exclusive || last.exclusive))
+            {
+                self.seal(name);
+                if let Some(space) = self.spaces.get_mut(name) {
+                    space.work.groups.push(Group::new());
+                }
+            }
+            let Some(space) = self.spaces.get_mut(name) else { break };
+            let work = &mut space.work;
+            let result = match txn.failed.take() {
+                Some(error) => Err(error),
+                None => {
+                    let mut blobs = Vec::new();
+                    let mut source = Source { cache: &mut self.cache, held: &txn.held };
+                    let tree = &mut work.tree;
+                    match apply::apply(tree, name, &txn.ops, self.hash, &mut source, &mut blobs) {
+                        Ok(()) => {
+                            for (blobref, bytes) in blobs {
+                                self.out.push(blobref, &bytes, Object::Data(bytes.clone()));
+                            }
+                            Ok(())
+                        }
+                        Err(Stop::Fail(error)) => Err(error),
+                        Err(Stop::Need(blobrefs)) => {
+                            self.next += 1;
+                            work.stall = Some((self.next, blobrefs.len()));
+                            work.queue.push_front(txn);
+                            need = Some((self.next, blobrefs));
+                            break;
+                        }
+                    }
+                }
+            };
+            txn.held.clear();
+            if work.groups.is_empty() {
+                work.groups.push(Group::new());
+            }
+            if let Some(group) = work.groups.last_mut() {
+                group.changed |= result.is_ok();
+                group.exclusive |= exclusive && result.is_ok();
+                group.txns.push((txn, result));
+            }
+            self.dirty.insert(name.to_string());
+        }
+        if let Some((stall, blobrefs)) = need {
+            for blobref in blobrefs {
+                self.load(cx, blobref, Waiter::Txn(name.to_string(), stall));
+            }
+        }
+    }
+
+    /// An object that a stalled transaction waits for came, or cannot be had.
+    pub(super) fn txn_loaded(
+        &mut self,
+        cx: &mut Context<'_>,
+        name: &str,
+        stall: u64,
+        blobref: Blobref,
+        dir: Result<Arc<Dir>, KvsError>,
+    ) {
+        let Some(work) = self.spaces.get_mut(name).map(|space| &mut space.work) else { return };
+        let Some((_, missing)) = work.stall.filter(|(number, _)| *number == stall) else { return };
+        if let Some(txn) = work.queue.front_mut() {
+            match dir {
+                Ok(dir) => {
+                    txn.held.insert(blobref, dir);
+                }
+                Err(error) => txn.failed = Some(error),
+            }
+        }
+        work.stall = (missing > 1).then_some((stall, missing - 1));
+        if missing <= 1 {
+            self.advance(cx, name);
+            self.flush(cx);
+        }
+    }
+
+    /// Makes the version of the newest group of a namespace.
+    fn seal(&mut self, name: &str) {
+        let Some(work) = self.spaces.get_mut(name).map(|space| &mut space.work) else { return };
+        let Some(group) = work.groups.last_mut() else { return };
+        if !group.changed || group.root.is_some() {
+            return;
+        }
+        let mut sealed = Vec::new();
+        work.tree.seal(self.hash, &mut sealed);
+        for dir in sealed {
+            if self.out.push(dir.blobref, &dir.bytes, Object::Dir(dir.dir.clone())) {
+                self.cache.put_dirty(dir.blobref, Object::Dir(dir.dir));
+            }
+        }
+        if let Node::Ref(blobref) = work.tree {
+            work.seq += 1;
+            group.root = Some(Root { seq: work.seq, blobref });
+        }
+    }
+
+    /// Sends what was applied to the store, unless a commit is in flight.
+    fn flush(&mut self, cx: &mut Context<'_>) {
+        if self.batch.is_some() {
+            return;
+        }
+        let mut parts = Vec::new();
+        for name in std::mem::take(&mut self.dirty) {
+            self.seal(&name);
+            if let Some(space) = self.spaces.get_mut(&name) {
+                let groups = std::mem::take(&mut space.work.groups);
+                if name != PRIMARY && groups.iter().any(|group| group.changed) {
+                    self.table.touch(&name);
+                }
+                parts.push((name, groups));
+            }
+        }
+        let admins = std::mem::take(&mut self.admins);
+        let changed = parts.iter().flat_map(|(_, groups)| groups).any(|group| group.changed);
+        if !changed && admins.is_empty() {
+            for (name, groups) in parts {
+                self.finish_groups(cx, &name, groups);
+            }
+            return;
+        }
+        let shards: Vec<u32> = self.table.dirty.iter().copied().collect();
+        let mut out = std::mem::take(&mut self.out);
+        if self.store_empty {
+            let dir = Arc::new(Dir::default());
+            out.push(self.empty, &dir.encode().into(), Object::Dir(dir));
+        }
+        if !shards.is_empty() {
+            for (blobref, bytes) in self.table.write(&self.spaces, self.hash) {
+                out.push(blobref, &bytes, Object::Data(bytes.clone()));
+            }
+        }
+        let checkpoint = self.spaces.get(PRIMARY).map(|primary| Checkpoint {
+            version: 1,
+            rootref: match primary.work.tree {
+                Node::Ref(blobref) => blobref.to_string(),
+                _ => primary.work.durable.blobref.to_string(),
+            },
+            sequence: primary.work.seq,
+            timestamp: cx.wall(),
+            namespaces: self.table.root.map(|root| root.to_string()),
+        });
+        let Outgoing { blobs, objects, .. } = out;
+        let empty = self.store_empty;
+        self.batch = Some(Batch { parts, admins, shards, objects, empty });
+        cx.call::<content::Commit>(To::Rank(0), &BlobBatch { blobs, checkpoint }, Wait::Batch);
+        for name in std::mem::take(&mut self.blocked) {
+            self.advance(cx, &name);
+        }
+    }
+
+    pub(super) fn batch_settled(&mut self, cx: &mut Context<'_>, reply: &Reply) {
+        let Some(batch) = self.batch.take() else { return };
+        match reply.decode::<content::Commit>() {
+            Ok(Empty) => self.batch_durable(cx, batch),
+            Err(error) => self.batch_failed(cx, batch, &error),
+        }
+        self.flush(cx);
+        self.settle_drain(cx);
+    }
+
+    fn batch_durable(&mut self, cx: &mut Context<'_>, batch: Batch) {
+        if batch.empty {
+            self.store_empty = false;
+        }
+        for (blobref, object, size) in batch.objects {
+            self.cache.settle(blobref, object, size);
+        }
+        for (name, groups) in batch.parts {
+            self.finish_groups(cx, &name, groups);
+        }
+        for admin in batch.admins {
+            match admin {
+                Admin::Create(name, answer) => {
+                    if let Some(space) = self.spaces.get_mut(&name) {
+                        space.work.born = true;
+                        let body = kvs::Root {
+                            owner: space.owner,
+                            rootseq: space.root.seq,
+                            rootref: space.root.blobref.to_string(),
+                            flags: space.flags,
+                            namespace: name.clone(),
+                        };
+                        let cred = Cred { userid: space.owner, ..cx.own_cred() };
+                        cx.publish_as(cred, &format!("kvs.namespace-{name}-created"), &body, true);
+                    }
+                    answer.ok(cx, &Empty);
+                }
+                Admin::Remove(name, answer) => {
+                    if let Some(space) = self.spaces.get(&name) {
+                        let cred = Cred { userid: space.owner, ..cx.own_cred() };
+                        let body = object(json!({ "namespace": name }));
+                        cx.publish_as(cred, &format!("kvs.namespace-{name}-removed"), &body, true);
+                    }
+                    self.drop_space(cx, &name);
+                    answer.ok(cx, &Empty);
+                }
+            }
+        }
+    }
+
+    /// Shows the versions of a namespace and answers their transactions.
+    fn finish_groups(&mut self, cx: &mut Context<'_>, name: &str, groups: Vec<Group>) {
+        for group in groups {
+            if let Some(root) = group.root
+                && let Some(space) = self.spaces.get_mut(name)
+            {
+                space.work.durable = root;
+                let owner = space.owner;
+                let keys = group.keys();
+                let names: Vec<String> = group
+                    .txns
+                    .iter()
+                    .filter(|(_, result)| result.is_ok())
+                    .map(|(txn, _)| txn.name.clone())
+                    .collect();
+                space.transactions += names.len() as u64;
+                self.reach(cx, name, root);
+                let body = Setroot {
+                    namespace: name.to_string(),
+                    rootseq: root.seq,
+                    rootref: root.blobref.to_string(),
+                    names,
+                    keys,
+                    owner,
+                };
+                let cred = Cred { userid: owner, ..cx.own_cred() };
+                cx.publish_as(cred, &format!("kvs.namespace-{name}-setroot"), &body, true);
+            }
+            for (txn, result) in group.txns {
+                if let Err(error) = &result
+                    && let Some(space) = self.spaces.get(name)
+                {
+                    let cred = Cred { userid: space.owner, ..cx.own_cred() };
+                    let body = object(json!({
+                        "namespace": name,
+                        "names": [txn.name],
+                        "errnum": error.errno().0,
+                    }));
+                    cx.publish_as(cred, &format!("kvs.namespace-{name}-error"), &body, true);
+                }
+                self.answer_txn(cx, txn, result, group.root);
+            }
+        }
+    }
+
+    /// The store refused a commit: what it carried fails, and all that was built on it is done
+    /// again on the newest durable version.
+    fn batch_failed(&mut self, cx: &mut Context<'_>, batch: Batch, error: &RpcError) {
+        cx.log(Level::Err, format!("cannot store a commit: {error}"));
+        let failure = |what: &str| KvsError::Store {
+            what: format!("{what} could not be stored and was undone"),
+            error: error.clone(),
+        };
+        self.cache.drop_dirty();
+        self.out = Outgoing::default();
+        let mut again = std::mem::take(&mut self.dirty);
+        for (name, groups) in batch.parts {
+            for (txn, result) in groups.into_iter().flat_map(|group| group.txns) {
+                let result = result.and_then(|()| Err(failure("the transaction")));
+                self.answer_txn(cx, txn, result, None);
+            }
+            again.insert(name);
+        }
+        for admin in batch.admins {
+            match admin {
+                Admin::Create(name, answer) => {
+                    self.table.remove(&name);
+                    self.drop_space(cx, &name);
+                    answer.err(cx, failure("the new namespace"));
+                }
+                Admin::Remove(name, answer) => {
+                    self.table.add(&name);
+                    if let Some(space) = self.spaces.get_mut(&name) {
+                        space.work.dying = false;
+                    }
+                    answer.err(cx, failure("the removal of the namespace"));
+                }
+            }
+        }
+        self.table.dirty.extend(batch.shards);
+        for name in &again {
+            let Some(work) = self.spaces.get_mut(name).map(|space| &mut space.work) else {
+                continue;
+            };
+            work.tree = Node::Ref(work.durable.blobref);
+            work.seq = work.durable.seq;
+            work.stall = None;
+            let groups = std::mem::take(&mut work.groups);
+            for (txn, _) in groups.into_iter().flat_map(|group| group.txns).rev() {
+                work.queue.push_front(txn);
+            }
+        }
+        for name in again {
+            self.advance(cx, &name);
+        }
+    }
+
+    pub(super) fn create(&mut self, cx: &mut Context<'_>, call: Call<NamespaceCreate_>) {
+        if self.rank > 0 {
+            return self.forward::<NamespaceCreate_>(
+                cx,
+                &call.request,
+                Forward::Create(call.answer),
+            );
+        }
+        let kvs::NamespaceCreate { namespace, rootref, owner, flags } = call.request;
+        if matches!(self.phase, Phase::Draining) {
+            return call.answer.err(cx, KvsError::Stopping);
+        }
+        if self.spaces.contains_key(&namespace) {
+            return call.answer.err(cx, KvsError::Exists(namespace));
+        }
+        if self.admins.len() >= MAX_WAITING {
+            return call.answer.err(cx, KvsError::Busy(MAX_WAITING));
+        }
+        let owner = match u32::try_from(owner) {
+            Ok(owner) => owner,
+            Err(_) if owner == -1 => cx.owner(),
+            Err(_) => {
+                let text = format!("{owner} is no user id");
+                return call.answer.err(cx, KvsError::Invalid(text));
+            }
+        };
+        let blobref = rootref
+            .parse::<Blobref>()
+            .ok()
+            .filter(|blobref| blobref.alg() == self.hash)
+            .unwrap_or(self.empty);
+        if blobref == self.empty {
+            let dir = Arc::new(Dir::default());
+            self.out.push(blobref, &dir.encode().into(), Object::Dir(dir));
+        }
+        let mut space = Space::new(owner, flags, Root { seq: 0, blobref });
+        space.work.born = false;
+        self.spaces.insert(namespace.clone(), space);
+        self.table.add(&namespace);
+        self.admins.push(Admin::Create(namespace, call.answer));
+        self.flush(cx);
+    }
+
+    pub(super) fn remove(&mut self, cx: &mut Context<'_>, call: Call<NamespaceRemove>) {
+        let name = call.request.namespace.clone();
+        if name == PRIMARY {
+            return call.answer.err(cx, KvsError::Primary);
+        }
+        if self.rank > 0 {
+            let request = call.request;
+            return self.forward::<NamespaceRemove>(
+                cx,
+                &request,
+                Forward::Remove(name, call.answer),
+            );
+        }
+        if matches!(self.phase, Phase::Draining) {
+            return call.answer.err(cx, KvsError::Stopping);
+        }
+        match self.spaces.get_mut(&name) {
+            Some(space) if space.work.born && !space.work.dying => {
+                space.work.dying = true;
+                space.work.stall = None;
+                for txn in std::mem::take(&mut space.work.queue) {
+                    let error = KvsError::NoNamespace(name.clone());
+                    self.answer_txn(cx, txn, Err(error), None);
+                }
+                self.table.remove(&name);
+                self.admins.push(Admin::Remove(name, call.answer));
+                self.flush(cx);
+            }
+            _ => call.answer.ok(cx, &Empty),
+        }
+    }
+
+    /// Says drained when nothing is owed any more.
+    pub(super) fn settle_drain(&mut self, cx: &mut Context<'_>) {
+        if matches!(self.phase, Phase::Draining)
+            && self.batch.is_none()
+            && self.waiting_txns == 0
+            && self.admins.is_empty()
+        {
+            cx.drained();
+        }
+    }
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
+fn answer(cx: &mut Context<'_>, done: Done, result: Result<kvs::RootResponse, RpcError>) {
+    match done {
+        Done::Commit(answer) => answer.respond(cx, result),
+        Done::Relay(answer) => answer.respond(cx, result),
+    }
+}

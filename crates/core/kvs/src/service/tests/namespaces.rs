@@ -1,0 +1,163 @@
+use super::*;
+use flux_proto::Cred;
+
+fn create(store: &mut Store, rig: &mut Rig<KvsService>, name: &str, owner: i64) {
+    let empty = HashAlg::Sha1.hash(b"{\"data\":{},\"type\":\"dir\",\"ver\":1}").to_string();
+    let body = json!({ "namespace": name, "rootref": empty, "owner": owner, "flags": 0 });
+    let tag = rig.request("kvs.namespace-create", body);
+    assert!(rig.try_response(tag).is_none());
+    store.serve(rig);
+    rig.response(tag).unwrap();
+    let event = rig.events.pop_back().unwrap();
+    assert_eq!(event.topic(), format!("kvs.namespace-{name}-created"));
+    assert_eq!(i64::from(event.cred.userid), if owner < 0 { 1000 } else { owner });
+}
+
+fn put_as(
+    store: &mut Store,
+    rig: &mut Rig<KvsService>,
+    cred: Cred,
+    namespace: &str,
+    op: Value,
+) -> Result<i64, Errno> {
+    let body = json!({ "namespace": namespace, "flags": 0, "ops": [op] });
+    let tag = rig.request_as(cred, "kvs.commit", body, false);
+    store.serve(rig);
+    rig.events.clear();
+    rig.response(tag).map(|body| body["rootseq"].as_i64().unwrap()).map_err(|error| error.errno)
+}
+
+fn get_as(
+    store: &mut Store,
+    rig: &mut Rig<KvsService>,
+    cred: Cred,
+    namespace: &str,
+    key: &str,
+) -> Result<Value, Errno> {
+    let body = json!({ "namespace": namespace, "flags": 0, "key": key });
+    let tag = rig.request_as(cred, "kvs.lookup", body, false);
+    store.serve(rig);
+    rig.response(tag).map(|body| body["val"].clone()).map_err(|error| error.errno)
+}
+
+#[test]
+fn namespaces_live_and_survive_a_crash_with_their_data() {
+    let mut store = Store::default();
+    let mut rig = store.start();
+    let owner = rig.owner();
+    for (name, user) in [("job-1", 5), ("a.b", -1), ("job-2", 6)] {
+        create(&mut store, &mut rig, name, user);
+    }
+    assert_eq!(put_as(&mut store, &mut rig, owner, "job-1", put("k", "1")), Ok(1));
+    assert_eq!(put_as(&mut store, &mut rig, owner, "a.b", put("k.l", "2")), Ok(1));
+    assert_eq!(put_as(&mut store, &mut rig, owner, "job-1", put("k", "3")), Ok(2));
+    let tag = rig.request("kvs.namespace-remove", json!({ "namespace": "job-2" }));
+    store.serve(&mut rig);
+    rig.response(tag).unwrap();
+
+    let mut rig = store.start();
+    let tag = rig.request("kvs.namespace-list", json!({}));
+    let list = rig.response(tag).unwrap();
+    assert_eq!(
+        list["namespaces"],
+        json!([
+            { "namespace": "a.b", "owner": 1000, "flags": 0 },
+            { "namespace": "job-1", "owner": 5, "flags": 0 },
+            { "namespace": "primary", "owner": 1000, "flags": 0 },
+        ])
+    );
+    assert_eq!(get_as(&mut store, &mut rig, owner, "job-1", "k"), Ok(val("3")));
+    assert_eq!(get_as(&mut store, &mut rig, owner, "a.b", "k.l"), Ok(val("2")));
+    let tag = rig.request("kvs.getroot", json!({ "namespace": "job-1" }));
+    assert_eq!(rig.response(tag).unwrap()["rootseq"], 2);
+    assert_eq!(put_as(&mut store, &mut rig, owner, "job-1", put("k", "4")), Ok(3));
+    for name in ["job-1", "a.b"] {
+        let tag = rig.request("kvs.namespace-remove", json!({ "namespace": name }));
+        store.serve(&mut rig);
+        rig.response(tag).unwrap();
+    }
+    assert_eq!(store.checkpoint.as_ref().unwrap().namespaces, None);
+    assert_eq!(get_as(&mut store, &mut rig, owner, "job-1", "k").unwrap_err(), Errno::EOPNOTSUPP);
+}
+
+#[test]
+fn guests_reach_only_their_own_and_commit_only_plain_things() {
+    let mut store = Store::default();
+    let mut rig = store.start();
+    create(&mut store, &mut rig, "g", 5);
+    let (mine, other, owner) = (rig.guest(5), rig.guest(6), rig.owner());
+    assert_eq!(put_as(&mut store, &mut rig, mine, "g", put("k", "1")), Ok(1));
+    assert_eq!(put_as(&mut store, &mut rig, mine, "g", append("k", "2")), Ok(2));
+    let link = object("l", &Treeobj::symlink(Some("primary"), "secret"));
+    let body = json!({ "namespace": "g", "flags": 0, "ops": [link.clone()] });
+    let tag = rig.request_as(mine, "kvs.commit", body, false);
+    let error = rig.response(tag).unwrap_err();
+    assert_eq!(error.errno, Errno::EPERM);
+    assert!(error.text.unwrap().starts_with("guests may not commit "));
+    let empty = object("d", &Treeobj::empty_dir());
+    assert_eq!(put_as(&mut store, &mut rig, mine, "g", empty), Ok(3));
+    assert_eq!(get_as(&mut store, &mut rig, mine, "g", "k"), Ok(val("12")));
+    assert_eq!(get_as(&mut store, &mut rig, other, "g", "k"), Err(Errno::EPERM));
+    assert_eq!(get_as(&mut store, &mut rig, mine, "primary", "k"), Err(Errno::EPERM));
+    assert_eq!(put_as(&mut store, &mut rig, mine, "primary", put("k", "1")), Err(Errno::EPERM));
+    // A link does not lead further than the reader may go.
+    assert_eq!(put_as(&mut store, &mut rig, owner, "g", link), Ok(4));
+    assert_eq!(put_as(&mut store, &mut rig, owner, "primary", put("secret", "s")), Ok(1));
+    assert_eq!(get_as(&mut store, &mut rig, owner, "g", "l"), Ok(val("s")));
+    assert_eq!(get_as(&mut store, &mut rig, mine, "g", "l"), Err(Errno::EPERM));
+    let tag = rig.request_as(mine, "kvs.namespace-remove", json!({ "namespace": "g" }), false);
+    assert_eq!(rig.response(tag).unwrap_err().errno, Errno::EPERM);
+}
+
+#[test]
+fn names_are_unique_and_primary_stays() {
+    let mut store = Store::default();
+    let mut rig = store.start();
+    create(&mut store, &mut rig, "n", -1);
+    let tag = rig.request("kvs.namespace-create", json!({ "namespace": "n", "owner": -1 }));
+    assert_eq!(rig.response(tag).unwrap_err().errno, Errno::EEXIST);
+    let tag = rig.request("kvs.namespace-remove", json!({ "namespace": "primary" }));
+    assert_eq!(rig.response(tag).unwrap_err().errno, Errno::EOPNOTSUPP);
+    let tag = rig.request("kvs.namespace-remove", json!({ "namespace": "unknown" }));
+    assert_eq!(rig.response(tag), Ok(Value::Null));
+    let body = json!({ "namespace": "n", "flags": 4, "ops": [] });
+    let tag = rig.request("kvs.commit", body);
+    assert_eq!(rig.response(tag).unwrap_err().errno, Errno::EINVAL);
+    rig.finish();
+}
+
+#[test]
+fn removal_ends_what_waits_and_a_failed_removal_changes_nothing() {
+    let mut store = Store::default();
+    let mut rig = store.start();
+    create(&mut store, &mut rig, "n", -1);
+    let wait = rig.request("kvs.wait-version", json!({ "namespace": "n", "rootseq": 7 }));
+    store.broken = Some(Errno::EIO);
+    let tag = rig.request("kvs.namespace-remove", json!({ "namespace": "n" }));
+    store.serve(&mut rig);
+    assert_eq!(rig.response(tag).unwrap_err().errno, Errno::EIO);
+    store.broken = None;
+    let owner = rig.owner();
+    assert_eq!(put_as(&mut store, &mut rig, owner, "n", put("k", "1")), Ok(1));
+    let tag = rig.request("kvs.namespace-remove", json!({ "namespace": "n" }));
+    store.serve(&mut rig);
+    rig.response(tag).unwrap();
+    assert_eq!(rig.events.pop_back().unwrap().topic(), "kvs.namespace-n-removed");
+    assert_eq!(rig.response(wait).unwrap_err().errno, Errno::EOPNOTSUPP);
+    rig.finish();
+}
+
+#[test]
+fn a_failed_creation_leaves_no_namespace() {
+    let mut store = Store::default();
+    let mut rig = store.start();
+    store.broken = Some(Errno::ENOSPC);
+    let tag = rig.request("kvs.namespace-create", json!({ "namespace": "n", "owner": -1 }));
+    store.serve(&mut rig);
+    assert_eq!(rig.response(tag).unwrap_err().errno, Errno::ENOSPC);
+    store.broken = None;
+    create(&mut store, &mut rig, "n", -1);
+    let mut rig = store.start();
+    let tag = rig.request("kvs.getroot", json!({ "namespace": "n" }));
+    assert_eq!(rig.response(tag).unwrap()["rootseq"], 0);
+}
