@@ -1,0 +1,565 @@
+//! From a job id to running tasks.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::{DirBuilder, File};
+use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use flux_api::job::exec::{ShellBarrier, ShellBarrier_};
+use flux_api::job::manager::{Raise, RaiseRequest};
+use flux_api::rpc;
+use flux_client::{Client, To};
+use flux_id::{Idset, JobId};
+use flux_model::stdio::{Header, Redirect, StdioEvent};
+use flux_pmi::{LineBuffer, Server, ServerConfig};
+use flux_proto::Errno;
+use flux_topo::{Sysfs, Topology};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use serde_json::json;
+
+use super::{Failure, Feed, Outbox, Shell, Task, Waiting, pty};
+use crate::affinity::{self, Plan};
+use crate::environment::{self, Common};
+use crate::exit::Policy;
+use crate::job;
+use crate::layout::Layout;
+use crate::link::Link;
+use crate::log::Level;
+use crate::mustache::Tags;
+use crate::options::Options;
+use crate::output::{self, Files, Meter, Stream};
+use crate::pmi::Fence;
+use crate::poller::{Poller, Source};
+use crate::recorder::{Log, Recorder};
+use crate::rlimit::Limits;
+use crate::stream::Pieces;
+use crate::task::{self, Process, Start, Stdin};
+
+impl Failure {
+    fn new(text: impl ToString) -> Self {
+        Failure { code: 1, text: Some(text.to_string()) }
+    }
+}
+
+/// Ends the job before the shell is up.
+fn give_up(client: &Client, id: JobId, error: impl ToString) -> Failure {
+    let note = error.to_string();
+    let request = RaiseRequest {
+        id: id.0,
+        severity: 0,
+        kind: "exec".to_string(),
+        note: Some(note.clone()),
+        wait_status: None,
+    };
+    // The exit code says it too.
+    drop(client.call::<Raise>(To::Any, &request));
+    Failure::new(note)
+}
+
+/// A directory for the job below the broker's own, or where temporary files go.
+fn make_tmpdir(uri: &str, rank: u32, id: JobId) -> std::io::Result<PathBuf> {
+    let name = format!("jobtmp-{rank}-{}", id.f58());
+    let make = |parent: &Path| {
+        let dir = parent.join(&name);
+        match DirBuilder::new().mode(0o700).create(&dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(dir),
+        }
+    };
+    // The socket is in the broker's run directory.
+    let rundir = uri.strip_prefix("local://").and_then(|path| Path::new(path).parent());
+    if let Some(rundir) = rundir
+        && let Ok(dir) = make(rundir)
+    {
+        return Ok(dir);
+    }
+    let tmp = std::env::var_os("TMPDIR").unwrap_or_else(|| "/tmp".into());
+    make(Path::new(&tmp))
+}
+
+impl Shell {
+    /// Fetches the job and gets everything ready but the tasks.
+    ///
+    /// # Errors
+    /// What to say, and the exit code.
+    pub fn start(id: JobId) -> Result<Self, Failure> {
+        let mut mask = SigSet::empty();
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGALRM] {
+            mask.add(signal);
+        }
+        mask.thread_block().map_err(Failure::new)?;
+        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+            .map_err(Failure::new)?;
+        let poller = Poller::new().map_err(Failure::new)?;
+        poller.add(&signals, Source::Signals).map_err(Failure::new)?;
+        let link: Link<Waiting> = Link::open(flux_client::own_uri()).map_err(Failure::new)?;
+        let Some(client) = link.client().cloned() else {
+            return Err(Failure::new("no connection"));
+        };
+        let uid = rustix::process::getuid().as_raw();
+        let job = job::fetch(&client, id, uid).map_err(Failure::new)?;
+        let guest = false;
+        let fail = |error: &dyn std::fmt::Display| give_up(&client, id, error);
+        let options =
+            Options::read(job.jobspec.shell_options(), guest).map_err(|error| fail(&error))?;
+        let (scheme, value) = options.taskmap.clone();
+        let layout = Layout::new(&job.jobspec, &job.r, &scheme, &value, |path| {
+            std::fs::read_to_string(path)
+        })
+        .map_err(|error| fail(&error))?;
+        let rank = match layout.nodes.len() {
+            1 => 0,
+            _ => {
+                let broker = client.rank().map_err(|error| fail(&error))?;
+                layout.shell_rank(broker).map_err(|error| fail(&error))?
+            }
+        };
+        let nnodes = u32::try_from(layout.nodes.len()).unwrap_or(u32::MAX);
+        let node = &layout.nodes[rank as usize];
+        let tmpdir = make_tmpdir(link.uri(), rank, id)
+            .map_err(|error| fail(&format!("job directory: {}", output::reason(&error))))?;
+        let tags = Tags {
+            id,
+            name: job.jobspec.name().to_string(),
+            nnodes,
+            ntasks: layout.ntasks,
+            tmpdir: tmpdir.display().to_string(),
+            node_id: rank,
+            host: node.host.clone(),
+            cores: node.cores.clone(),
+            gpus: node.gpus.clone(),
+        };
+        if let Some(files) = job.jobspec.files() {
+            crate::files::extract(files, &tmpdir).map_err(|error| fail(&error))?;
+        }
+        let command = job.jobspec.command().first().map_or("", String::as_str);
+        let policy = Policy::new(command, options.exit_timeout, options.exit_on_error);
+        let fence = Fence::new(rank, nnodes, options.pmi_fanout);
+        let recorder = Recorder::new(format!("job-{}", id.dec()));
+        let others = if rank == 0 { (1..nnodes).collect() } else { BTreeSet::new() };
+        let mut shell = Shell {
+            rank,
+            uid,
+            link,
+            poller,
+            signals,
+            limits: Limits::default(),
+            tags,
+            env: BTreeMap::new(),
+            affinity: Plan::default(),
+            files: Files::default(),
+            meters: [Meter::default(), Meter::default()],
+            recorder,
+            last_commit: None,
+            policy,
+            tasks: Vec::new(),
+            pmi: None,
+            pmi_aborted: false,
+            fence,
+            fence_waiting: Vec::new(),
+            outbox: Outbox::default(),
+            unraised: Vec::new(),
+            others,
+            taken: BTreeMap::new(),
+            input_bytes: 0,
+            input_closed: false,
+            paused: false,
+            code: 0,
+            ended: false,
+            warning: None,
+            summed: false,
+            keep_dir: Some(tmpdir),
+            job,
+            options,
+            layout,
+        };
+        shell.enter_barrier(&client)?;
+        Ok(shell)
+    }
+
+    /// The first barrier: all shells of the job are there.
+    fn enter_barrier(&mut self, client: &Client) -> Result<(), Failure> {
+        if self.size() == 1 {
+            return Ok(());
+        }
+        let node = &self.layout.nodes[self.rank as usize];
+        let request = ShellBarrier { id: self.job.id.0, rank: node.broker_rank };
+        let mut pending = client.start(To::Any, rpc::request::<ShellBarrier_>(&request));
+        loop {
+            let quiet = Failure { code: 1, text: None };
+            match pending.try_next() {
+                Some(Ok(_)) => return Ok(()),
+                Some(Err(error)) if error.errno == Errno::EIO => return Err(quiet),
+                Some(Err(error)) => return Err(Failure::new(format!("shell_barrier: {error}"))),
+                None => {}
+            }
+            if let Ok(Some(info)) = self.signals.read_signal() {
+                let signum = i32::try_from(info.ssi_signo).unwrap_or(15);
+                return Err(Failure { code: 128 + signum, text: None });
+            }
+            let limit = Some(Duration::from_secs(3600));
+            // Messages for others may keep the connection readable: look again soon then.
+            match client.wait(&[self.signals.as_fd()], limit) {
+                Ok(ready) if ready.messages => std::thread::yield_now(),
+                Ok(_) => {}
+                Err(error) => return Err(Failure::new(error)),
+            }
+        }
+    }
+
+    /// Starts the tasks and records how it all begins.
+    pub(super) fn begin(&mut self) {
+        if let Err((code, component, text)) = self.prepare() {
+            self.announce();
+            self.fatal(code, component, &text);
+            return;
+        }
+        self.announce();
+        if let Err((code, text)) = self.start_tasks() {
+            self.fatal(code, "", &text);
+            return;
+        }
+        if self.size() == 1 {
+            self.announce_start();
+            return;
+        }
+        let node = &self.layout.nodes[self.rank as usize];
+        let request = ShellBarrier { id: self.job.id.0, rank: node.broker_rank };
+        drop(self.link.ask(Waiting::Barrier, To::Any, rpc::request::<ShellBarrier_>(&request)));
+    }
+
+    /// The first events.
+    fn announce(&mut self) {
+        if !self.is_leader() {
+            return;
+        }
+        let mut init = json!({
+            "service": self.job.service,
+            "leader-rank": self.layout.nodes[0].broker_rank,
+            "size": self.size(),
+        });
+        if let Some(pty) = &self.options.pty
+            && pty.interactive
+        {
+            init["pty"] = "terminus.0".into();
+            if pty.capture {
+                init["capture"] = 1.into();
+            }
+        }
+        self.event("shell.init", init);
+        let header = Header::new(&["stdout", "stderr"], self.layout.ntasks);
+        self.stdio(Log::Output, &StdioEvent::Header(header));
+        let all = match self.layout.ntasks {
+            1 => "0".to_string(),
+            n => format!("[0-{}]", n - 1),
+        };
+        for stream in [Stream::Out, Stream::Err] {
+            if let Some(path) = output::redirect_path(&self.options.output, stream, &self.tags) {
+                let redirect = Redirect {
+                    stream: stream.name().to_string(),
+                    rank: Some(all.clone()),
+                    path: Some(path),
+                };
+                self.stdio(Log::Output, &StdioEvent::Redirect(redirect));
+            }
+        }
+        self.stdio(Log::Input, &StdioEvent::Header(Header::new(&["stdin"], 1)));
+        if let Some(path) = self.options.stdin_path.clone() {
+            let path = Some(self.tags.render(&path, None).into_owned());
+            let redirect =
+                Redirect { stream: "stdin".to_string(), rank: Some("all".to_string()), path };
+            self.stdio(Log::Input, &StdioEvent::Redirect(redirect));
+        }
+    }
+
+    pub(super) fn announce_start(&mut self) {
+        if self.is_leader() {
+            let map = self.layout.map.to_value();
+            self.event("shell.start", json!({ "taskmap": map }));
+        }
+    }
+
+    fn prepare(&mut self) -> Result<(), (i32, &'static str, String)> {
+        let warn = |shell: &mut Self, component: &str, text: String| {
+            shell.log(Level::Warn, component, &text);
+        };
+        let node = self.layout.nodes[self.rank as usize].clone();
+        let ids: Vec<(u32, u32)> = node.tasks.ids().zip(0..).collect();
+        if let Some(cwd) = self.job.jobspec.cwd().map(str::to_string)
+            && let Err(error) = std::env::set_current_dir(&cwd)
+        {
+            let reason = output::reason(&error);
+            let text = format!(
+                "host {}: Could not change dir to {cwd}: {reason}. Going to /tmp instead",
+                node.host
+            );
+            self.log(Level::Error, "", &text);
+            std::env::set_current_dir("/tmp").map_err(|e| (1, "", e.to_string()))?;
+        }
+        self.files = Files::open(&self.options.output, &self.tags, self.is_leader(), &ids)
+            .map_err(|error| (1, "output", error.to_string()))?;
+        let (limits, warnings) =
+            Limits::plan(&self.options.rlimit).map_err(|error| (1, "rlimit", error.to_string()))?;
+        self.limits = limits;
+        for text in warnings {
+            warn(self, "rlimit", text);
+        }
+        for name in self.options.unserved.clone() {
+            warn(self, "", format!("option {name} is not served by this shell"));
+        }
+        self.plan_affinity(&node.cores, ids.len());
+        let gpus = self.options.gpu_affinity != "off";
+        let job = self.job.env.iter().map(|(name, value)| (name.as_str(), value.as_deref()));
+        let common = Common {
+            id: self.job.id,
+            parent_path: &self.job.parent_path,
+            uri: self.link.uri(),
+            ntasks: self.layout.ntasks,
+            nnodes: self.tags.nnodes,
+            tmpdir: &self.tags.tmpdir,
+            host: &node.host,
+            gpus: gpus.then_some(&node.gpus),
+            mpi: self.options.mpi.as_deref() != Some("none"),
+        };
+        self.env = environment::common(job, &common);
+        for (name, template) in &self.options.env_expand {
+            let value = self.tags.render(template, None).into_owned();
+            self.env.insert(name.clone(), value);
+        }
+        if let Some(dir) = self.env.get("TMPDIR").cloned()
+            && let Err(error) = std::fs::create_dir_all(&dir)
+        {
+            let reason = output::reason(&error);
+            warn(self, "tmpdir", format!("TMPDIR {dir}: {reason}, using /tmp"));
+            self.env.insert("TMPDIR".to_string(), "/tmp".to_string());
+        }
+        if let Some(score) = self.options.oom_adjust
+            && let Err(error) = std::fs::write("/proc/self/oom_score_adj", score.to_string())
+        {
+            warn(self, "oom", format!("oom.adjust={score}: {}", output::reason(&error)));
+        }
+        if self.options.pmi {
+            self.pmi = Some(self.pmi_server(&node.tasks));
+        }
+        self.arm_warning();
+        Ok(())
+    }
+
+    fn plan_affinity(&mut self, cores: &Idset, ntasks: usize) {
+        let option = self.options.cpu_affinity.clone();
+        if !affinity::needs_topology(&option) && !self.options.hwloc_xmlfile {
+            return;
+        }
+        let topology = match Sysfs::default().discover() {
+            Ok(topology) => topology,
+            Err(error) => {
+                self.log(Level::Warn, "cpu-affinity", &error.to_string());
+                return;
+            }
+        };
+        if self.options.hwloc_xmlfile {
+            let path = format!("{}/hwloc.xml", self.tags.tmpdir);
+            let shown = if self.options.hwloc_restrict {
+                topology.restrict(&topology.cpus_of(cores.ids()))
+            } else {
+                topology.clone()
+            };
+            match std::fs::write(&path, shown.to_xml()) {
+                Ok(()) => {
+                    self.job.env.retain(|(name, _)| name != "HWLOC_COMPONENTS");
+                    self.job.env.push(("HWLOC_XMLFILE".to_string(), Some(path)));
+                }
+                Err(error) => self.log(Level::Error, "hwloc", &output::reason(&error)),
+            }
+        }
+        match affinity::cpus(&option, &topology, cores, ntasks) {
+            Ok(plan) => {
+                if plan.verbose {
+                    for (task, cpus) in plan.tasks.iter().enumerate() {
+                        self.log(
+                            Level::Notice,
+                            "cpu-affinity",
+                            &format!("task {task}: cpus: {cpus}"),
+                        );
+                    }
+                }
+                if !plan.dry_run {
+                    self.affinity = plan;
+                }
+            }
+            Err(error) => self.log(Level::Warn, "cpu-affinity", &error.to_string()),
+        }
+    }
+
+    fn pmi_server(&mut self, tasks: &Idset) -> Server {
+        let mut preload = BTreeMap::new();
+        let level = self.job.parent_path.split('/').filter(|part| !part.is_empty()).count() + 1;
+        preload.insert("flux.instance-level".to_string(), level.to_string());
+        if !self.options.pmi_nomap {
+            let map = self.layout.map.to_value().to_string();
+            if map.len() <= flux_pmi::VALLEN_MAX {
+                preload.insert("flux.taskmap".to_string(), map);
+            }
+            match self.layout.map.to_pmi() {
+                Ok(map) if map.len() <= flux_pmi::VALLEN_MAX => {
+                    preload.insert("PMI_process_mapping".to_string(), map);
+                }
+                _ => {
+                    let text = "PMI_process_mapping is too long and left out";
+                    self.log(Level::Warn, "pmi-simple", text);
+                }
+            }
+        }
+        // Only brokers look for it, so that other jobs are spared the request.
+        let command = self.job.jobspec.command().first().map_or("", String::as_str);
+        if command.rsplit('/').next() == Some("flux")
+            && let Some(client) = self.link.client()
+            && let Ok(hint) = client.get_attr("tbon.interface-hint")
+        {
+            preload.insert("flux.tbon-interface-hint".to_string(), hint);
+        }
+        Server::new(ServerConfig {
+            kvsname: self.job.id.f58(),
+            universe_size: self.layout.ntasks,
+            appnum: 0,
+            ranks: tasks.ids().collect(),
+            preload,
+        })
+    }
+
+    /// Sets the timer of the signal before the time limit.
+    fn arm_warning(&mut self) {
+        let Some(warning) = self.options.signal.filter(|_| self.is_leader()) else {
+            return;
+        };
+        let expiration = self.job.r.expiration;
+        if expiration <= 0.0 {
+            let name = signal_name(warning.signum);
+            let text = format!("job has no expiration, {name} will not be sent");
+            self.log(Level::Warn, "signal", &text);
+            return;
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |t| t.as_secs_f64());
+        let left = (expiration - warning.timeleft - now).max(0.0);
+        let left = Duration::try_from_secs_f64(left).ok();
+        self.warning = left.and_then(|left| Instant::now().checked_add(left));
+    }
+
+    fn stdin_of(&self, rank: u32, index: u32) -> Result<Stdin, (i32, String)> {
+        let Some(template) = &self.options.stdin_path else {
+            return Ok(Stdin::Pipe);
+        };
+        let path = self.tags.render(template, Some((rank, index)));
+        File::open(path.as_ref()).map(Stdin::File).map_err(|error| {
+            (1, format!("error opening input file '{path}': {}", output::reason(&error)))
+        })
+    }
+
+    fn start_tasks(&mut self) -> Result<(), (i32, String)> {
+        let node = self.layout.nodes[self.rank as usize].clone();
+        let ntasks = node.tasks.len() as usize;
+        let gpus = match affinity::gpus(&self.options.gpu_affinity, &node.gpus, ntasks) {
+            Ok(gpus) => gpus,
+            Err(error) => {
+                self.log(Level::Warn, "gpu-affinity", &error.to_string());
+                None
+            }
+        };
+        let commands = self.job.jobspec.command().to_vec();
+        for (rank, index) in node.tasks.ids().zip(0u32..) {
+            let terminal = self
+                .options
+                .pty
+                .as_ref()
+                .filter(|pty| pty.ranks.as_ref().is_none_or(|ranks| ranks.contains(rank)));
+            let mut env = self.env.clone();
+            environment::for_task(&mut env, rank, index);
+            if terminal.is_some() {
+                env.insert("FLUX_TERMINUS_SESSION".to_string(), rank.to_string());
+            }
+            if let Some(gpus) = gpus.as_ref().and_then(|gpus| gpus.get(index as usize)) {
+                env.insert("CUDA_VISIBLE_DEVICES".to_string(), environment::visible(gpus));
+            }
+            let argv: Vec<String> = commands
+                .iter()
+                .map(|word| self.tags.render(word, Some((rank, index))).into_owned())
+                .collect();
+            let start = Start {
+                rank,
+                size: self.layout.ntasks,
+                argv: &argv,
+                env,
+                own_group: !self.options.nosetpgrp,
+                pmi: self.pmi.is_some(),
+                terminal: terminal.is_some(),
+                stdin: self.stdin_of(rank, index)?,
+            };
+            let cpus = self.affinity.tasks.get(index as usize);
+            let started = affinity::around(cpus, || self.limits.around(|| Process::start(start)));
+            let process = started.map_err(|error| {
+                let text = format!(
+                    "task {rank} (host {}): start failed: {}: {}",
+                    node.host,
+                    argv.first().map_or("", String::as_str),
+                    output::reason(&error)
+                );
+                (task::start_failure_code(&error), text)
+            })?;
+            let terminal =
+                terminal.map(|pty| pty::Terminal::new(pty.capture, pty.interactive && rank == 0));
+            self.adopt(rank, index, process, terminal).map_err(|error| (1, error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Watches a process that was started.
+    fn adopt(
+        &mut self,
+        rank: u32,
+        index: u32,
+        process: Process,
+        terminal: Option<pty::Terminal>,
+    ) -> std::io::Result<()> {
+        let at = self.tasks.len();
+        let line = |stream: &crate::options::OutputStream| Pieces::new(stream.line_buffered);
+        let output = &self.options.output;
+        let task = Task {
+            rank,
+            index,
+            status: None,
+            out: process.stdout.is_some().then(|| line(&output.stdout)),
+            err: process.stderr.is_some().then(|| line(&output.stderr)),
+            pmi: process.pmi.is_some().then(LineBuffer::new),
+            feed: Feed { queue: VecDeque::new(), eof: false, watched: false },
+            reported: false,
+            terminal,
+            process,
+        };
+        self.tasks.push(task);
+        let process = &self.tasks[at].process;
+        self.poller.add(&process.exit, Source::Exit(at))?;
+        if let Some(fd) = &process.stdout {
+            self.poller.add(fd, Source::Stdout(at))?;
+        }
+        if let Some(fd) = &process.stderr {
+            self.poller.add(fd, Source::Stderr(at))?;
+        }
+        if let Some(fd) = &process.pmi {
+            self.poller.add(fd, Source::Pmi(at))?;
+        }
+        if let (Some(fd), Some(terminal)) = (&process.terminal, &self.tasks[at].terminal)
+            && !terminal.waits()
+        {
+            self.poller.add(fd, Source::Terminal(at))?;
+        }
+        Ok(())
+    }
+}
+
+/// `SIGUSR1`, or the number of a signal without a name.
+pub(super) fn signal_name(signum: i32) -> String {
+    Signal::try_from(signum).map_or_else(|_| signum.to_string(), |signal| signal.to_string())
+}
