@@ -155,6 +155,10 @@ impl JobManager {
     /// The time to gather, or to wait after a failure, is over.
     pub(crate) fn flush_now(&mut self, cx: &mut Cx<'_, Wait>) {
         self.commits.armed = false;
+        if self.commits.next.is_empty() {
+            // Nothing to try it with: the next request will.
+            self.commits.failure = None;
+        }
         self.commit(cx);
     }
 

@@ -64,7 +64,7 @@ impl JobManager {
             }
         };
         let event = flux_model::eventlog::Event {
-            context: crate::life::context(data.clone()),
+            context: crate::life::context(data),
             ..flux_model::eventlog::Event::new(cx.wall(), request.name.as_str())
         };
         let Some(job) = self.jobs.get(&request.id).filter(|_| !self.is_inactive(request.id)) else {

@@ -1,4 +1,11 @@
 //! Transcripts: scripted scheduler, execution and KVS around the service.
 
 mod bench;
+mod dependencies;
+mod journal;
 mod lifecycle;
+mod property;
+mod queues;
+mod requests;
+mod restart;
+mod storage;
