@@ -1,0 +1,91 @@
+//! The scheduler's view: what it may use, and each change (RFC 28).
+
+use flux_api::resource::{Acquire, AcquireResponse};
+use flux_api::{Answer, Call, RpcError};
+use flux_id::Idset;
+use flux_proto::Errno;
+use flux_svc::Cx;
+
+use crate::service::{ResourceService, Wait};
+
+/// The scheduler, and what it was told.
+#[derive(Debug)]
+pub(crate) struct Acquirer {
+    pub(crate) answer: Answer<Acquire>,
+    /// Ranks it takes for up; `None` before its first response.
+    told: Option<Idset>,
+}
+
+const NOTHING: AcquireResponse =
+    AcquireResponse { resources: None, up: None, down: None, shrink: None, expiration: None };
+
+impl ResourceService {
+    /// A scheduler asks for the resources; it is answered when they are known.
+    pub(crate) fn acquire(&mut self, cx: &mut Cx<'_, Wait>, call: Call<Acquire>) {
+        if self.acquirer.is_some() {
+            let text = "resources are acquired by another scheduler";
+            return call.answer.err(cx, RpcError::new(Errno::EBUSY, text));
+        }
+        self.acquirer = Some(Acquirer { answer: call.answer, told: None });
+        self.tell_scheduler(cx, &Idset::new());
+    }
+
+    /// Ranks that may get work: in R, not excluded, drained, offline, torpid or lost.
+    fn usable(&self) -> Idset {
+        let Some(inventory) = &self.inventory else { return Idset::new() };
+        let mut up = inventory.r.ranks().intersection(&self.online);
+        for without in [&self.excluded, &self.drained.ranks(), &self.torpid, &self.lost] {
+            up.remove_all(without);
+        }
+        up
+    }
+
+    /// Tells the scheduler what has changed for it; `lost` ranks are gone for good.
+    pub(crate) fn tell_scheduler(&mut self, cx: &mut Cx<'_, Wait>, lost: &Idset) {
+        let usable = self.usable();
+        let (Some(inventory), Some(acquirer)) = (&self.inventory, &mut self.acquirer) else {
+            return;
+        };
+        let Some(told) = acquirer.told.replace(usable.clone()) else {
+            let mut hidden = self.excluded.clone();
+            hidden.insert_all(&self.lost);
+            let r = inventory.r.without_ranks(&hidden);
+            if r.is_empty() {
+                let text = "no resources to schedule: every rank is excluded";
+                if let Some(acquirer) = self.acquirer.take() {
+                    acquirer.answer.err(cx, RpcError::new(Errno::ENOENT, text));
+                }
+                return;
+            }
+            let first = AcquireResponse {
+                resources: Some(r.to_value()),
+                up: Some(usable.to_string()),
+                ..NOTHING
+            };
+            return acquirer.answer.item(cx, &first);
+        };
+        let part = |ids: Idset| (!ids.is_empty()).then(|| ids.to_string());
+        let known = inventory.r.ranks().difference(&self.excluded);
+        let lost = lost.intersection(&known);
+        // Ranks that are lost count as down for schedulers that do not know the word.
+        let down = told.difference(&usable).union(&lost);
+        let response = AcquireResponse {
+            up: part(usable.difference(&told)),
+            down: part(down),
+            shrink: part(lost),
+            ..NOTHING
+        };
+        if response != NOTHING && !self.muted {
+            acquirer.answer.item(cx, &response);
+        }
+    }
+
+    /// The instance ends at another time.
+    pub(crate) fn tell_expiration(&mut self, cx: &mut Cx<'_, Wait>, expiration: f64) {
+        if let Some(acquirer) = self.acquirer.as_ref().filter(|a| a.told.is_some() && !self.muted)
+        {
+            let response = AcquireResponse { expiration: Some(expiration), ..NOTHING };
+            acquirer.answer.item(cx, &response);
+        }
+    }
+}

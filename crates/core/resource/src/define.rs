@@ -1,0 +1,172 @@
+//! Start on rank 0: what an earlier run left in the KVS, then what the inventory is.
+
+use flux_api::RpcError;
+use flux_api::kvs::{Lookup, LookupRequest};
+use flux_id::{Hostlist, Idset};
+use flux_model::eventlog::{Context, Event};
+use flux_model::resource_set::ResourceSet;
+use flux_model::treeobj::Treeobj;
+use flux_proto::Errno;
+use flux_svc::{Cx, Level, Reply, To};
+
+use crate::drain::Hosts;
+use crate::inventory::{Inventory, choose, inherited};
+use crate::service::{ResourceService, Wait};
+use crate::writer::Change;
+
+impl ResourceService {
+    /// Reads what is stored.
+    pub(crate) fn load(&mut self, cx: &mut Cx<'_, Wait>) {
+        for (key, wait) in [("resource.eventlog", Wait::Eventlog), ("resource.R", Wait::StoredR)] {
+            let request = LookupRequest {
+                key: key.to_string(),
+                flags: 0,
+                namespace: None,
+                rootdir: None,
+                rootseq: None,
+            };
+            cx.call::<Lookup>(To::Any, &request, wait);
+        }
+    }
+
+    /// One of the two keys, or that it is not there.
+    pub(crate) fn loaded(&mut self, cx: &mut Cx<'_, Wait>, eventlog: bool, reply: &Reply) {
+        let key = if eventlog { "resource.eventlog" } else { "resource.R" };
+        match value(reply) {
+            Ok(text) if eventlog => self.eventlog = Some(text.unwrap_or_default()),
+            Ok(text) => {
+                self.stored_read = true;
+                self.stored = match text.map(|text| ResourceSet::parse(&text)).transpose() {
+                    Ok(set) => set,
+                    Err(error) => {
+                        cx.log(Level::Err, format!("{key}: {error}; it is made anew"));
+                        None
+                    }
+                };
+            }
+            // Who is drained must be known before anything runs.
+            Err(error) => return cx.fail(format!("cannot read {key}: {error}")),
+        }
+        if !self.stored_read || self.eventlog.is_none() {
+            return;
+        }
+        self.set_hosts(cx.size());
+        self.replay(cx);
+        self.post_restart(cx);
+        self.loaded = true;
+        self.watch_groups(cx);
+        match choose(&self.settings, &self.config, self.stored.take(), cx.size()) {
+            Ok(Some(inventory)) => self.plan_define(cx, inventory),
+            Ok(None) => {
+                self.discovering = true;
+                self.define(cx);
+            }
+            Err(error) => return cx.fail(error.message()),
+        }
+        self.write(cx);
+    }
+
+    /// Hosts of ranks: as the program says, else as R says.
+    fn set_hosts(&mut self, size: u32) {
+        let mut names = self.settings.hosts.clone();
+        if names.len() < size as usize {
+            let r = self.config.config.as_ref().or(self.stored.as_ref());
+            for rank in u32::try_from(names.len()).unwrap_or(size)..size {
+                let host = r.and_then(|r| r.host(rank)).unwrap_or("unknown");
+                names.push(host.to_string());
+            }
+        }
+        self.hosts = Hosts::new(names);
+    }
+
+    fn replay(&mut self, cx: &mut Cx<'_, Wait>) {
+        let text = self.eventlog.take().unwrap_or_default();
+        let mut bad = 0;
+        for line in text.lines() {
+            match Event::decode(line) {
+                Ok(event) => {
+                    self.history_len += 1;
+                    self.drained.replay(&event, &self.hosts);
+                    self.journal.post(cx, event, None);
+                }
+                Err(_) => bad += 1,
+            }
+        }
+        if bad > 0 {
+            cx.log(Level::Err, format!("resource.eventlog: {bad} lines are no events"));
+        }
+        self.eventlog = Some(String::new());
+    }
+
+    fn post_restart(&mut self, cx: &mut Cx<'_, Wait>) {
+        let ranks = Idset::first_n(cx.size());
+        let mut context = Context::new();
+        context.insert("ranks".to_string(), ranks.to_string().into());
+        context.insert("online".to_string(), self.online.to_string().into());
+        context.insert("nodelist".to_string(), self.hosts.list(&ranks).into());
+        let event = Event::new(cx.wall(), "restart").with_context(context);
+        self.journal.post(cx, event, None);
+    }
+
+    /// Every rank has reported: what was found is R, if nothing else is.
+    pub(crate) fn define(&mut self, cx: &mut Cx<'_, Wait>) {
+        if !self.discovering {
+            return;
+        }
+        let Some(mut r) = self.found.take() else { return };
+        self.discovering = false;
+        // The end of the enclosing job holds whatever the hardware.
+        if let Ok(Some(outer)) = inherited(&self.settings)
+            && r.set_times(0.0, outer.expiration).is_err()
+        {
+            cx.log(Level::Warning, "R of the enclosing job has no valid expiration");
+        }
+        self.plan_define(cx, Inventory { r, method: "dynamic-discovery" });
+    }
+
+    fn plan_define(&mut self, cx: &mut Cx<'_, Wait>, inventory: Inventory) {
+        match exclusion(self.config.exclude.as_deref(), &inventory.r) {
+            Ok(excluded) => self.want(cx, Change::Define(inventory, excluded)),
+            Err(error) => cx.fail(error.message()),
+        }
+    }
+
+    /// Compares the hardware of rank 0 with R, when both are known.
+    pub(crate) fn verify_rank_0(&mut self, cx: &mut Cx<'_, Wait>) {
+        let Some(inventory) = &self.inventory else { return };
+        if let Some(reason) = self.faults(&inventory.r, inventory.method) {
+            self.want(cx, Change::SelfDrain(reason));
+        }
+    }
+}
+
+/// Ranks that `resource.exclude` names.
+fn exclusion(text: Option<&str>, r: &ResourceSet) -> Result<Idset, RpcError> {
+    let Some(text) = text else { return Ok(Idset::new()) };
+    let ranks = match text.parse::<Idset>() {
+        Ok(ranks) => ranks,
+        Err(_) => text
+            .parse::<Hostlist>()
+            .map_err(|error| error.to_string())
+            .and_then(|hosts| r.ranks_of(&hosts).map_err(|error| error.to_string()))
+            .map_err(|error| {
+                RpcError::new(Errno::EINVAL, format!("resource.exclude '{text}': {error}"))
+            })?,
+    };
+    Ok(ranks.intersection(&r.ranks()))
+}
+
+/// A value of the KVS as text; `None` when there is none.
+fn value(reply: &Reply) -> Result<Option<String>, String> {
+    let found = match reply.decode::<Lookup>() {
+        Ok(found) => found,
+        Err(error) if error.errno == Errno::ENOENT => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    };
+    match Treeobj::from_value(&found.val) {
+        Ok(Treeobj::Val(bytes)) => {
+            String::from_utf8(bytes).map(Some).map_err(|_| "it is not text".to_string())
+        }
+        _ => Err("it is not a value".to_string()),
+    }
+}

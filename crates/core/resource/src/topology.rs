@@ -1,0 +1,134 @@
+//! What hardware there is: each rank asks its host, and a subtree reports in one message.
+
+use flux_api::driver::{Get as TopoDriver, HostResources};
+use flux_api::resource::{
+    Drain, DrainRequest, Get, TopoReduce, TopoReduce_,
+};
+use flux_api::Empty;
+use flux_api::body::AnyObject;
+use flux_id::{Hostlist, Idset};
+use flux_model::resource_set::ResourceSet;
+use flux_svc::{Cx, Level, Reply, To};
+
+use crate::service::{ResourceService, Wait};
+
+/// How long to wait before the parent is asked again for R, in microseconds: first, and at most.
+const ASK_US: (u64, u64) = (100_000, 5_000_000);
+
+/// Reports of this rank and of those below it.
+#[derive(Debug, Default)]
+pub(crate) struct Reduction {
+    parts: Vec<ResourceSet>,
+    ranks: Idset,
+    reported: bool,
+}
+
+impl ResourceService {
+    /// Asks the host what it has.
+    pub(crate) fn look(&mut self, cx: &mut Cx<'_, Wait>) {
+        cx.call::<TopoDriver>(To::Rank(cx.rank()), &Empty, Wait::Topology);
+    }
+
+    /// The host's answer.
+    pub(crate) fn looked(&mut self, cx: &mut Cx<'_, Wait>, reply: &Reply) {
+        let found = reply
+            .decode::<TopoDriver>()
+            .map_err(|error| error.to_string())
+            .and_then(|found| own_set(cx.rank(), &found));
+        match found {
+            Ok(own) => {
+                self.own = Some(own.clone());
+                self.reduce(cx, own);
+                if cx.rank() > 0 {
+                    self.ask_parent(cx);
+                } else {
+                    self.verify_rank_0(cx);
+                }
+            }
+            Err(error) => cx.log(Level::Err, format!("hardware of rank {}: {error}", cx.rank())),
+        }
+    }
+
+    /// A subtree has reported.
+    pub(crate) fn reduced(&mut self, cx: &mut Cx<'_, Wait>, report: &TopoReduce) {
+        match ResourceSet::from_value(&report.resource) {
+            Ok(set) if set.nnodes() == report.count as usize => self.reduce(cx, set),
+            Ok(_) => cx.log(Level::Err, "topo-reduce: count does not match the resources"),
+            Err(error) => cx.log(Level::Err, format!("topo-reduce: {error}")),
+        }
+    }
+
+    fn reduce(&mut self, cx: &mut Cx<'_, Wait>, set: ResourceSet) {
+        let reduction = &mut self.reduction;
+        // A broker that came again reports again; the inventory stands already.
+        if reduction.reported || reduction.ranks.intersects(&set.ranks()) {
+            return;
+        }
+        reduction.ranks.insert_all(&set.ranks());
+        reduction.parts.push(set);
+        if reduction.ranks.len() <= u64::from(self.settings.descendants) {
+            return;
+        }
+        reduction.reported = true;
+        let parts = std::mem::take(&mut reduction.parts);
+        let set = match ResourceSet::union_all(parts) {
+            Ok(set) => set,
+            Err(error) => return cx.log(Level::Err, format!("topo-reduce: {error}")),
+        };
+        if cx.rank() > 0 {
+            let count = u32::try_from(set.nnodes()).unwrap_or(u32::MAX);
+            let report = TopoReduce { count, resource: set.to_value() };
+            cx.notify::<TopoReduce_>(To::Upstream, &report);
+        } else {
+            self.found = Some(set);
+            self.define(cx);
+        }
+    }
+
+    /// Asks the parent for R, to compare and to pass on.
+    pub(crate) fn ask_parent(&mut self, cx: &mut Cx<'_, Wait>) {
+        cx.call::<Get>(To::Upstream, &AnyObject::default(), Wait::ParentR);
+    }
+
+    /// The parent's R.
+    pub(crate) fn parent_r(&mut self, cx: &mut Cx<'_, Wait>, reply: &Reply) {
+        let Ok(got) = reply.decode::<Get>() else {
+            let after = self.ask_again_us.max(ASK_US.0);
+            self.ask_again_us = (after * 2).min(ASK_US.1);
+            cx.timer(after, Wait::AskParent);
+            return;
+        };
+        if let Ok(r) = ResourceSet::from_value(&got.r)
+            && let Some(reason) = self.faults(&r, &got.method)
+        {
+            let request = DrainRequest {
+                targets: cx.rank().to_string(),
+                reason: Some(reason),
+                mode: Some("update".to_string()),
+            };
+            cx.call::<Drain>(To::Rank(0), &request, Wait::SelfDrain);
+        }
+        self.copy = Some(got);
+    }
+
+    /// What is wrong with this rank's hardware, compared with R.
+    pub(crate) fn faults(&self, r: &ResourceSet, method: &str) -> Option<String> {
+        let skip = self.settings.noverify
+            || self.config.noverify
+            || method == "dynamic-discovery"
+            || (method == "job-info" && !self.config.verify_explicit);
+        if skip {
+            return None;
+        }
+        let faults = r.verify(self.own.as_ref()?, self.config.verify);
+        (!faults.is_empty()).then(|| faults.join("; "))
+    }
+}
+
+fn own_set(rank: u32, found: &HostResources) -> Result<ResourceSet, String> {
+    let ids = |text: &str| text.parse::<Idset>().map_err(|error| error.to_string());
+    let host = Hostlist::from_hosts([&found.hostname]).map_err(|error| error.to_string())?;
+    let (cores, gpus) = (ids(&found.cores)?, ids(&found.gpus)?);
+    ResourceSet::encode(&Idset::from_range(rank..=rank), &cores, &gpus, &host)
+        .map_err(|error| error.to_string())
+}
