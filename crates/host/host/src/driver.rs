@@ -28,6 +28,8 @@ pub(crate) struct Inbox {
     awake: AtomicBool,
     /// Wakes the loop.
     pub(crate) arrived: Notify,
+    /// Tells drivers that the loop has taken everything.
+    taken: Notify,
 }
 
 impl Inbox {
@@ -44,7 +46,9 @@ impl Inbox {
     }
 
     pub(crate) fn take(&self) -> VecDeque<(&'static str, Message)> {
-        std::mem::take(&mut *self.lock())
+        let queue = std::mem::take(&mut *self.lock());
+        self.taken.notify_waiters();
+        queue
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<(&'static str, Message)>> {
@@ -91,6 +95,19 @@ impl DriverHandle {
     /// Posts a message: a response, an event, or a request to a service.
     pub fn post(&self, message: Message) {
         self.inbox.push(self.name, message);
+    }
+
+    /// Waits until fewer than `limit` messages, of all drivers, wait for the loop. A driver that
+    /// streams calls it before it makes more.
+    pub async fn room(&self, limit: usize) {
+        loop {
+            // Made before the look, so that a take after it is not missed.
+            let taken = self.inbox.taken.notified();
+            if self.inbox.lock().len() < limit {
+                return;
+            }
+            taken.await;
+        }
     }
 
     /// Answers a request with an error, if it wants an answer.
