@@ -8,6 +8,9 @@ use crate::{
 };
 
 mod alloc;
+mod start;
+mod shell;
+mod broker;
 mod batch;
 mod bulksubmit;
 mod hostlist;
@@ -31,6 +34,9 @@ pub(crate) struct Entry {
 
 /// All builtin commands, by name.
 pub(crate) const COMMANDS: &[Entry] = &[
+    Entry { name: "start", style: Style::Binary, command: start::command, run: start::run },
+    Entry { name: "shell", style: Style::Binary, command: shell::command, run: shell::run },
+    Entry { name: "broker", style: Style::Binary, command: broker::command, run: broker::run },
     Entry {
         name: "R",
         style: Style::Binary,

@@ -3,6 +3,7 @@
 //! `flux NAME` runs a builtin command of [`commands::COMMANDS`], else an executable `flux-NAME`
 //! found in `FLUX_EXEC_PATH`.
 
+mod broker;
 mod commands;
 mod dispatch;
 mod failure;

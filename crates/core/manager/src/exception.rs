@@ -24,6 +24,11 @@ fn exception(severity: u8, kind: &str, note: &str, userid: Option<u32>) -> JobEx
     }
 }
 
+/// The answer when an exception ends a job but nobody can promise that a restart will know.
+fn not_stored(error: &RpcError) -> RpcError {
+    RpcError::new(error.errno, format!("the exception is raised, but {error}"))
+}
+
 /// Checks what a user wants to raise.
 fn check(severity: i64, kind: &str) -> Result<u8, RpcError> {
     let bad = |text: &str| RpcError::new(Errno::EPROTO, text);
@@ -101,7 +106,11 @@ impl JobManager {
         if self.is_inactive(request.id) {
             return Err(RpcError::new(Errno::ENOENT, "job is inactive"));
         }
-        self.commits.check()?;
+        let stored = self.commits.check();
+        let ends = severity == 0 && self.may_end(request.id);
+        if !ends {
+            stored.clone()?;
+        }
         let raised = JobException {
             wait_status: request.wait_status,
             ..exception(
@@ -112,7 +121,13 @@ impl JobManager {
             )
         };
         self.raise_exception(cx, request.id, &raised);
-        Ok(())
+        stored.map_err(|error| not_stored(&error))
+    }
+
+    /// Whether an exception can still end the job. Such a one is raised even when nothing can be
+    /// stored, since it may be the job that fills the disk; it can happen only once for each job.
+    fn may_end(&self, id: u64) -> bool {
+        self.jobs.get(&id).is_some_and(|job| job.status.fatal_exception.is_none())
     }
 
     /// The user of a job, active or not.
@@ -154,11 +169,14 @@ impl JobManager {
             .map(|job| job.id)
             .collect();
         if !request.dry_run {
-            self.commits.check()?;
+            let stored = self.commits.check();
             let note = request.note.as_deref().unwrap_or_default();
             for id in &ids {
-                self.raise(cx, *id, severity, &request.kind, note, Some(cred.userid));
+                if stored.is_ok() || (severity == 0 && self.may_end(*id)) {
+                    self.raise(cx, *id, severity, &request.kind, note, Some(cred.userid));
+                }
             }
+            stored.map_err(|error| not_stored(&error))?;
         }
         Ok(ids.len() as u64)
     }

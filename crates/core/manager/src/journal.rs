@@ -46,7 +46,13 @@ impl Part {
 /// Asks for a part of a job.
 pub(crate) fn lookup(cx: &mut Cx<'_, Wait>, id: u64, part: Part, wait: Wait) {
     let key = format!("{}.{}", JobId(id).kvs(), part.key());
-    let request = LookupRequest { key, flags: 0, namespace: None, rootdir: None, rootseq: None };
+    let request = LookupRequest {
+        key,
+        flags: 0,
+        namespace: Some(flux_api::kvs::PRIMARY.to_string()),
+        rootdir: None,
+        rootseq: None,
+    };
     cx.call::<Lookup>(To::Any, &request, wait);
 }
 

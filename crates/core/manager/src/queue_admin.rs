@@ -1,7 +1,7 @@
 //! The queue RPCs, and what a restart remembers of queues.
 
 use flux_api::job::manager::{QueueEnable_, QueueStart_, QueueStatus_};
-use flux_api::{Call, RpcError};
+use flux_api::{Call, Empty, RpcError};
 use flux_model::job_event::JobState;
 use flux_model::treeobj::Treeobj;
 use flux_svc::Cx;
@@ -61,8 +61,11 @@ impl JobManager {
                 self.queue_changed(name);
                 if sticky {
                     self.checkpoint();
+                    self.commits.after(After::QueueStart(call.answer));
+                } else {
+                    // Nothing to remember, so a full disk does not keep an instance from its end.
+                    call.answer.ok(cx, &Empty);
                 }
-                self.commits.after(After::QueueStart(call.answer));
             }
             Err(error) => call.answer.err(cx, error),
         }

@@ -48,7 +48,13 @@ pub struct Restart {
 }
 
 fn read(cx: &mut Cx<'_, Wait>, key: String, flags: u32, wait: Wait) {
-    let request = LookupRequest { key, flags, namespace: None, rootdir: None, rootseq: None };
+    let request = LookupRequest {
+        key,
+        flags,
+        namespace: Some(flux_api::kvs::PRIMARY.to_string()),
+        rootdir: None,
+        rootseq: None,
+    };
     cx.call::<Lookup>(To::Any, &request, wait);
 }
 

@@ -82,8 +82,7 @@ impl ResourceService {
 
     /// The instance ends at another time.
     pub(crate) fn tell_expiration(&mut self, cx: &mut Cx<'_, Wait>, expiration: f64) {
-        if let Some(acquirer) = self.acquirer.as_ref().filter(|a| a.told.is_some() && !self.muted)
-        {
+        if let Some(acquirer) = self.acquirer.as_ref().filter(|a| a.told.is_some() && !self.muted) {
             let response = AcquireResponse { expiration: Some(expiration), ..NOTHING };
             acquirer.answer.item(cx, &response);
         }

@@ -166,7 +166,10 @@ fn build(value: &Value) -> Result<ResourceSet, String> {
         let ids = |key: &str| -> Result<Option<Idset>, String> {
             let Some(value) = entry.get(key) else { return Ok(None) };
             let shown = value.as_str().map_or_else(|| value.to_string(), str::to_string);
-            shown.parse().map(Some).map_err(|_| format!("config[{at}]: invalid idset {key}='{shown}'"))
+            shown
+                .parse()
+                .map(Some)
+                .map_err(|_| format!("config[{at}]: invalid idset {key}='{shown}'"))
         };
         let (own_cores, own_gpus) = (ids("cores")?, ids("gpus")?);
         let mut ranks = Vec::new();
@@ -192,7 +195,8 @@ fn build(value: &Value) -> Result<ResourceSet, String> {
         }
     }
     let bare = |rank: &usize| cores[*rank].is_empty() && gpus[*rank].is_empty();
-    let without: Vec<String> = (0..hosts.len()).filter(bare).filter_map(|at| hosts.nth(at)).collect();
+    let without: Vec<String> =
+        (0..hosts.len()).filter(bare).filter_map(|at| hosts.nth(at)).collect();
     if !without.is_empty() {
         let names = Hostlist::from_hosts(&without).map_err(|error| error.to_string())?;
         return Err(format!("resource.config: {names} assigned no resources"));

@@ -65,8 +65,7 @@ impl Hosts {
         if unknown.is_empty() {
             return Ok(ranks);
         }
-        let names =
-            Hostlist::from_hosts(&unknown).map(|list| list.to_string()).unwrap_or_default();
+        let names = Hostlist::from_hosts(&unknown).map(|list| list.to_string()).unwrap_or_default();
         Err(invalid(format!("invalid targets: invalid hosts: {names}")))
     }
 
@@ -78,9 +77,8 @@ impl Hosts {
         let ranks = match text.parse::<Idset>() {
             Ok(ranks) => ranks,
             Err(_) => {
-                let hosts: Hostlist = text
-                    .parse()
-                    .map_err(|error| invalid(format!("invalid targets: {error}")))?;
+                let hosts: Hostlist =
+                    text.parse().map_err(|error| invalid(format!("invalid targets: {error}")))?;
                 self.ranks_of(&hosts)?
             }
         };
@@ -159,8 +157,7 @@ impl DrainState {
         if event.name != "drain" && event.name != "undrain" {
             return;
         }
-        let Some(ranks) = event.get_str("idset").and_then(|text| text.parse::<Idset>().ok())
-        else {
+        let Some(ranks) = event.get_str("idset").and_then(|text| text.parse::<Idset>().ok()) else {
             return;
         };
         let list = event.get_str("nodelist").and_then(|text| text.parse::<Hostlist>().ok());
@@ -227,8 +224,7 @@ impl DrainState {
                 continue;
             }
             let ranks: Idset = ranks.into_iter().collect();
-            let event =
-                event(now, "drain", &ranks, hosts, overwrite, request.reason.as_deref());
+            let event = event(now, "drain", &ranks, hosts, overwrite, request.reason.as_deref());
             self.apply(&event, &ranks);
             events.push(event);
         }

@@ -112,8 +112,5 @@ impl EventJournal {
 }
 
 fn item(events: &[&Event], r: Option<&Value>) -> ResourceJournal {
-    ResourceJournal {
-        events: events.iter().map(|event| event.to_value()).collect(),
-        r: r.cloned(),
-    }
+    ResourceJournal { events: events.iter().map(|event| event.to_value()).collect(), r: r.cloned() }
 }

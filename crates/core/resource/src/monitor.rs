@@ -32,9 +32,10 @@ impl ResourceService {
     /// A group has changed.
     pub(crate) fn group_changed(&mut self, cx: &mut Cx<'_, Wait>, online: bool, reply: &Reply) {
         let name = if online { ONLINE } else { TORPID };
-        let members = reply.decode::<GroupGet>().map_err(|error| error.to_string()).and_then(
-            |group| group.members.parse::<Idset>().map_err(|error| error.to_string()),
-        );
+        let members = reply
+            .decode::<GroupGet>()
+            .map_err(|error| error.to_string())
+            .and_then(|group| group.members.parse::<Idset>().map_err(|error| error.to_string()));
         match members {
             Ok(members) if online => {
                 let members = members.difference(&self.forced_down);

@@ -1,9 +1,11 @@
 //! The service: its state, and who asks for what.
 
-use flux_api::driver::Xml;
-use flux_api::resource::{Resource, ResourceGet, ResourceStatus, SchedStatus, SchedStatus_, TopoGet};
-use flux_api::sched::ResourceStatus as AskScheduler;
 use flux_api::body::AnyObject;
+use flux_api::driver::Xml;
+use flux_api::resource::{
+    Resource, ResourceGet, ResourceStatus, SchedStatus, SchedStatus_, TopoGet,
+};
+use flux_api::sched::ResourceStatus as AskScheduler;
 use flux_api::{Answer, Call, Empty, RpcError};
 use flux_id::Idset;
 use flux_model::resource_set::ResourceSet;

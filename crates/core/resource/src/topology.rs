@@ -1,11 +1,9 @@
 //! What hardware there is: each rank asks its host, and a subtree reports in one message.
 
-use flux_api::driver::{Get as TopoDriver, HostResources};
-use flux_api::resource::{
-    Drain, DrainRequest, Get, TopoReduce, TopoReduce_,
-};
 use flux_api::Empty;
 use flux_api::body::AnyObject;
+use flux_api::driver::{Get as TopoDriver, HostResources};
+use flux_api::resource::{Drain, DrainRequest, Get, TopoReduce, TopoReduce_};
 use flux_id::{Hostlist, Idset};
 use flux_model::resource_set::ResourceSet;
 use flux_svc::{Cx, Level, Reply, To};

@@ -128,15 +128,13 @@ impl ResourceService {
                     Err(error) => call.answer.err(cx, error),
                 }
             }
-            Change::Undrain(call) => {
-                match batch.drained.undrain(&call.request, &self.hosts, now) {
-                    Ok(events) => {
-                        batch.events.extend(events);
-                        batch.promises.push(Promise::Undrain(call.answer));
-                    }
-                    Err(error) => call.answer.err(cx, error),
+            Change::Undrain(call) => match batch.drained.undrain(&call.request, &self.hosts, now) {
+                Ok(events) => {
+                    batch.events.extend(events);
+                    batch.promises.push(Promise::Undrain(call.answer));
                 }
-            }
+                Err(error) => call.answer.err(cx, error),
+            },
             Change::SelfDrain(reason) => {
                 let request = flux_api::resource::DrainRequest {
                     targets: "0".to_string(),

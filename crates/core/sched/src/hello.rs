@@ -154,7 +154,7 @@ impl SchedService {
             let request = LookupRequest {
                 key: format!("{}.R", JobId(id).kvs()),
                 flags: 0,
-                namespace: None,
+                namespace: Some(flux_api::kvs::PRIMARY.to_string()),
                 rootdir: None,
                 rootseq: None,
             };

@@ -29,10 +29,7 @@ fn afterok_waits_for_success() {
     let list = bench.call("job-manager.list", json!({"max_entries": 0})).unwrap();
     assert_eq!(list["jobs"][1]["dependencies"], json!(["after-success=1"]));
     bench.end(&start, 1, 0);
-    assert_eq!(
-        bench.log(2),
-        "submit dependency-add validate dependency-remove depend priority"
-    );
+    assert_eq!(bench.log(2), "submit dependency-add validate dependency-remove depend priority");
     bench.expect_alloc(2);
     bench.finish();
 }

@@ -26,10 +26,7 @@ fn a_listener_gets_the_past_then_the_sentinel_then_each_event() {
     bench.settle();
     let past = bench.rig.response(journal).unwrap();
     assert_eq!((&past["id"], past.get("R")), (&json!(1), None));
-    assert_eq!(
-        names(&past),
-        ["submit", "validate", "depend", "priority", "exception", "clean"]
-    );
+    assert_eq!(names(&past), ["submit", "validate", "depend", "priority", "exception", "clean"]);
     assert_eq!(past["jobspec"], jobspec(json!({})));
     let active = bench.rig.response(journal).unwrap();
     assert_eq!((&active["id"], &active["R"]), (&json!(2), &r()));

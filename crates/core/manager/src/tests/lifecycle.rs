@@ -263,3 +263,22 @@ fn debug_jobs_tell_more() {
     );
     bench.finish();
 }
+
+#[test]
+fn cost_per_job_does_not_grow_with_history() {
+    // Counted, not timed: messages in and out for one job among many finished ones.
+    let mut bench = Bench::online();
+    let mut sent = Vec::new();
+    for id in 1..=300 {
+        let before = bench.commits;
+        bench.submit(id);
+        let start = bench.run(id);
+        bench.end(&start, id, 0);
+        sent.push(bench.commits - before);
+    }
+    assert_eq!(sent.first(), sent.last());
+    let service = bench.rig.service();
+    assert!(service.jobs.is_empty());
+    assert_eq!(service.inactive.len(), 300);
+    bench.finish();
+}

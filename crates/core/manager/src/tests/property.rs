@@ -210,9 +210,14 @@ impl World {
             28 => {
                 let id = self.pick(n);
                 let update = json!({"attributes.system.duration": f64::from(n)});
-                if self.bench.rig.service().jobs.get(&id).is_some_and(|job| {
-                    job.state() != flux_model::job_event::JobState::Run
-                }) {
+                if self
+                    .bench
+                    .rig
+                    .service()
+                    .jobs
+                    .get(&id)
+                    .is_some_and(|job| job.state() != flux_model::job_event::JobState::Run)
+                {
                     self.request("job-manager.update", json!({"id": id, "updates": update}));
                 }
             }

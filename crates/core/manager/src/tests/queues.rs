@@ -30,10 +30,7 @@ fn a_stopped_queue_takes_its_requests_back() {
     bench.submit(2);
     bench.quiet();
     let status = bench.call("job-manager.queue-status", json!({})).unwrap();
-    assert_eq!(
-        status,
-        json!({"enable": true, "start": false, "stop_reason": "maintenance"})
-    );
+    assert_eq!(status, json!({"enable": true, "start": false, "stop_reason": "maintenance"}));
     bench.call("job-manager.queue-start", json!({"start": true, "all": true})).unwrap();
     bench.expect_alloc(1);
     bench.expect_alloc(2);
@@ -194,10 +191,7 @@ fn bad_configuration_is_refused() {
             "default queue 'd' must be in [queues]",
         ),
     ] {
-        assert_eq!(
-            bench.call("job-manager.config-reload", config),
-            Err(text.to_string())
-        );
+        assert_eq!(bench.call("job-manager.config-reload", config), Err(text.to_string()));
     }
     bench.finish();
 }

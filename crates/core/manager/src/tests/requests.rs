@@ -26,21 +26,13 @@ fn guests_may_touch_their_own_jobs_only() {
             json!({"dry_run": true, "userid": -1, "states": 62, "severity": 0, "type": "cancel"}),
             "guests can only raise exceptions on their own jobs",
         ),
-        (
-            "kill",
-            json!({"id": 1, "signum": 9}),
-            "guests may only send signals to their own jobs",
-        ),
+        ("kill", json!({"id": 1, "signum": 9}), "guests may only send signals to their own jobs"),
         (
             "killall",
             json!({"dry_run": true, "userid": 1000, "signum": 9}),
             "guests can only kill their own jobs",
         ),
-        (
-            "urgency",
-            json!({"id": 1, "urgency": 0}),
-            "guests can only reprioritize their own jobs",
-        ),
+        ("urgency", json!({"id": 1, "urgency": 0}), "guests can only reprioritize their own jobs"),
         (
             "memo",
             json!({"id": 1, "memo": {"a": 1}}),
@@ -102,7 +94,11 @@ fn bad_requests_are_refused_in_known_words() {
         ("getattr", json!({"id": 1, "attrs": ["x"]}), "unknown attr x"),
         ("memo", json!({"id": 2, "memo": {}}), "job is inactive"),
         ("update", json!({"id": 2, "updates": {"attributes.x": 1}}), "job is inactive"),
-        ("update", json!({"id": 1, "updates": {"x": 1}}), "one or more jobspec updates are invalid"),
+        (
+            "update",
+            json!({"id": 1, "updates": {"x": 1}}),
+            "one or more jobspec updates are invalid",
+        ),
         (
             "update",
             json!({"id": 1, "updates": {"attributes.system.cwd": "/"}}),
@@ -143,10 +139,7 @@ fn a_signal_is_an_event_to_the_shells() {
     assert_eq!(bench.call("job-manager.kill", json!({"id": 1, "signum": 15})), Ok(Value::Null));
     assert_eq!(bench.published(), [r#"shell-1.kill {"signum":15}"#]);
     let all = json!({"dry_run": false, "userid": -1, "signum": 2});
-    assert_eq!(
-        bench.call("job-manager.killall", all),
-        Ok(json!({"count": 1, "errors": 0}))
-    );
+    assert_eq!(bench.call("job-manager.killall", all), Ok(json!({"count": 1, "errors": 0})));
     assert_eq!(bench.published(), [r#"shell-1.kill {"signum":2}"#]);
     bench.finish();
 }

@@ -15,8 +15,11 @@ fn pending_and_running_jobs_go_on() {
     bench.submit(3);
     let third = bench.expect_alloc(3);
     bench.answer(&third, json!({"id": 3, "type": 2}));
-    bench.submit_spec(4, jobspec(json!({"dependencies": [
-        {"scheme": "afterok", "value": "1"}, {"scheme": "begin-time", "value": "1700000010"}]})));
+    bench.submit_spec(
+        4,
+        jobspec(json!({"dependencies": [
+        {"scheme": "afterok", "value": "1"}, {"scheme": "begin-time", "value": "1700000010"}]})),
+    );
     let store = bench.crash();
 
     let mut bench = Bench::with(&json!({}), store);
@@ -60,10 +63,7 @@ fn a_canceled_job_whose_shells_may_live_is_given_to_execution() {
     bench.exec_online();
     let (start, body) = bench.expect("job-exec.start");
     assert_eq!(body["reattach"], true);
-    assert_eq!(
-        bench.published(),
-        [r#"job-exception {"id":1,"type":"cancel","severity":0}"#]
-    );
+    assert_eq!(bench.published(), [r#"job-exception {"id":1,"type":"cancel","severity":0}"#]);
     bench.end(&start, 1, 36608);
     assert_eq!(
         bench.log(1),

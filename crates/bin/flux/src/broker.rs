@@ -1,0 +1,262 @@
+//! A broker, put together: bootstrap, attributes, services, drivers, and the loop that runs them.
+//!
+//! Nothing is decided here. [`options`] reads the command line, [`place`] finds rank and
+//! neighbours, [`services`] lists what runs on which rank, [`surroundings`] makes directories and
+//! cleans the environment, [`enclosing`] speaks with the instance around this one.
+
+mod enclosing;
+pub(crate) mod options;
+mod place;
+mod services;
+pub(crate) mod surroundings;
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use flux_bootstrap::Boot;
+use flux_broker::{Node, NodeConfig, Topology};
+use flux_host::{Console, Driver, HostOptions, Topo};
+use flux_id::fsd;
+use flux_lifecycle::{Attributes, Settings};
+use flux_model::blobref::HashAlg;
+use flux_proc::{RexecDriver, RexecOptions};
+use flux_proto::RouteId;
+use flux_resource::ResourceSettings;
+use flux_store::{Durability, StoreDriver};
+use flux_topo::Sysfs;
+use serde_json::Value;
+
+use self::enclosing::Enclosing;
+use self::options::BrokerOptions;
+use self::services::Plan;
+
+/// Version that brokers and clients see: the interfaces are those of this release.
+pub(crate) const VERSION: (u32, u32, u32) = (0, 88, 0);
+
+/// Runs a broker to its end; the exit code.
+///
+/// # Errors
+/// The sentence to show when it cannot start.
+pub(crate) fn run(mut options: BrokerOptions) -> Result<i32, String> {
+    let hostname = place::hostname(&options)?;
+    let rundir = surroundings::rundir(&mut options.attributes)?;
+    let result = start(&mut options, &hostname, &rundir);
+    surroundings::clean_up(&options.attributes);
+    result
+}
+
+fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i32, String> {
+    let (boot, topology) = place::find(options, hostname, rundir)?;
+    let rank = boot.rank;
+    let uuid = surroundings::uuid().map_err(|error| error.to_string())?;
+    identify(&mut options.attributes, rank, rundir, &uuid);
+    let enclosing = enclosing(&mut options.attributes);
+    let local_uri = options.attributes.get("local-uri").unwrap_or_default().to_string();
+    let Some(socket) = local_uri.strip_prefix("local://").map(str::to_string) else {
+        return Err(format!("local-uri: '{local_uri}' does not begin with local://"));
+    };
+    let hash = match options.attributes.get("content.hash") {
+        None | Some("sha1") => HashAlg::Sha1,
+        Some("sha256") => HashAlg::Sha256,
+        Some(other) => return Err(format!("content.hash: '{other}' is neither sha1 nor sha256")),
+    };
+    let mut drivers: Vec<Box<dyn Driver>> = vec![
+        Box::new(Console::new(options.config_path.clone())),
+        Box::new(Topo::new(topology_source())),
+    ];
+    if rank == 0 {
+        let statedir = surroundings::statedir(&mut options.attributes, rundir)?;
+        // A directory that goes with the instance need not survive a power cut.
+        let durability = if options.attributes.is_on("statedir-cleanup") {
+            Durability::Process
+        } else {
+            Durability::Synced
+        };
+        let store = StoreDriver::open(&statedir, hash, durability).map_err(|error| error.to_string())?;
+        drivers.push(Box::new(store));
+    }
+    let env = surroundings::environment(&local_uri, options.attributes.get("jobid"));
+    let rexec = RexecDriver::new(RexecOptions { rank, local_uri: local_uri.clone(), env: env.clone() });
+    drivers.push(Box::new(rexec));
+    let hosts: Vec<String> = boot.hostlist.iter().collect();
+    let plan = Plan {
+        rank,
+        hash,
+        attributes: options.attributes.clone(),
+        config: options.config.clone(),
+        life: life(options, &hosts, boot.size)?,
+        resources: resources(options, &hosts, &topology, rank, enclosing.as_ref())?,
+        shell: shell()?,
+    };
+    let mut config = NodeConfig::new(rank, topology, RouteId::from(uuid.as_str()), owner());
+    config.version = VERSION;
+    config.hostlist = hosts.into();
+    config.config.clone_from(&options.config);
+    config.drivers = drivers.iter().map(|driver| driver.name()).collect();
+    config.seed = surroundings::seed().map_err(|error| error.to_string())?;
+    config.env = env;
+    let node = Node::new(config, services::builtins(&plan)?, services::modules(&plan));
+    if rank == 0
+        && let Some(enclosing) = &enclosing
+    {
+        enclosing.announce(&local_uri, hostname);
+    }
+    let host = host_options(&socket, boot);
+    flux_host::run(Box::new(node), host, drivers).map_err(|error| error.to_string())
+}
+
+fn host_options(socket: &str, boot: Boot) -> HostOptions {
+    let mut host = HostOptions::new(socket);
+    host.bind = boot.bind;
+    host.parent = boot.parent;
+    host.keys = boot.keys;
+    host
+}
+
+fn owner() -> u32 {
+    nix::unistd::getuid().as_raw()
+}
+
+/// Attributes that say who and where this broker is.
+fn identify(attributes: &mut Attributes, rank: u32, rundir: &Path, uuid: &str) {
+    let (major, minor, patch) = VERSION;
+    attributes.set("version", format!("{major}.{minor}.{patch}"));
+    attributes.set("security.owner", owner().to_string());
+    attributes.set("broker.pid", std::process::id().to_string());
+    attributes.set("broker.uuid", uuid);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    attributes.set("broker.starttime", format!("{now:.2}"));
+    if attributes.get("local-uri").is_none() {
+        attributes.set("local-uri", format!("local://{}/local-{rank}", rundir.display()));
+    }
+    if let Ok(namespace) = std::env::var("FLUX_KVS_NAMESPACE") {
+        attributes.set("parent-kvs-namespace", namespace);
+    }
+}
+
+/// The enclosing job, when a shell of another instance has launched this broker.
+fn enclosing(attributes: &mut Attributes) -> Option<Enclosing> {
+    let level: u32 = attributes.get("instance-level")?.parse().ok()?;
+    let id: JobIdText = attributes.get("jobid")?.to_string();
+    if level == 0 {
+        return None;
+    }
+    let uri = std::env::var("FLUX_URI").ok()?;
+    let parsed = id.parse().ok()?;
+    attributes.set("parent-uri", uri.clone());
+    let path = std::env::var("FLUX_JOB_ID_PATH").unwrap_or_else(|_| format!("/{id}"));
+    attributes.set("jobid-path", path);
+    Some(Enclosing { uri, id: parsed })
+}
+
+/// A job id as an attribute holds it.
+type JobIdText = String;
+
+/// Hardware as this process may use it, or as a file describes it.
+fn topology_source() -> Box<dyn flux_topo::Topology> {
+    match std::env::var_os("FLUX_HWLOC_XMLFILE") {
+        Some(path) => {
+            let allowed = if std::env::var_os("FLUX_HWLOC_XMLFILE_NOT_THISSYSTEM").is_some() {
+                flux_topo::Allowed::All
+            } else {
+                flux_topo::Allowed::Process
+            };
+            Box::new(flux_topo::XmlFile::new(Path::new(&path), allowed))
+        }
+        None => Box::new(Sysfs::default()),
+    }
+}
+
+/// The job shell is this program under another word.
+fn shell() -> Result<Vec<String>, String> {
+    let program = std::env::current_exe().map_err(|error| format!("own program: {error}"))?;
+    Ok(vec![program.display().to_string(), "shell".to_string()])
+}
+
+fn resources(
+    options: &BrokerOptions,
+    hosts: &[String],
+    topology: &Topology,
+    rank: u32,
+    enclosing: Option<&Enclosing>,
+) -> Result<ResourceSettings, String> {
+    let table = options.config.get("resource");
+    let read = |key: &str| -> Result<Option<Value>, String> {
+        let Some(path) = table.and_then(|table| table.get(key)).and_then(Value::as_str) else {
+            return Ok(None);
+        };
+        let text = std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
+        serde_json::from_str(&text).map(Some).map_err(|error| format!("{path}: {error}"))
+    };
+    let rediscover =
+        table.and_then(|table| table.get("rediscover")).and_then(Value::as_bool).unwrap_or(false);
+    let inherited = match enclosing {
+        Some(enclosing) if rank == 0 && !rediscover => Some(enclosing.resources()?),
+        _ => None,
+    };
+    Ok(ResourceSettings {
+        hosts: hosts.to_vec(),
+        descendants: topology.descendants(rank),
+        inherited,
+        config_r: if rank == 0 { read("path")? } else { None },
+        scheduling: if rank == 0 { read("scheduling")? } else { None },
+        has_bootstrap: options.config.contains_key("bootstrap"),
+        ..ResourceSettings::default()
+    })
+}
+
+fn life(options: &BrokerOptions, hosts: &[String], size: u32) -> Result<Settings, String> {
+    let attributes = &options.attributes;
+    let shell = std::env::var("SHELL").unwrap_or_else(|_| "/bin/sh".to_string());
+    let program = match options.program.as_slice() {
+        _ if attributes.is_on("broker.rc2_none") || attributes.get("rank") != Some("0") => None,
+        [] => {
+            if !std::io::stdin().is_terminal() {
+                return Err("stdin is not a tty - can't run interactive shell".to_string());
+            }
+            Some(vec![shell.clone()])
+        }
+        // One argument that is no plain program word is for the shell.
+        [line] if line.contains(|c: char| c.is_whitespace() || "|&;<>()$`\\\"'*?".contains(c)) => {
+            Some(vec![shell.clone(), "-c".to_string(), line.clone()])
+        }
+        words => Some(words.to_vec()),
+    };
+    let quorum = match attributes.get("broker.quorum") {
+        None => size,
+        Some("0") => 1,
+        Some(text) if text.starts_with("0-") => size,
+        Some(text) => text
+            .parse()
+            .ok()
+            .filter(|quorum| (1..=size).contains(quorum))
+            .ok_or("Error parsing broker.quorum attribute")?,
+    };
+    let seconds = |name: &str| -> Result<Option<f64>, String> {
+        match attributes.get(name) {
+            None | Some("none") => Ok(None),
+            Some(text) => {
+                fsd::parse(text).map(Some).map_err(|_| format!("{name}: '{text}' is not a duration"))
+            }
+        }
+    };
+    let commands = |name: &str| -> Vec<Vec<String>> {
+        let line = attributes.get(name).filter(|line| !line.is_empty());
+        line.map(|line| vec![shell.clone(), "-c".to_string(), line.to_string()]).into_iter().collect()
+    };
+    Ok(Settings {
+        rc1: commands("broker.rc1_path"),
+        program_in_group: !attributes.is_on("broker.rc2_pgrp"),
+        program,
+        rc3: commands("broker.rc3_path"),
+        quorum,
+        quorum_warn: seconds("broker.quorum-warn")?,
+        shutdown_warn: seconds("broker.shutdown-warn")?,
+        shutdown_timeout: seconds("broker.shutdown-timeout")?,
+        exit_norestart: attributes.get("broker.exit-norestart").and_then(|code| code.parse().ok()),
+        keep_jobs: std::env::var_os("FLUX_DISABLE_JOB_CLEANUP").is_some(),
+        shell,
+        hosts: hosts.to_vec(),
+    })
+}

@@ -1,0 +1,75 @@
+//! What runs on which rank.
+
+use flux_content::{CACHE_BYTES, ContentService};
+use flux_exec::ExecService;
+use flux_info::InfoService;
+use flux_ingest::IngestService;
+use flux_kvs::KvsService;
+use flux_lifecycle::{
+    AttributeService, Attributes, ConfigService, GroupsService, HeartbeatService, LogService,
+    LogSettings, Settings, StateMachineService,
+};
+use flux_manager::JobManager;
+use flux_model::blobref::HashAlg;
+use flux_resource::{ResourceService, ResourceSettings};
+use flux_sched::{SchedService, SchedSettings};
+use flux_svc::{Module, Runner, Service};
+use serde_json::{Map, Value};
+
+/// What the services of one broker need to know at the start.
+pub(crate) struct Plan {
+    /// Own rank.
+    pub(crate) rank: u32,
+    /// Hash of the content store.
+    pub(crate) hash: HashAlg,
+    /// Attributes.
+    pub(crate) attributes: Attributes,
+    /// Configuration as this broker read it.
+    pub(crate) config: Map<String, Value>,
+    /// How the broker lives.
+    pub(crate) life: Settings,
+    /// What the resource service cannot find out itself.
+    pub(crate) resources: ResourceSettings,
+    /// Program and first arguments of the job shell.
+    pub(crate) shell: Vec<String>,
+}
+
+fn module<S: Service>(service: S) -> Box<dyn Module> {
+    Box::new(Runner::new(service))
+}
+
+/// Modules that run from the first moment on.
+///
+/// # Errors
+/// The sentence to show for a wrong attribute.
+pub(crate) fn builtins(plan: &Plan) -> Result<Vec<Box<dyn Module>>, String> {
+    let log = LogSettings::from_attributes(&plan.attributes)?;
+    Ok(vec![
+        module(AttributeService::new(plan.attributes.clone())),
+        module(LogService::new(log)),
+        module(ConfigService::new(plan.rank, plan.config.clone())),
+        module(GroupsService::default()),
+        module(StateMachineService::new(plan.life.clone())),
+    ])
+}
+
+/// Modules that rc1 starts, in this order.
+pub(crate) fn modules(plan: &Plan) -> Vec<Box<dyn Module>> {
+    let leader = plan.rank == 0;
+    let mut modules = vec![
+        module(HeartbeatService::default()),
+        module(ContentService::new(plan.hash, CACHE_BYTES)),
+        module(KvsService::new(plan.hash)),
+        module(ResourceService::new(plan.resources.clone())),
+    ];
+    if leader {
+        modules.push(module(JobManager::default()));
+    }
+    modules.push(module(InfoService::default()));
+    modules.push(module(IngestService::default()));
+    if leader {
+        modules.push(module(ExecService::new(flux_exec::settings::Settings::new(plan.shell.clone()))));
+        modules.push(module(SchedService::new(SchedSettings::default())));
+    }
+    modules
+}
