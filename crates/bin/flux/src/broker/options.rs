@@ -58,7 +58,6 @@ pub(crate) fn arguments(command: Command) -> Command {
                 .value_name("COMMAND")
                 .num_args(0..)
                 .trailing_var_arg(true)
-                .allow_hyphen_values(true)
                 .help("The initial program; without it, an interactive shell"),
         )
 }
