@@ -3,11 +3,15 @@
 //! `flux NAME` runs a builtin command of [`commands::COMMANDS`], else an executable `flux-NAME`
 //! found in `FLUX_EXEC_PATH`.
 
+mod attach;
 mod broker;
 mod commands;
 mod dispatch;
+mod ending;
 mod failure;
+mod follow;
 mod output;
+mod session;
 mod submission;
 
 use std::process::ExitCode;

@@ -21,6 +21,21 @@ pub(crate) fn raw(text: &str) {
     }
 }
 
+/// Writes bytes as they are to standard output.
+pub(crate) fn bytes(text: &[u8]) {
+    let mut out = std::io::stdout().lock();
+    if out.write_all(text).and_then(|()| out.flush()).is_err() {
+        // Nothing can be said to a reader that left.
+    }
+}
+
+/// Writes bytes as they are to standard error.
+pub(crate) fn error_bytes(text: &[u8]) {
+    if std::io::stderr().lock().write_all(text).is_err() {
+        // Without standard error there is nowhere to complain.
+    }
+}
+
 /// Writes a line to standard error.
 pub(crate) fn error_line(text: &str) {
     if writeln!(std::io::stderr().lock(), "{text}").is_err() {

@@ -15,6 +15,7 @@ pub(crate) mod pattern;
 pub(crate) mod resources;
 pub(crate) mod rlimit;
 pub(crate) mod script;
+pub(crate) mod send;
 pub(crate) mod shell;
 pub(crate) mod spec;
 pub(crate) mod when;

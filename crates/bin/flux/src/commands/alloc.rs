@@ -1,14 +1,20 @@
 //! `flux alloc`: start a new instance and work in it.
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use flux_api::job::info::{EventlogWatch, EventlogWatch_};
+use flux_client::{Client, To};
+use flux_id::JobId;
+use flux_model::eventlog::Event;
 use serde_json::{Map, json};
 
-use super::batch::instance_options;
+use super::{batch::instance_options, program::Program, run::submit_and_attach};
 use crate::{
     dispatch::Invocation,
     failure::Failure,
     output,
-    submission::{Context, Job, SubmitError, broker::Broker, options, resources::Unit, spec},
+    submission::{
+        Context, Job, SubmitError, broker::Broker, options, resources::Unit, send::Sender, spec,
+    },
 };
 
 /// The options of `flux alloc`.
@@ -27,8 +33,41 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
     let job = Context::gather()
         .and_then(|context| job(&context, &invocation.matches))
         .map_err(|error| Failure::script("flux-alloc", error.to_string()))?;
-    output::line(&job.text());
-    Ok(0)
+    if invocation.matches.get_flag("dry-run") {
+        output::line(&job.text());
+        return Ok(0);
+    }
+    let client = Program::script("flux-alloc").open()?;
+    if invocation.matches.get_flag("bg") {
+        return background(&client, &job);
+    }
+    submit_and_attach(&client, "flux-alloc", &job, &invocation.matches)
+}
+
+/// Submits the instance and waits until it has told its address.
+fn background(client: &Client, job: &Job) -> Result<i32, Failure> {
+    let fail = |text: String| Failure::script("flux-alloc", text);
+    let sender = Sender::new(client).map_err(|error| fail(error.message()))?;
+    let id = sender.submit(job).map_err(|error| fail(error.message()))?;
+    let request = EventlogWatch { id, path: "eventlog".into(), flags: 0 };
+    let id = JobId(id);
+    for entry in client.stream::<EventlogWatch_>(To::Any, &request) {
+        let entry = entry.map_err(|error| fail(format!("{id}: {error}")))?;
+        let Some(event) = entry.event.and_then(|line| Event::decode(&line).ok()) else { continue };
+        match event.name.as_str() {
+            "memo" if event.get("uri").is_some() => {
+                output::line(&id.to_string());
+                return Ok(0);
+            }
+            "exception" if event.get_i64("severity") == Some(0) => {
+                let kind = event.get_str("type").unwrap_or_default();
+                let note = event.get_str("note").unwrap_or_default();
+                return Err(fail(format!("{id}: exception: type={kind} {note}")));
+            }
+            _ => {}
+        }
+    }
+    Err(fail(format!("{id}: the instance ended before it was ready")))
 }
 
 fn job(context: &Context, matches: &ArgMatches) -> Result<Job, SubmitError> {

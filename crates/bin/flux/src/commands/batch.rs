@@ -1,15 +1,17 @@
 //! `flux batch`: submit a script that becomes the initial program of a new instance.
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use flux_id::JobId;
 use serde_json::{Map, json};
 
+use super::program::Program;
 use crate::{
     dispatch::Invocation,
     failure::Failure,
     output,
     submission::{
         Context, Job, SubmitError, archive, broker::Broker, options, resources::Unit,
-        script::Script, spec,
+        script::Script, send::Sender, spec,
     },
 };
 
@@ -41,7 +43,17 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
     let arguments = invocation.arguments.iter().map(|a| a.to_string_lossy().into_owned());
     let matches = with_directives(&script, arguments.collect()).map_err(fail)?;
     let job = job(&context, &matches, script).map_err(fail)?;
-    output::line(&job.text());
+    if matches.get_flag("dry-run") {
+        output::line(&job.text());
+        return Ok(0);
+    }
+    let client = Program::script("flux-batch").open()?;
+    let id = Sender::new(&client)
+        .and_then(|sender| sender.submit(&job))
+        .map_err(|error| Failure::script("flux-batch", error.message()))?;
+    if !matches.get_flag("quiet") {
+        output::line(&JobId(id).to_string());
+    }
     Ok(0)
 }
 
@@ -55,8 +67,7 @@ fn with_directives(script: &Script, arguments: Vec<String>) -> Result<ArgMatches
     };
     let mut words = script.options()?;
     // Parsed alone first, so that no directive can pass for the script or its arguments.
-    let alone = std::iter::once("--dry-run").chain(words.iter().map(String::as_str));
-    let matches = command().no_binary_name(true).try_get_matches_from(alone).map_err(wrong)?;
+    let matches = command().no_binary_name(true).try_get_matches_from(&words).map_err(wrong)?;
     if let Some(word) = options::words(&matches).first() {
         let text = format!("directive '{word}' is no option");
         return Err(SubmitError::Directives(script.name.clone(), text));

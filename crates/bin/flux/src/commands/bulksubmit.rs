@@ -52,17 +52,27 @@ pub(crate) fn command() -> Command {
 
 /// Runs `flux bulksubmit`.
 pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
-    let lines = Context::gather()
-        .and_then(|context| plan(&context, invocation))
-        .map_err(|error| Failure::script("flux-bulksubmit", error.to_string()))?;
-    for words in lines {
-        output::line(&format!("bulksubmit: submit {}", words.join(" ")));
+    let fail = |error: SubmitError| Failure::script("flux-bulksubmit", error.to_string());
+    let context = Context::gather().map_err(fail)?;
+    let lines = plan(&context, invocation).map_err(fail)?;
+    if invocation.matches.get_flag("dry-run") {
+        for (words, _) in lines {
+            output::line(&format!("bulksubmit: submit {}", words.join(" ")));
+        }
+        return Ok(0);
     }
-    Ok(0)
+    let plans: Vec<submit::Plan> = lines.into_iter().map(|(_, plan)| plan).collect();
+    if plans.is_empty() {
+        return Ok(0);
+    }
+    submit::submit_all("flux-bulksubmit", &context, &plans, &invocation.matches)
 }
 
-/// The words of one `flux submit` for each input; each is checked to make a valid job.
-fn plan(context: &Context, invocation: &Invocation) -> Result<Vec<Vec<String>>, SubmitError> {
+/// The words and the jobs of one `flux submit` for each input; each is checked to be valid.
+fn plan(
+    context: &Context,
+    invocation: &Invocation,
+) -> Result<Vec<(Vec<String>, submit::Plan)>, SubmitError> {
     let Invocation { matches, arguments } = invocation;
     if let Some(definition) = strings(matches, "define").into_iter().next() {
         return Err(SubmitError::Define(definition));
@@ -103,22 +113,23 @@ fn plan(context: &Context, invocation: &Invocation) -> Result<Vec<Vec<String>>, 
             .iter()
             .map(|word| bulk::substitute(word, &values, seq))
             .collect::<Result<Vec<_>, _>>()?;
-        check(context, &words)?;
-        submissions.push(words);
+        let plan = check(context, &words)?;
+        submissions.push((words, plan));
     }
     Ok(submissions)
 }
 
 /// Makes the jobs of one submission, to tell mistakes before anything is submitted.
-fn check(context: &Context, words: &[String]) -> Result<(), SubmitError> {
+fn check(context: &Context, words: &[String]) -> Result<submit::Plan, SubmitError> {
     let parser = submit::command().no_binary_name(true);
-    let words = std::iter::once("--dry-run").chain(words.iter().map(String::as_str));
     let matches = parser.try_get_matches_from(words).map_err(|error| {
         let text = error.to_string();
         let first = text.lines().next().unwrap_or_default();
         SubmitError::Replacement(first.strip_prefix("error: ").unwrap_or(first).to_owned())
     })?;
-    submit::jobs(context, &matches).map(drop)
+    let plan = submit::Plan::read(&matches)?;
+    plan.job(context, 0)?;
+    Ok(plan)
 }
 
 /// The options as written, without those of this command. The last `trailing` words are the
@@ -152,7 +163,7 @@ mod tests {
         let command = command().no_binary_name(true);
         let matches = command.try_get_matches_from(&arguments).expect("a valid command line");
         plan(&Context::fixed(), &Invocation { matches, arguments })
-            .map(|jobs| jobs.into_iter().map(|words| words.join(" ")).collect())
+            .map(|jobs| jobs.into_iter().map(|(words, _)| words.join(" ")).collect())
             .map_err(|error| error.to_string())
     }
 

@@ -1,12 +1,23 @@
 //! `flux run`: submit one job and attach to it.
 
 use clap::{Arg, ArgMatches, Command};
+use flux_client::Client;
+use flux_id::JobId;
 
+use super::program::Program;
 use crate::{
+    attach::{self, machine::View},
     dispatch::Invocation,
     failure::Failure,
     output,
-    submission::{Context, Job, SubmitError, options, resources::Unit, spec},
+    submission::{
+        Context, Job, SubmitError,
+        options::{self, one},
+        resources::Unit,
+        send::Sender,
+        shell::is_ranks,
+        spec,
+    },
 };
 
 /// The options of `flux run`.
@@ -16,7 +27,7 @@ pub(crate) fn command() -> Command {
         Arg::new("wait-event")
             .long("wait-event")
             .value_name("NAME")
-            .help("Wait for this event before attaching"),
+            .help("Leave after this event (default: finish)"),
     )
 }
 
@@ -25,8 +36,46 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
     let job = Context::gather()
         .and_then(|context| job(&context, &invocation.matches))
         .map_err(|error| Failure::script("flux-run", error.to_string()))?;
-    output::line(&job.text());
-    Ok(0)
+    if invocation.matches.get_flag("dry-run") {
+        output::line(&job.text());
+        return Ok(0);
+    }
+    let client = Program::script("flux-run").open()?;
+    submit_and_attach(&client, "flux-run", &job, &invocation.matches)
+}
+
+/// Submits a job and follows it to its end; its exit status is the result.
+///
+/// # Errors
+/// The job is refused, or the connection is lost.
+pub(crate) fn submit_and_attach(
+    client: &Client,
+    program: &'static str,
+    job: &Job,
+    matches: &ArgMatches,
+) -> Result<i32, Failure> {
+    let id = Sender::new(client)
+        .and_then(|sender| sender.submit(job))
+        .map(JobId)
+        .map_err(|error| Failure::script(program, error.message()))?;
+    if matches.get_count("verbose") > 0 {
+        output::error_line(&format!("jobid: {id}"));
+    }
+    let verbose = matches.get_count("verbose");
+    let until = matches.try_get_one::<String>("wait-event").ok().flatten().cloned();
+    let options = attach::Options {
+        view: View {
+            events: verbose > 1,
+            exec: verbose > 2,
+            label: matches.get_flag("label-io"),
+            quiet: matches.get_flag("quiet"),
+            until: until.unwrap_or_else(|| "finish".into()),
+            tail: None,
+        },
+        stdin_ranks: one(matches, "input").filter(|i| is_ranks(i)).unwrap_or_else(|| "all".into()),
+        ..attach::Options::default()
+    };
+    attach::attach(client, id, &options)
 }
 
 fn job(context: &Context, matches: &ArgMatches) -> Result<Job, SubmitError> {

@@ -133,7 +133,7 @@ pub(crate) fn common(command: Command) -> Command {
                 .default_missing_value(""),
         )
         .arg(text("taskmap", "SCHEME[:VAL]", "How tasks are laid out on nodes"))
-        .arg(flag("dry-run", "Print the jobspec and submit nothing").required(true))
+        .arg(flag("dry-run", "Print the jobspec and submit nothing"))
         .arg(flag("quiet", "Print less"))
         .arg(
             Arg::new("verbose")

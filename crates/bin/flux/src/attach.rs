@@ -1,0 +1,391 @@
+//! Follows one job: its events, its output, its standard input and its terminal.
+//!
+//! [`attach`] asks for the three logs of the job in one write and then only waits; what the events
+//! mean is decided by [`machine::Machine`], which does no I/O.
+
+mod input;
+mod interrupt;
+pub(crate) mod machine;
+mod terminal;
+mod why;
+
+use std::{
+    io::IsTerminal,
+    os::fd::AsFd,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use flux_api::job::{
+    info::{EventlogWatch, EventlogWatch_, WATCH_INITIAL_SENTINEL, WATCH_WAITCREATE},
+    list::{ListId, ListId_},
+    manager::{QueueName, QueueStatus_, Raise, RaiseRequest},
+};
+use flux_client::{Client, Pending, Stream, To};
+use flux_id::JobId;
+use flux_model::eventlog::Event;
+use flux_proto::Errno;
+use serde_json::Value;
+
+use crate::{failure::Failure, output};
+use input::{Input, Source};
+use interrupt::{Interrupts, Signals, WINDOW, Wish};
+use machine::{Effect, Machine, View};
+
+/// A job that waits longer than this is worth a line about why.
+const PATIENCE: Duration = Duration::from_millis(400);
+/// How often that line is brought up to date.
+const REFRESH: Duration = Duration::from_secs(2);
+
+/// How to attach.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    /// Name in messages.
+    pub(crate) program: &'static str,
+    /// What to show.
+    pub(crate) view: View,
+    /// Do not forward standard input.
+    pub(crate) read_only: bool,
+    /// Which tasks get standard input.
+    pub(crate) stdin_ranks: String,
+    /// Say why the job waits, when standard error is a terminal.
+    pub(crate) status: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            program: "flux-job",
+            view: View::default(),
+            read_only: false,
+            stdin_ranks: "all".into(),
+            status: true,
+        }
+    }
+}
+
+/// Follows a job to its end; returns the exit status of the job.
+///
+/// # Errors
+/// There is no such job, it belongs to somebody else, or the connection is lost.
+pub(crate) fn attach(client: &Client, id: JobId, options: &Options) -> Result<i32, Failure> {
+    Session::start(client, id, options)?.run()
+}
+
+struct Session<'a> {
+    client: &'a Client,
+    id: JobId,
+    options: &'a Options,
+    machine: Machine,
+    job: Stream<EventlogWatch_>,
+    exec: Stream<EventlogWatch_>,
+    output: Stream<EventlogWatch_>,
+    output_over: bool,
+    input: Input,
+    signals: Signals,
+    interrupts: Interrupts,
+    line: StatusLine,
+}
+
+fn watch(client: &Client, id: JobId, path: &str, flags: u32) -> Stream<EventlogWatch_> {
+    let request = EventlogWatch { id: id.0, path: path.into(), flags };
+    client.stream::<EventlogWatch_>(To::Any, &request)
+}
+
+impl<'a> Session<'a> {
+    fn start(client: &'a Client, id: JobId, options: &'a Options) -> Result<Self, Failure> {
+        let sentinel = if options.view.tail.is_some() { WATCH_INITIAL_SENTINEL } else { 0 };
+        let job = watch(client, id, "eventlog", 0);
+        let exec = watch(client, id, "guest.exec.eventlog", WATCH_WAITCREATE);
+        let output = watch(client, id, "guest.output", WATCH_WAITCREATE | sentinel);
+        let signals = Signals::catch().map_err(|errno| {
+            Failure::binary(options.program, format!("signalfd: {}", errno.desc()))
+        })?;
+        let terminal = options.status && !options.view.quiet && std::io::stderr().is_terminal();
+        Ok(Self {
+            client,
+            id,
+            options,
+            machine: Machine::new(id, options.view.clone()),
+            job,
+            exec,
+            output,
+            output_over: false,
+            input: Input::new(options.read_only, options.stdin_ranks.clone()),
+            signals,
+            interrupts: Interrupts::default(),
+            line: StatusLine::new(terminal),
+        })
+    }
+
+    fn run(mut self) -> Result<i32, Failure> {
+        loop {
+            self.take_job()?;
+            self.take_exec();
+            self.take_output();
+            self.input.settle();
+            for text in self.input.take_terminal_output() {
+                self.line.clear();
+                output::bytes(&text);
+            }
+            if self.machine.is_done() {
+                break;
+            }
+            if let Some(wish) = self.wait()?
+                && self.grant(wish)
+            {
+                return Ok(0);
+            }
+        }
+        self.input.close();
+        self.line.clear();
+        if let Some(text) = self.machine.last_words() {
+            self.say(&text);
+        }
+        Ok(self.machine.exit_code())
+    }
+
+    fn say(&mut self, text: &str) {
+        self.line.clear();
+        output::error_line(&format!("{}: {text}{}", self.options.program, self.input.newline()));
+    }
+
+    fn failure(&mut self, text: String) -> Failure {
+        self.input.close();
+        self.line.clear();
+        Failure::binary(self.options.program, text)
+    }
+
+    fn take_job(&mut self) -> Result<(), Failure> {
+        while let Some(item) = self.job.try_next() {
+            match item {
+                Ok(entry) => {
+                    let effects = entry
+                        .event
+                        .and_then(|line| Event::decode(&line).ok())
+                        .map(|event| self.machine.job_event(&event));
+                    self.act(effects.unwrap_or_default());
+                }
+                Err(error) => {
+                    let text = match error.errno {
+                        Errno::ENOENT => "No such job".to_owned(),
+                        _ => error.message(),
+                    };
+                    let text = if self.machine.status.is_none() {
+                        format!("Failed to attach to {}: {text}", self.id)
+                    } else {
+                        format!("job eventlog: {text}")
+                    };
+                    return Err(self.failure(text));
+                }
+            }
+        }
+        if self.job.is_ended() {
+            self.machine.job_end();
+        }
+        Ok(())
+    }
+
+    fn take_exec(&mut self) {
+        // A job without execution log (never started, or purged) has nothing to tell here.
+        while let Some(Ok(entry)) = self.exec.try_next() {
+            let event = entry.event.and_then(|line| Event::decode(&line).ok());
+            let effects = event.map(|event| self.machine.exec_event(&event));
+            self.act(effects.unwrap_or_default());
+        }
+    }
+
+    fn take_output(&mut self) {
+        while let Some(Ok(entry)) = self.output.try_next() {
+            let effects = match entry.event {
+                None => self.machine.output_live(),
+                Some(line) => match Event::decode(&line) {
+                    Ok(event) => self.machine.output_event(&event),
+                    Err(_) => Vec::new(),
+                },
+            };
+            self.act(effects);
+        }
+        if self.output.is_ended() && !std::mem::replace(&mut self.output_over, true) {
+            let effects = self.machine.output_end();
+            self.act(effects);
+        }
+    }
+
+    fn act(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Out(text) => {
+                    self.line.clear();
+                    output::bytes(&text);
+                }
+                Effect::Error(text) => {
+                    self.line.clear();
+                    output::error_bytes(&text);
+                }
+                Effect::Say(text) => self.say(&text),
+                Effect::Shell { service, rank, pty } => {
+                    self.line.clear();
+                    self.machine.on_terminal = pty.is_some() && !self.options.read_only;
+                    self.input.open(self.client, &service, rank, pty.as_deref());
+                }
+            }
+        }
+    }
+
+    /// Waits for something to happen. Returns what the user wants, if that is it.
+    fn wait(&mut self) -> Result<Option<Wish>, Failure> {
+        let time = self.line.timeout(self.client, self.id, &self.machine);
+        let stdin = std::io::stdin();
+        let source = self.input.source();
+        let mut extra = vec![self.signals.as_fd()];
+        if source == Source::Ready {
+            extra.push(stdin.as_fd());
+        }
+        // In the background the terminal cannot be read; coming back is not announced.
+        let time = match source {
+            Source::Background => Some(time.unwrap_or(REFRESH).min(Duration::from_millis(500))),
+            _ => time,
+        };
+        let ready = self.client.wait(&extra, time);
+        drop(extra);
+        let ready = match ready {
+            Ok(ready) => ready,
+            Err(error) => return Err(self.failure(error.message())),
+        };
+        if ready.extra.get(1) == Some(&true) && self.input.read(self.client) {
+            return Ok(Some(Wish::Detach));
+        }
+        let signal = self.signals.next();
+        Ok(signal.and_then(|signal| self.interrupts.judge(signal, Instant::now())))
+    }
+
+    /// Does what the user wants; true to leave.
+    fn grant(&mut self, wish: Wish) -> bool {
+        match wish {
+            Wish::Warn => {
+                let seconds = WINDOW.as_secs();
+                self.say(&format!(
+                    "one more ctrl-C within {seconds}s to cancel or ctrl-Z to detach"
+                ));
+            }
+            Wish::Cancel => {
+                let request = RaiseRequest {
+                    id: self.id.0,
+                    severity: 0,
+                    kind: "cancel".into(),
+                    note: Some("interrupted by ctrl-C".into()),
+                    wait_status: None,
+                };
+                if let Err(error) = self.client.call::<Raise>(To::Any, &request) {
+                    self.say(&format!("cancel {}: {error}", self.id));
+                }
+            }
+            Wish::Detach => {
+                self.input.close();
+                self.say(&format!("detached from {}", self.id));
+                return true;
+            }
+            Wish::Suspend => {
+                self.line.clear();
+                interrupt::suspend();
+            }
+            Wish::Resize => self.input.resize(self.client),
+        }
+        false
+    }
+}
+
+/// The line on a terminal that says why the job does not run yet.
+struct StatusLine {
+    on: bool,
+    shown: bool,
+    since: Instant,
+    asked: Option<Instant>,
+    around: why::Surroundings,
+    job: Option<Pending<ListId_>>,
+    queue: Option<Pending<QueueStatus_>>,
+}
+
+impl StatusLine {
+    fn new(on: bool) -> Self {
+        Self {
+            on,
+            shown: false,
+            since: Instant::now(),
+            asked: None,
+            around: why::Surroundings::default(),
+            job: None,
+            queue: None,
+        }
+    }
+
+    /// Removes the line, so that something else can be written there.
+    fn clear(&mut self) {
+        if std::mem::take(&mut self.shown) {
+            output::error_bytes(b"\r\x1b[K");
+        }
+    }
+
+    /// Brings the line up to date; says when to do so again.
+    fn timeout(&mut self, client: &Client, id: JobId, machine: &Machine) -> Option<Duration> {
+        if !self.on || machine.is_started() {
+            self.clear();
+            // An answer that nobody takes would end every wait at once.
+            (self.job, self.queue) = (None, None);
+            return None;
+        }
+        let waited = self.since.elapsed();
+        if waited < PATIENCE {
+            return Some(PATIENCE.saturating_sub(waited));
+        }
+        self.take();
+        if self.asked.is_none_or(|asked| asked.elapsed() >= REFRESH) {
+            self.asked = Some(Instant::now());
+            self.ask(client, id);
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.around.now = now.as_secs_f64();
+        let text =
+            machine.status.as_ref().and_then(|status| why::explain(id, status, &self.around));
+        let was_shown = self.shown;
+        self.clear();
+        if let Some(text) = text {
+            let width = terminal_width();
+            let text: String = text.chars().take(width.saturating_sub(1)).collect();
+            output::error_bytes(text.as_bytes());
+            self.shown = true;
+        } else if was_shown {
+            return Some(REFRESH);
+        }
+        Some(Duration::from_secs(1))
+    }
+
+    fn ask(&mut self, client: &Client, id: JobId) {
+        let attrs = ["annotations", "queue", "nnodes", "ncores"].map(str::to_owned).to_vec();
+        self.job = Some(client.send::<ListId_>(To::Any, &ListId { id: id.0, attrs, state: None }));
+        let name = self.around.job["queue"].as_str().map(str::to_owned);
+        self.queue = Some(client.send::<QueueStatus_>(To::Any, &QueueName { name }));
+    }
+
+    fn take(&mut self) {
+        if let Some(answer) = self.job.as_mut().and_then(Pending::try_take) {
+            self.job = None;
+            let known = self.around.job.is_object();
+            self.around.job = answer.map_or(Value::Null, |answer| answer.job);
+            if !known && self.around.job["queue"].is_string() {
+                // Now the queue can be asked for by name.
+                self.asked = None;
+            }
+        }
+        if let Some(answer) = self.queue.as_mut().and_then(Pending::try_take) {
+            self.queue = None;
+            self.around.queue = answer.ok();
+        }
+    }
+}
+
+/// Columns of the terminal on standard error.
+pub(crate) fn terminal_width() -> usize {
+    let size = rustix::termios::tcgetwinsize(std::io::stderr()).ok();
+    size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0).unwrap_or(80)
+}

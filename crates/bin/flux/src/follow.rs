@@ -1,0 +1,295 @@
+//! Follows many jobs at once: until an event or their end, with or without their output.
+
+use std::{cell::RefCell, collections::BTreeMap, fs::File, io::Write, rc::Rc};
+
+use flux_api::{
+    RpcError,
+    job::info::{EventlogEntry, EventlogWatch, EventlogWatch_, WATCH_WAITCREATE},
+};
+use flux_client::{Client, Stream, To};
+use flux_id::JobId;
+use flux_model::{
+    eventlog::Event,
+    stdio::{Header, StdioEvent},
+};
+
+use crate::{ending, output};
+
+pub(crate) mod bar;
+
+/// What is wanted of each job.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Want {
+    /// Its output, live.
+    pub(crate) output: bool,
+    /// Only until this event; `exec.NAME` is one of the execution log.
+    pub(crate) event: Option<String>,
+    /// Job id and task rank before each line of output.
+    pub(crate) label: bool,
+    /// A line about every exception and failure.
+    pub(crate) verbose: bool,
+}
+
+/// A file that several jobs may share.
+pub(crate) type Sink = Rc<RefCell<File>>;
+
+/// Where the output of a job goes, when not to this process's own streams.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Sinks {
+    /// For standard output.
+    pub(crate) out: Option<Sink>,
+    /// For standard error.
+    pub(crate) err: Option<Sink>,
+}
+
+impl Sinks {
+    /// Writes to one of the two.
+    pub(crate) fn write(&self, error: bool, text: &[u8]) {
+        let sink = if error { &self.err } else { &self.out };
+        match sink {
+            Some(file) => {
+                if file.borrow_mut().write_all(text).is_err() {
+                    output::error_line("log file: cannot be written");
+                }
+            }
+            None if error => output::error_bytes(text),
+            None => output::bytes(text),
+        }
+    }
+}
+
+/// How far the jobs are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Jobs that were added.
+    pub(crate) all: u64,
+    /// Of these, running.
+    pub(crate) running: u64,
+    /// Ended well.
+    pub(crate) completed: u64,
+    /// Ended otherwise.
+    pub(crate) failed: u64,
+    /// No longer followed.
+    pub(crate) done: u64,
+}
+
+#[derive(Debug)]
+struct Followed {
+    sinks: Sinks,
+    /// Streams that have not ended; the job is done without any.
+    open: u32,
+    header: Option<Header>,
+    running: bool,
+    finish: Option<i64>,
+    fatal: bool,
+    started: bool,
+    seen: bool,
+    tags: Vec<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Log {
+    Job,
+    Exec,
+    Output,
+}
+
+/// The jobs that are followed.
+pub(crate) struct Follower<'a> {
+    client: &'a Client,
+    want: Want,
+    jobs: BTreeMap<u64, Followed>,
+    streams: BTreeMap<u32, (u64, Log, Stream<EventlogWatch_>)>,
+    /// How far they are.
+    pub(crate) tally: Tally,
+    code: i32,
+}
+
+impl<'a> Follower<'a> {
+    /// Follows nothing yet.
+    pub(crate) fn new(client: &'a Client, want: Want) -> Self {
+        let (jobs, streams) = (BTreeMap::new(), BTreeMap::new());
+        Self { client, want, jobs, streams, tally: Tally::default(), code: 0 }
+    }
+
+    /// Begins to follow a job.
+    pub(crate) fn add(&mut self, id: u64, sinks: Sinks) {
+        let mut job = Followed {
+            sinks,
+            open: 0,
+            header: None,
+            running: false,
+            finish: None,
+            fatal: false,
+            started: false,
+            seen: false,
+            tags: Vec::new(),
+        };
+        self.watch(&mut job, id, Log::Job);
+        if self.want.event.as_deref().is_some_and(|event| event.starts_with("exec.")) {
+            self.watch(&mut job, id, Log::Exec);
+        }
+        if self.want.output {
+            self.watch(&mut job, id, Log::Output);
+        }
+        self.jobs.insert(id, job);
+        self.tally.all += 1;
+    }
+
+    fn watch(&mut self, job: &mut Followed, id: u64, log: Log) {
+        let (path, flags) = match log {
+            Log::Job => ("eventlog", 0),
+            Log::Exec => ("guest.exec.eventlog", WATCH_WAITCREATE),
+            Log::Output => ("guest.output", WATCH_WAITCREATE),
+        };
+        let request = EventlogWatch { id, path: path.into(), flags };
+        let stream = self.client.stream::<EventlogWatch_>(To::Any, &request);
+        let tag = stream.matchtag();
+        self.streams.insert(tag, (id, log, stream));
+        job.open += 1;
+        job.tags.push(tag);
+    }
+
+    /// Whether there is nothing left to follow.
+    pub(crate) fn is_done(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
+    /// The highest exit status of the jobs so far.
+    pub(crate) fn code(&self) -> i32 {
+        self.code
+    }
+
+    /// Takes what has arrived for a matchtag; false when it belongs to somebody else.
+    pub(crate) fn take(&mut self, tag: u32) -> bool {
+        let Some((id, log, mut stream)) = self.streams.remove(&tag) else { return false };
+        while let Some(item) = stream.try_next() {
+            match item {
+                Ok(entry) => self.entry(id, log, entry),
+                Err(error) => self.failed(id, log, &error),
+            }
+        }
+        let wanted = self.jobs.get(&id).is_some_and(|job| !job.seen);
+        if stream.is_ended() || !wanted {
+            self.stream_ended(id, log);
+        } else {
+            self.streams.insert(tag, (id, log, stream));
+        }
+        true
+    }
+
+    fn entry(&mut self, id: u64, log: Log, entry: EventlogEntry) {
+        let Some(event) = entry.event.and_then(|line| Event::decode(&line).ok()) else { return };
+        match log {
+            Log::Job => self.job_event(id, &event),
+            Log::Exec => {
+                let wanted = self.want.event.as_deref().and_then(|name| name.strip_prefix("exec."));
+                if let (true, Some(job)) = (wanted == Some(&event.name), self.jobs.get_mut(&id)) {
+                    job.seen = true;
+                }
+            }
+            Log::Output => self.output_event(id, &event),
+        }
+    }
+
+    fn job_event(&mut self, id: u64, event: &Event) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        match event.name.as_str() {
+            "start" => {
+                job.started = true;
+                job.running = true;
+                self.tally.running += 1;
+            }
+            "finish" => job.finish = event.get_i64("status"),
+            "exception" => {
+                let severity = event.get_i64("severity").unwrap_or(0);
+                job.fatal |= severity == 0;
+                let text = format!(
+                    "{}: exception: type={} severity={severity} {}",
+                    JobId(id),
+                    event.get_str("type").unwrap_or_default(),
+                    event.get_str("note").unwrap_or_default()
+                );
+                if severity == 0 || self.want.verbose {
+                    job.sinks.write(true, format!("{}\n", text.trim_end()).as_bytes());
+                }
+            }
+            _ => {}
+        }
+        job.seen |= self.want.event.as_deref() == Some(event.name.as_str());
+    }
+
+    fn output_event(&mut self, id: u64, event: &Event) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        match StdioEvent::decode(event, job.header.as_ref()) {
+            Ok(StdioEvent::Header(header)) => job.header = Some(header),
+            Ok(StdioEvent::Data(data)) => {
+                let Some(bytes) = data.data else { return };
+                let error = data.stream == "stderr";
+                if self.want.label {
+                    let mut text = Vec::new();
+                    for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+                        text.extend_from_slice(
+                            format!("{}: {}: ", JobId(id), data.rank).as_bytes(),
+                        );
+                        text.extend_from_slice(line);
+                    }
+                    job.sinks.write(error, &text);
+                } else {
+                    job.sinks.write(error, &bytes);
+                }
+            }
+            Ok(StdioEvent::Log(log)) if log.level <= 4 => {
+                let component = log.component.map(|c| format!("{c}: ")).unwrap_or_default();
+                let text = format!("{}: {component}{}\n", JobId(id), log.message);
+                job.sinks.write(true, text.as_bytes());
+            }
+            _ => {}
+        }
+    }
+
+    fn failed(&mut self, id: u64, log: Log, error: &RpcError) {
+        // Without output log a job had no output; without its own log there is no such job.
+        if log == Log::Job {
+            output::error_line(&format!("{}: {error}", JobId(id)));
+            if let Some(job) = self.jobs.get_mut(&id) {
+                job.fatal = true;
+            }
+        }
+    }
+
+    fn stream_ended(&mut self, id: u64, log: Log) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        job.open -= 1;
+        let over = job.seen || (log == Log::Job && !job.started);
+        if job.open > 0 && !over {
+            return;
+        }
+        let Some(job) = self.jobs.remove(&id) else { return };
+        // What else was asked for about this job is of no interest any more.
+        for tag in job.tags {
+            if self.streams.get(&tag).is_some_and(|(of, ..)| *of == id) {
+                self.streams.remove(&tag);
+            }
+        }
+        if job.running {
+            self.tally.running -= 1;
+        }
+        let code = match job.finish {
+            Some(status) => ending::exit_code(status),
+            None => i32::from(job.fatal),
+        };
+        self.tally.done += 1;
+        if code == 0 {
+            self.tally.completed += 1;
+        } else {
+            self.tally.failed += 1;
+            if self.want.verbose
+                && let Some(text) = job.finish.and_then(ending::describe)
+            {
+                job.sinks.write(true, format!("{}: {text}\n", JobId(id)).as_bytes());
+            }
+        }
+        self.code = self.code.max(code);
+    }
+}
