@@ -22,6 +22,10 @@ const NOTHING: AcquireResponse =
 impl ResourceService {
     /// A scheduler asks for the resources; it is answered when they are known.
     pub(crate) fn acquire(&mut self, cx: &mut Cx<'_, Wait>, call: Call<Acquire>) {
+        if self.stopping {
+            let text = "the resource module was unloaded";
+            return call.answer.err(cx, RpcError::new(Errno::ECANCELED, text));
+        }
         if self.acquirer.is_some() {
             let text = "resources are acquired by another scheduler";
             return call.answer.err(cx, RpcError::new(Errno::EBUSY, text));

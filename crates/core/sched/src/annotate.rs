@@ -3,8 +3,6 @@
 //! Said of the first jobs of the queue only, when it changes, and not more often than once a
 //! second, so that a long queue costs nothing.
 
-use std::cmp::Reverse;
-
 use flux_api::sched::{ALLOC_ANNOTATE, AllocResponse};
 use flux_svc::Cx;
 use serde_json::{Map, Value, json};
@@ -71,12 +69,10 @@ impl SchedService {
         let mut turns: Vec<Turn> = Vec::new();
         for mask in self.queue.masks() {
             let mut last = None;
-            while let Some(turn) = self.queue.next(mask, last) {
+            for _ in 0..TOLD {
+                let Some(turn) = self.queue.next(mask, last) else { break };
                 turns.push(turn);
                 last = Some(turn);
-                if turns.len() >= TOLD * 8 || turn > (Reverse(0), u64::MAX) {
-                    break;
-                }
             }
         }
         turns.sort_unstable();

@@ -68,7 +68,8 @@ impl SchedService {
                     "resource update failure: [Errno {}] {error}; asking again",
                     error.errno.0
                 );
-                cx.log(Level::Err, text);
+                let canceled = error.errno == flux_proto::Errno::ECANCELED;
+                cx.log(if canceled { Level::Debug } else { Level::Err }, text);
                 self.lose_manager();
                 self.phase = Phase::Acquire;
                 cx.timer(AGAIN_US, Wait::Again);

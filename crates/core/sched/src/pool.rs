@@ -446,7 +446,8 @@ impl Pool {
             let ranks: Idset = placement.parts.iter().map(|(rank, _)| *rank).collect();
             for (name, have) in self.set.properties() {
                 if !name.starts_with('+') {
-                    set.set_property(name, &have.intersection(&ranks))?;
+                    let own = ranks.ids().filter(|rank| have.contains(*rank)).collect();
+                    set.set_property(name, &own)?;
                 }
             }
         }

@@ -92,6 +92,11 @@ impl SchedService {
 
     fn alloc(&mut self, cx: &mut Cx<'_, Wait>, request: AllocRequest, answer: Answer<Alloc>) {
         let id = request.id;
+        if self.phase != Phase::Ready {
+            // An error tells the manager to wait for the next hello (RFC 27).
+            let text = "the scheduler has no resources at present";
+            return answer.err(cx, RpcError::new(Errno::EAGAIN, text));
+        }
         if self.running.contains(id) {
             let note = Some("job has resources already".to_string());
             return answer.ok(cx, &response(id, ALLOC_DENY, note));
@@ -133,6 +138,10 @@ impl SchedService {
     }
 
     fn free(&mut self, cx: &mut Cx<'_, Wait>, request: &FreeRequest) {
+        if self.phase != Phase::Ready {
+            // The next hello says what is still taken.
+            return;
+        }
         if !self.running.contains(request.id) {
             let f58 = JobId(request.id).f58();
             return cx.log(Level::Err, format!("free: {f58} holds no resources"));

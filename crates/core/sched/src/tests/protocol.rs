@@ -339,3 +339,69 @@ fn the_end_of_a_running_job_can_be_moved() {
     assert_eq!(rig.response(set).unwrap_err().errno, Errno::ENOENT);
     rig.finish();
 }
+
+#[test]
+fn losing_the_resources_means_hello_again_and_requests_meanwhile_fail() {
+    let (mut rig, acquire) = ready(r(1, 1, 0), "0");
+    rig.fail(&acquire, Errno::EIO);
+    let tag = alloc(&mut rig, 1, 16, slots(1, 1, 0.0));
+    assert_eq!(rig.response(tag).unwrap_err().errno, Errno::EAGAIN);
+    rig.advance(1_000_000);
+    let acquire = rig.expect("resource.acquire");
+    rig.reply(&acquire, json!({"resources": r(1, 1, 0), "up": "0"}));
+    rig.expect("job-manager.sched-hello");
+    rig.finish();
+}
+
+#[test]
+fn a_withdrawn_decision_that_is_not_being_stored_gives_its_resources_back() {
+    let (mut rig, _) = ready(r(2, 1, 0), "0-1");
+    let one = alloc(&mut rig, 1, 16, slots(1, 1, 0.0));
+    let two = alloc(&mut rig, 2, 16, slots(1, 1, 0.0));
+    silent(&mut rig, "sched.cancel", &json!({"id": 2}));
+    assert_eq!(rig.response(two).unwrap(), json!({"id": 2, "type": 3}));
+    // The first is on its way to the disk: it is answered with SUCCESS.
+    silent(&mut rig, "sched.cancel", &json!({"id": 1}));
+    commit(&mut rig);
+    assert_eq!(rig.response(one).unwrap()["type"], 0);
+    let status = rig.request("sched.resource-status", json!({}));
+    assert_eq!(
+        rig.response(status).unwrap()["allocated"]["execution"]["R_lite"],
+        json!([{"rank": "0", "children": {"core": "0"}}])
+    );
+    rig.finish();
+}
+
+#[test]
+fn a_cluster_of_sixteen_thousand_nodes_stays_quick_with_a_long_queue() {
+    let (mut rig, _) = ready(r(16_384, 2, 0), "0-16383");
+    // More than fits, so that there is a head, and others behind it.
+    let jobs = 40_000_u64;
+    let mut answered = 0;
+    for id in 1..=jobs {
+        alloc(&mut rig, id, 16, slots(1, 1, 60.0));
+        answered += rig.responses.len();
+        rig.responses.clear();
+    }
+    let mut ended = 0;
+    while ended < jobs {
+        while !rig.requests.is_empty() {
+            commit(&mut rig);
+        }
+        let ids: Vec<u64> = rig
+            .responses
+            .drain(..)
+            .map(|message| message.json::<Value>().unwrap()["id"].as_u64().unwrap())
+            .collect();
+        answered += ids.len();
+        assert!(!ids.is_empty(), "{ended} of {jobs} ended, then nothing happened");
+        for id in ids {
+            free(&mut rig, id, &Value::Null, true);
+            ended += 1;
+        }
+    }
+    assert_eq!(answered as u64, jobs);
+    // Each job cost the one node it got.
+    assert_eq!(rig.service().pool().examined, jobs);
+    rig.finish();
+}
