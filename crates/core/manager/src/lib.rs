@@ -21,6 +21,7 @@ pub mod job;
 pub mod journal;
 pub mod kill;
 pub mod life;
+pub mod lifetime;
 pub mod limits;
 pub mod memo;
 pub mod priority;

@@ -67,6 +67,8 @@ pub enum Wait {
     Feasibility(u64),
     /// Whether the scheduler agrees to a new end of a job.
     Expiration(u64),
+    /// The instance's own resources.
+    Lifetime,
     /// Execution was told the new end of this job.
     ExecExpiration(u64),
 }
@@ -94,6 +96,8 @@ pub struct JobManager {
     /// Singletons whose turn may have come.
     pub(crate) touched_names: BTreeSet<u64>,
     pub(crate) purge_armed: bool,
+    /// When the instance ends, in seconds since the epoch; 0 for never; `None` before it is known.
+    pub(crate) instance_end: Option<f64>,
     /// The service goes down, and has not yet said that it may.
     pub(crate) draining: bool,
     /// Set until the jobs are read back.
@@ -111,6 +115,7 @@ impl JobManager {
             self.call(cx, call);
         }
         self.purge_by_limits(cx);
+        self.watch_lifetime(cx);
     }
 
     fn call(&mut self, cx: &mut Cx<'_, Wait>, call: Manager) {
@@ -188,6 +193,7 @@ impl Service for JobManager {
             Wait::Backlog { listener, id, part } => {
                 self.backlog_read(cx, (listener, id, part), &reply);
             }
+            Wait::Lifetime => self.lifetime_read(cx, &reply),
             Wait::Feasibility(_) | Wait::Expiration(_) => self.update_reply(cx, &wait, &reply),
             Wait::ExecExpiration(id) => {
                 if let Some(error) = reply.error() {

@@ -54,6 +54,8 @@ impl JobManager {
         self.queues.admit(queue.as_deref())?;
         if new.flags & FLAG_NOVALIDATE == 0 {
             self.settings.policy.check(&new.jobspec, queue.as_deref())?;
+            let duration = system(&new.jobspec, "duration").and_then(Value::as_f64);
+            self.check_lifetime(cx.wall(), duration.unwrap_or(0.0))?;
         }
         let wanted = self.parse_dependencies(cx, &new)?;
         let mut event = Event::new(new.t_submit, "submit");

@@ -275,7 +275,7 @@ impl JobManager {
     }
 
     /// Moves the end of a running job.
-    fn expire_at(&mut self, cx: &mut Cx<'_, Wait>, id: u64, expiration: f64) {
+    pub(crate) fn expire_at(&mut self, cx: &mut Cx<'_, Wait>, id: u64, expiration: f64) {
         self.post(cx, id, "resource-update", json!({ "expiration": expiration }));
         if let Some(job) = self.jobs.get_mut(&id)
             && let Some(mut r) =

@@ -26,6 +26,8 @@ pub(super) struct Bench {
     pub(super) stuck: VecDeque<Message>,
     pub(super) hold_commits: bool,
     pub(super) commits: usize,
+    /// The watch of the instance's resources.
+    pub(super) watch: Option<Message>,
 }
 
 pub(super) fn jobspec(system: Value) -> Value {
@@ -70,6 +72,7 @@ impl Bench {
             stuck: VecDeque::new(),
             hold_commits: false,
             commits: 0,
+            watch: None,
         };
         bench.settle();
         assert!(bench.rig.ready, "{:?}", bench.rig.failed);
@@ -133,6 +136,7 @@ impl Bench {
                     }
                     self.commit(&message);
                 }
+                "kvs-watch.lookup" => self.watch = Some(message),
                 "kvs.lookup" => self.lookup(&message),
                 _ => self.out.push_back(message),
             }

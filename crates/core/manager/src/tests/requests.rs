@@ -1,9 +1,10 @@
 //! The other requests: who may, what is refused, and with which words.
 
+use flux_model::treeobj::Treeobj;
 use flux_proto::Errno;
 use serde_json::{Value, json};
 
-use super::bench::{Bench, Store, jobspec};
+use super::bench::{Bench, Store, jobspec, r};
 
 fn refused(text: &str) -> Result<Value, String> {
     Err(text.to_string())
@@ -340,5 +341,44 @@ fn the_service_says_what_it_holds() {
     assert_eq!((&stats["active_jobs"], &stats["inactive_jobs"]), (&json!(1), &json!(0)));
     bench.rig.drain();
     assert!(bench.rig.drained);
+    bench.finish();
+}
+
+#[test]
+fn jobs_end_with_their_instance() {
+    let mut bench = Bench::online();
+    let watch = bench.watch.take().unwrap();
+    let mut resources = r();
+    let mut tell = |bench: &mut Bench, expiration: f64| {
+        resources["execution"]["expiration"] = expiration.into();
+        let object = Treeobj::val(resources.to_string().into_bytes());
+        bench.rig.reply(&watch, json!({"val": object.to_value()}));
+        bench.settle();
+    };
+    tell(&mut bench, 1_700_003_600.0);
+    assert_eq!(
+        bench.try_submit(1, jobspec(json!({"duration": 7200.0}))).as_deref(),
+        Some("job duration (2h) exceeds remaining instance lifetime (1h)")
+    );
+    bench.submit(1);
+    bench.submit_spec(2, jobspec(json!({"duration": 60.0})));
+    for id in [1, 2] {
+        let alloc = bench.expect_alloc(id);
+        let mut given = r();
+        given["execution"]["expiration"] = 1_700_003_600.0.into();
+        bench.answer(&alloc, json!({"id": id, "type": 0, "R": given}));
+        if id == 1 {
+            let second = bench.out.pop_front().unwrap();
+            bench.expect("job-exec.start");
+            bench.out.push_front(second);
+        } else {
+            bench.expect("job-exec.start");
+        }
+    }
+    tell(&mut bench, 1_700_007_200.0);
+    let (told, body) = bench.expect("job-exec.expiration");
+    assert_eq!(body, json!({"id": 1, "expiration": 1_700_007_200.0}));
+    bench.rig.reply(&told, Value::Null);
+    assert_eq!(bench.event(1, "resource-update"), json!({"expiration": 1_700_007_200.0}));
     bench.finish();
 }

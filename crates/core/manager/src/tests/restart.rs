@@ -119,6 +119,7 @@ fn calls_that_come_too_early_wait() {
     rig.fail(&checkpoint, flux_proto::Errno::ENOENT);
     assert!(rig.ready);
     assert_eq!(rig.response(tag), Ok(json!({"max_jobid": 0})));
+    rig.expect("kvs-watch.lookup");
     rig.finish();
 }
 
