@@ -1,0 +1,84 @@
+//! Reference pages, made from the catalogue.
+
+use std::fmt::Write;
+
+use flux_api::rpc::Shape;
+use flux_api::{Api, Method};
+use flux_lifecycle::attributes;
+
+fn methods<A: Api>(page: &mut String) {
+    let names = A::SERVICES.join("`, `");
+    writeln!(page, "\n## `{names}`\n").ok();
+    writeln!(page, "| Topic | Who | Responses | Request → response | What it does |").ok();
+    writeln!(page, "|---|---|---|---|---|").ok();
+    for method in A::METHODS {
+        let Method { topic, request, response, doc, .. } = method;
+        let who = match method.role.0 {
+            1 => "owner",
+            3 => "user",
+            _ => "anybody",
+        };
+        let shape = match method.shape {
+            Shape::Unary => "one",
+            Shape::Streaming => "stream",
+            Shape::Either => "one or stream",
+            Shape::Silent => "none",
+        };
+        let doc = doc.trim();
+        writeln!(page, "| `{topic}` | {who} | {shape} | {request} → {response} | {doc} |").ok();
+    }
+}
+
+/// The page of every RPC: who may call it, how it is answered, what it does.
+#[must_use]
+pub fn rpc_page() -> String {
+    let mut page = String::from(
+        "# RPCs\n\nMade from `crates/api` by `BLESS=1 cargo nextest run -p flux-arch`. Bodies are the\n\
+         types of that crate; their fields are described there.\n",
+    );
+    methods::<flux_api::broker::Broker>(&mut page);
+    methods::<flux_api::overlay::Overlay>(&mut page);
+    methods::<flux_api::lifecycle::Attr>(&mut page);
+    methods::<flux_api::lifecycle::Log>(&mut page);
+    methods::<flux_api::lifecycle::Config>(&mut page);
+    methods::<flux_api::lifecycle::Groups>(&mut page);
+    methods::<flux_api::lifecycle::StateMachine>(&mut page);
+    methods::<flux_api::lifecycle::Heartbeat>(&mut page);
+    methods::<flux_api::content::Content>(&mut page);
+    methods::<flux_api::content::Backing>(&mut page);
+    methods::<flux_api::kvs::Kvs>(&mut page);
+    methods::<flux_api::kvs::KvsWatch>(&mut page);
+    methods::<flux_api::resource::Resource>(&mut page);
+    methods::<flux_api::sched::Sched>(&mut page);
+    methods::<flux_api::job::ingest::Ingest>(&mut page);
+    methods::<flux_api::job::manager::Manager>(&mut page);
+    methods::<flux_api::job::exec::Exec>(&mut page);
+    methods::<flux_api::job::info::Info>(&mut page);
+    methods::<flux_api::job::list::JobList>(&mut page);
+    methods::<flux_api::rexec::Rexec>(&mut page);
+    methods::<flux_api::driver::Console>(&mut page);
+    methods::<flux_api::driver::Topo>(&mut page);
+    page
+}
+
+/// The page of every broker attribute.
+#[must_use]
+pub fn attribute_page() -> String {
+    let mut page = String::from(
+        "# Attributes\n\nMade from `crates/core/lifecycle/src/attributes.rs`.\n\n\
+         | Attribute | Command line | Once set | Default |\n|---|---|---|---|\n",
+    );
+    for (name, flags, default) in attributes::TABLE {
+        let line = if flags & attributes::READ_ONLY != 0 { "no" } else { "yes" };
+        let set = if flags & attributes::IMMUTABLE != 0 {
+            "immutable"
+        } else if flags & attributes::RUNTIME != 0 {
+            "may change"
+        } else {
+            "only with force"
+        };
+        let default = default.map_or("–".to_string(), |value| format!("`{value}`"));
+        writeln!(page, "| `{name}` | {line} | {set} | {default} |").ok();
+    }
+    page
+}
