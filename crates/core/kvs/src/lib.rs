@@ -5,7 +5,7 @@
 //! answered only when it is durable. The other ranks serve lookups at the newest root they know
 //! and send commits to rank 0.
 //!
-//! Read first: [`KvsService`], then `apply` (transactions) and `walk` (lookups). Must never: show
+//! Read first: [`KvsService`] and [`WatchService`], then `apply` (transactions) and `walk` (lookups). Must never: show
 //! a root that a crash could take back.
 
 mod apply;
@@ -16,6 +16,8 @@ mod service;
 mod space;
 mod table;
 mod walk;
+mod watch;
 
 pub use error::KvsError;
 pub use service::{KvsService, Wait};
+pub use watch::{WatchService, WatchWait};

@@ -93,6 +93,7 @@ pub struct KvsService {
     admins: Vec<Admin>,
     batch: Option<Batch>,
     waiting_txns: usize,
+    /// The next commit carries the empty directory: a root refers to it.
     store_empty: bool,
     // Followers.
     asking: BTreeMap<String, Vec<Parked>>,
@@ -492,4 +493,4 @@ impl Service for KvsService {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -132,9 +132,9 @@ impl Group {
 pub(crate) struct Work {
     /// Newest version on disk.
     pub(crate) durable: Root,
-    /// Sequence of the newest version that was made, durable or not.
-    pub(crate) seq: i64,
-    /// Tree that the next transaction changes.
+    /// Newest version that was made, durable or not.
+    pub(crate) newest: Root,
+    /// Tree that the next transaction changes: the newest version and what was applied since.
     pub(crate) tree: Node,
     /// Not yet applied.
     pub(crate) queue: VecDeque<Txn>,
@@ -152,7 +152,7 @@ impl Work {
     fn new(root: Root) -> Self {
         Self {
             durable: root,
-            seq: root.seq,
+            newest: root,
             tree: Node::Ref(root.blobref),
             queue: VecDeque::new(),
             stall: None,

@@ -148,15 +148,11 @@ impl Table {
 }
 
 fn entry(space: &Space) -> Node {
-    let root = match &space.work.tree {
-        Node::Ref(blob) => *blob,
-        // Every changed tree was sealed before the table is written.
-        _ => space.work.durable.blobref,
-    };
-    let info = json!({ "flags": space.flags, "owner": space.owner, "seq": space.work.seq });
+    let root = space.work.newest;
+    let info = json!({ "flags": space.flags, "owner": space.owner, "seq": root.seq });
     let entries = [
         (Arc::from("info"), Node::Val(info.to_string().into())),
-        (Arc::from("root"), Node::Ref(root)),
+        (Arc::from("root"), Node::Ref(root.blobref)),
     ];
     Node::Inline(Arc::new(Dir { entries: entries.into() }))
 }

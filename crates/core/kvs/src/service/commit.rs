@@ -218,8 +218,8 @@ impl KvsService {
             }
         }
         if let Node::Ref(blobref) = work.tree {
-            work.seq += 1;
-            group.root = Some(Root { seq: work.seq, blobref });
+            work.newest = Root { seq: work.newest.seq + 1, blobref };
+            group.root = Some(work.newest);
         }
     }
 
@@ -260,11 +260,8 @@ impl KvsService {
         }
         let checkpoint = self.spaces.get(PRIMARY).map(|primary| Checkpoint {
             version: 1,
-            rootref: match primary.work.tree {
-                Node::Ref(blobref) => blobref.to_string(),
-                _ => primary.work.durable.blobref.to_string(),
-            },
-            sequence: primary.work.seq,
+            rootref: primary.work.newest.blobref.to_string(),
+            sequence: primary.work.newest.seq,
             timestamp: cx.wall(),
             namespaces: self.table.root.map(|root| root.to_string()),
         });
@@ -384,8 +381,10 @@ impl KvsService {
         self.out = Outgoing::default();
         let mut again = std::mem::take(&mut self.dirty);
         for (name, groups) in batch.parts {
+            // What failed by itself may have failed on a version that is now undone.
+            let undone = groups.iter().any(|group| group.changed);
             for (txn, result) in groups.into_iter().flat_map(|group| group.txns) {
-                let result = result.and_then(|()| Err(failure("the transaction")));
+                let result = if undone { Err(failure("the transaction")) } else { result };
                 self.answer_txn(cx, txn, result, None);
             }
             again.insert(name);
@@ -412,7 +411,7 @@ impl KvsService {
                 continue;
             };
             work.tree = Node::Ref(work.durable.blobref);
-            work.seq = work.durable.seq;
+            work.newest = work.durable;
             work.stall = None;
             let groups = std::mem::take(&mut work.groups);
             for (txn, _) in groups.into_iter().flat_map(|group| group.txns).rev() {
@@ -455,10 +454,7 @@ impl KvsService {
             .ok()
             .filter(|blobref| blobref.alg() == self.hash)
             .unwrap_or(self.empty);
-        if blobref == self.empty {
-            let dir = Arc::new(Dir::default());
-            self.out.push(blobref, &dir.encode().into(), Object::Dir(dir));
-        }
+        self.store_empty |= blobref == self.empty;
         let mut space = Space::new(owner, flags, Root { seq: 0, blobref });
         space.work.born = false;
         self.spaces.insert(namespace.clone(), space);

@@ -94,12 +94,9 @@ impl KvsService {
             }
         } else if let Some(name) = topic
             .strip_prefix("kvs.namespace-")
-            .and_then(|rest| {
-                rest.strip_suffix("-removed").or_else(|| rest.strip_suffix("-created"))
-            })
+            .and_then(|rest| rest.strip_suffix("-removed"))
             .filter(|name| *name != PRIMARY)
         {
-            // A new namespace of an old name starts over: it is asked for when it is needed.
             let name = name.to_string();
             self.drop_space(cx, &name);
         }

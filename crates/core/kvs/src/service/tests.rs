@@ -7,26 +7,28 @@ use flux_model::blobref::{Blobref, HashAlg};
 use flux_model::treeobj::Treeobj;
 use flux_proto::Errno;
 use flux_svc::Rig;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::KvsService;
 
+mod follower;
+mod model;
 mod namespaces;
 mod reading;
 mod writing;
 
 /// A content store: what survives is what was answered.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Store {
-    pub(super) blobs: BTreeMap<Blobref, Bytes>,
-    pub(super) checkpoint: Option<Checkpoint>,
-    pub(super) commits: usize,
+pub(crate) struct Store {
+    pub(crate) blobs: BTreeMap<Blobref, Bytes>,
+    pub(crate) checkpoint: Option<Checkpoint>,
+    pub(crate) commits: usize,
     /// Errno for the next commits.
-    pub(super) broken: Option<Errno>,
+    pub(crate) broken: Option<Errno>,
 }
 
 impl Store {
-    pub(super) fn take(&mut self, batch: BlobBatch) {
+    pub(crate) fn take(&mut self, batch: BlobBatch) {
         for blob in batch.blobs {
             self.blobs.insert(HashAlg::Sha1.hash(&blob), blob);
         }
@@ -37,7 +39,7 @@ impl Store {
     }
 
     /// Answers the service's oldest request; false when there is none for the store.
-    pub(super) fn serve_one(&mut self, rig: &mut Rig<KvsService>) -> bool {
+    pub(crate) fn serve_one(&mut self, rig: &mut Rig<KvsService>) -> bool {
         let Some(at) =
             rig.requests.iter().position(|request| request.topic().starts_with("content."))
         else {
@@ -70,12 +72,12 @@ impl Store {
         true
     }
 
-    pub(super) fn serve(&mut self, rig: &mut Rig<KvsService>) {
+    pub(crate) fn serve(&mut self, rig: &mut Rig<KvsService>) {
         while self.serve_one(rig) {}
     }
 
     /// Rank 0 as it starts from this store.
-    pub(super) fn start(&mut self) -> Rig<KvsService> {
+    pub(crate) fn start(&mut self) -> Rig<KvsService> {
         let mut rig = Rig::new(KvsService::new(HashAlg::Sha1));
         self.serve(&mut rig);
         assert!(rig.ready, "{:?}", rig.failed);
@@ -83,37 +85,37 @@ impl Store {
     }
 }
 
-pub(super) fn val(data: &str) -> Value {
+pub(crate) fn val(data: &str) -> Value {
     Treeobj::val(data).to_value()
 }
 
-pub(super) fn put(key: &str, data: &str) -> Value {
+pub(crate) fn put(key: &str, data: &str) -> Value {
     json!({ "key": key, "flags": 0, "dirent": val(data) })
 }
 
-pub(super) fn append(key: &str, data: &str) -> Value {
+pub(crate) fn append(key: &str, data: &str) -> Value {
     json!({ "key": key, "flags": 32, "dirent": val(data) })
 }
 
-pub(super) fn unlink(key: &str) -> Value {
+pub(crate) fn unlink(key: &str) -> Value {
     json!({ "key": key, "flags": 0, "dirent": null })
 }
 
-pub(super) fn object(key: &str, object: &Treeobj) -> Value {
+pub(crate) fn object(key: &str, object: &Treeobj) -> Value {
     json!({ "key": key, "flags": 0, "dirent": object.to_value() })
 }
 
-pub(super) fn transaction(ops: &[Value]) -> Value {
+pub(crate) fn transaction(ops: &[Value]) -> Value {
     json!({ "namespace": "primary", "flags": 0, "ops": ops })
 }
 
 /// Sends a transaction to primary; the tag of its answer.
-pub(super) fn send(rig: &mut Rig<KvsService>, ops: &[Value]) -> u32 {
+pub(crate) fn send(rig: &mut Rig<KvsService>, ops: &[Value]) -> u32 {
     rig.request("kvs.commit", transaction(ops))
 }
 
 /// Commits to primary and drops the events.
-pub(super) fn commit(
+pub(crate) fn commit(
     store: &mut Store,
     rig: &mut Rig<KvsService>,
     ops: &[Value],
@@ -124,7 +126,7 @@ pub(super) fn commit(
     rig.response(tag).map(|body| body["rootseq"].as_i64().unwrap()).map_err(|error| error.errno)
 }
 
-pub(super) fn lookup_flags(
+pub(crate) fn lookup_flags(
     store: &mut Store,
     rig: &mut Rig<KvsService>,
     key: &str,
@@ -138,7 +140,7 @@ pub(super) fn lookup_flags(
         .map_err(|error| error.errno)
 }
 
-pub(super) fn lookup(
+pub(crate) fn lookup(
     store: &mut Store,
     rig: &mut Rig<KvsService>,
     key: &str,
@@ -147,8 +149,4 @@ pub(super) fn lookup(
         Treeobj::Val(data) => String::from_utf8(data).unwrap(),
         other => panic!("{other:?}"),
     })
-}
-
-pub(super) fn no_config() -> Map<String, Value> {
-    Map::new()
 }

@@ -1,0 +1,132 @@
+use super::*;
+
+/// A follower that has asked for the root of primary, and the content of rank 0.
+fn follower() -> (Store, Rig<KvsService>, Rig<KvsService>) {
+    let mut store = Store::default();
+    let mut leader = store.start();
+    commit(&mut store, &mut leader, &[put("a.b", "1")]).unwrap();
+    let rig = Rig::with(KvsService::new(HashAlg::Sha1), 3, 4, &serde_json::Map::new());
+    assert!(rig.ready);
+    (store, leader, rig)
+}
+
+/// Carries requests of the follower to rank 0 and events back.
+fn run(store: &mut Store, leader: &mut Rig<KvsService>, rig: &mut Rig<KvsService>) {
+    loop {
+        store.serve(leader);
+        store.serve(rig);
+        if let Some(response) = leader.responses.pop_front() {
+            rig.deliver(response);
+        } else if let Some(event) = leader.events.pop_front() {
+            rig.deliver(event);
+        } else if let Some(request) = rig.requests.pop_front() {
+            assert_eq!(request.nodeid(), 0);
+            leader.deliver(request);
+        } else {
+            return;
+        }
+    }
+}
+
+fn ask(
+    store: &mut Store,
+    leader: &mut Rig<KvsService>,
+    rig: &mut Rig<KvsService>,
+    key: &str,
+) -> Result<Value, Errno> {
+    let tag = rig.request("kvs.lookup", json!({ "key": key, "flags": 0, "namespace": "primary" }));
+    run(store, leader, rig);
+    rig.response(tag).map(|body| body["val"].clone()).map_err(|error| error.errno)
+}
+
+#[test]
+fn lookups_are_served_at_the_root_of_rank_0_with_its_blobs() {
+    let (mut store, mut leader, mut rig) = follower();
+    assert_eq!(ask(&mut store, &mut leader, &mut rig, "a.b"), Ok(val("1")));
+    assert_eq!(ask(&mut store, &mut leader, &mut rig, "none"), Err(Errno::ENOENT));
+    let tag = send(&mut leader, &[put("a.b", "2")]);
+    store.serve(&mut leader);
+    leader.response(tag).unwrap();
+    run(&mut store, &mut leader, &mut rig);
+    assert_eq!(ask(&mut store, &mut leader, &mut rig, "a.b"), Ok(val("2")));
+    // What is known is answered without asking anybody.
+    let tag = rig.request("kvs.getroot", json!({ "namespace": "primary" }));
+    assert_eq!(rig.response(tag).unwrap()["rootseq"], 2);
+}
+
+#[test]
+fn commits_are_relayed_and_read_back_at_once() {
+    let (mut store, mut leader, mut rig) = follower();
+    run(&mut store, &mut leader, &mut rig);
+    let tag = send(&mut rig, &[put("a.c", "3")]);
+    let relay = rig.expect("kvs.relaycommit");
+    let body: Value = relay.json().unwrap();
+    assert_eq!((body["userid"].as_u64(), body["rolemask"].as_u64()), (Some(1000), Some(5)));
+    leader.deliver(relay);
+    store.serve(&mut leader);
+    // The answer overtakes the event: the root it names is the root here.
+    leader.events.clear();
+    rig.deliver(leader.responses.pop_front().unwrap());
+    assert_eq!(rig.response(tag).unwrap()["rootseq"], 2);
+    assert_eq!(ask(&mut store, &mut leader, &mut rig, "a.c"), Ok(val("3")));
+}
+
+#[test]
+fn a_guest_stays_a_guest_at_rank_0() {
+    let (mut store, mut leader, mut rig) = follower();
+    let guest = rig.guest(7);
+    let tag = rig.request_as(guest, "kvs.commit", transaction(&[put("x", "1")]), false);
+    run(&mut store, &mut leader, &mut rig);
+    assert_eq!(rig.response(tag).unwrap_err().errno, Errno::EPERM);
+}
+
+#[test]
+fn a_paused_follower_answers_its_commits_when_it_shows_their_root() {
+    let (mut store, mut leader, mut rig) = follower();
+    run(&mut store, &mut leader, &mut rig);
+    let body = json!({ "namespace": "primary" });
+    let tag = rig.request("kvs.setroot-pause", body.clone());
+    rig.response(tag).unwrap();
+    let sent = send(&mut rig, &[put("a.c", "3")]);
+    run(&mut store, &mut leader, &mut rig);
+    assert!(rig.try_response(sent).is_none());
+    let tag = rig.request("kvs.setroot-unpause", body);
+    rig.response(tag).unwrap();
+    assert_eq!(rig.response(sent).unwrap()["rootseq"], 2);
+}
+
+#[test]
+fn namespaces_are_made_at_rank_0_and_forgotten_when_removed() {
+    let (mut store, mut leader, mut rig) = follower();
+    let missing = rig.request("kvs.getroot", json!({ "namespace": "n" }));
+    run(&mut store, &mut leader, &mut rig);
+    assert_eq!(rig.response(missing).unwrap_err().errno, Errno::EOPNOTSUPP);
+    let tag = rig.request("kvs.namespace-create", json!({ "namespace": "n", "owner": 5 }));
+    run(&mut store, &mut leader, &mut rig);
+    rig.response(tag).unwrap();
+    let tag = rig.request("kvs.getroot", json!({ "namespace": "n" }));
+    let wait = rig.request("kvs.wait-version", json!({ "namespace": "n", "rootseq": 9 }));
+    let link = Treeobj::symlink(Some("n"), "k");
+    let linked = send(&mut rig, &[object("far", &link)]);
+    run(&mut store, &mut leader, &mut rig);
+    assert_eq!(rig.response(tag).unwrap()["owner"], 5);
+    rig.response(linked).unwrap();
+    assert_eq!(ask(&mut store, &mut leader, &mut rig, "far"), Err(Errno::ENOENT));
+    let tag = rig.request("kvs.namespace-remove", json!({ "namespace": "n" }));
+    run(&mut store, &mut leader, &mut rig);
+    rig.response(tag).unwrap();
+    assert_eq!(rig.response(wait).unwrap_err().errno, Errno::EOPNOTSUPP);
+    assert_eq!(ask(&mut store, &mut leader, &mut rig, "far"), Err(Errno::EOPNOTSUPP));
+    rig.finish();
+}
+
+#[test]
+fn a_lost_leader_is_said_and_asked_again() {
+    let (mut store, mut leader, mut rig) = follower();
+    let request = rig.expect("kvs.getroot");
+    let tag =
+        rig.request("kvs.lookup", json!({ "key": "a.b", "flags": 0, "namespace": "primary" }));
+    rig.fail(&request, Errno::EHOSTUNREACH);
+    assert_eq!(rig.response(tag).unwrap_err().errno, Errno::EHOSTUNREACH);
+    assert_eq!(ask(&mut store, &mut leader, &mut rig, "a.b"), Ok(val("1")));
+}

@@ -1,0 +1,58 @@
+//! What was appended to a value since it was last seen, told from its list of blobs.
+
+use bytes::Bytes;
+use flux_api::RpcError;
+use flux_model::blobref::Blobref;
+use flux_model::treeobj::Treeobj;
+use flux_proto::Errno;
+
+/// What a watcher was shown of the value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Seen {
+    Nothing,
+    Val(Bytes),
+    Refs(Vec<Blobref>),
+}
+
+/// A part of a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Piece {
+    Data(Bytes),
+    Ref(Blobref),
+}
+
+pub(super) fn directory() -> RpcError {
+    RpcError::new(Errno::EISDIR, "dirref cannot be watched with WATCH_APPEND")
+}
+
+fn broken(what: &str) -> RpcError {
+    let text = format!("value of key watched with WATCH_APPEND {what}");
+    RpcError::new(Errno::EINVAL, text)
+}
+
+/// The pieces that `object` has beyond `seen`, and what is seen then.
+pub(super) fn appended(seen: &Seen, object: Treeobj) -> Result<(Vec<Piece>, Seen), RpcError> {
+    let refs = |list: &[Blobref]| list.iter().copied().map(Piece::Ref).collect();
+    match (seen, object) {
+        (_, Treeobj::Dir(_) | Treeobj::Dirref(_)) => Err(directory()),
+        (_, Treeobj::Symlink { .. }) => Err(broken("is not a plain value")),
+        (Seen::Nothing, Treeobj::Val(data)) => {
+            let data = Bytes::from(data);
+            Ok((vec![Piece::Data(data.clone())], Seen::Val(data)))
+        }
+        (Seen::Nothing, Treeobj::Valref(new)) => Ok((refs(&new), Seen::Refs(new))),
+        (Seen::Val(old), Treeobj::Val(new)) if *old == new => Ok((Vec::new(), seen.clone())),
+        (Seen::Val(old), Treeobj::Valref(new))
+            if new.first().is_some_and(|first| first.addresses(old)) =>
+        {
+            Ok((refs(&new[1..]), Seen::Refs(new)))
+        }
+        (Seen::Refs(old), Treeobj::Valref(new)) if new.starts_with(old) => {
+            Ok((refs(&new[old.len()..]), Seen::Refs(new)))
+        }
+        (Seen::Refs(old), Treeobj::Valref(new)) if old.starts_with(&new) => {
+            Err(broken("truncated"))
+        }
+        (_, Treeobj::Val(_) | Treeobj::Valref(_)) => Err(broken("overwritten")),
+    }
+}

@@ -1,0 +1,300 @@
+use flux_model::blobref::{Blobref, HashAlg};
+use flux_model::treeobj::Treeobj;
+use flux_proto::RouteId;
+use flux_svc::Rig;
+use proptest::prelude::*;
+
+use super::*;
+use crate::KvsService;
+use crate::service::tests::{Store, append, object, put, send, unlink};
+
+/// A watch service beside a store service on rank 0.
+struct Pair {
+    store: Store,
+    kvs: Rig<KvsService>,
+    watch: Rig<WatchService>,
+    loads: usize,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let mut store = Store::default();
+        let kvs = store.start();
+        Self { store, kvs, watch: Rig::new(WatchService::new()), loads: 0 }
+    }
+
+    fn run(&mut self) {
+        loop {
+            self.store.serve(&mut self.kvs);
+            if let Some(event) = self.kvs.events.pop_front() {
+                self.watch.deliver(event);
+            } else if let Some(at) = self
+                .kvs
+                .responses
+                .iter()
+                .position(|response| response.last_route() == Some(&RouteId::from("watch")))
+            {
+                let mut response = self.kvs.responses.remove(at).unwrap();
+                response.pop_route();
+                self.watch.deliver(response);
+            } else if let Some(mut request) = self.watch.requests.pop_front() {
+                if request.topic() == "content.load" {
+                    self.loads += 1;
+                    let digest = request.payload.clone().unwrap();
+                    let blobref = Blobref::from_digest(HashAlg::Sha1, &digest).unwrap();
+                    self.watch.reply_raw(&request, self.store.blobs[&blobref].clone());
+                } else {
+                    request.push_route("watch".into());
+                    self.kvs.deliver(request);
+                }
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn commit(&mut self, ops: &[Value]) {
+        let tag = send(&mut self.kvs, ops);
+        self.run();
+        self.kvs.response(tag).unwrap();
+    }
+
+    fn watch(&mut self, key: &str, flags: u32) -> u32 {
+        let body = json!({ "namespace": "primary", "key": key, "flags": flags });
+        let tag = self.watch.stream("kvs-watch.lookup", body);
+        self.run();
+        tag
+    }
+
+    /// Everything answered so far: values, `()` for an empty response, errno names.
+    fn answers(&mut self, tag: u32) -> Vec<String> {
+        std::iter::from_fn(|| self.watch.try_response(tag))
+            .map(|result| match result {
+                Ok(Value::Null) => "()".to_string(),
+                Ok(body) => match Treeobj::from_value(&body["val"]).unwrap() {
+                    Treeobj::Val(data) => String::from_utf8(data).unwrap(),
+                    other => other.type_name().to_string(),
+                },
+                Err(error) => error.errno.name().to_string(),
+            })
+            .collect()
+    }
+}
+
+#[test]
+fn a_watch_shows_every_change_of_its_key_in_order() {
+    let mut pair = Pair::new();
+    pair.commit(&[put("a.b", "1")]);
+    let tag = pair.watch("a.b", WATCH);
+    assert_eq!(pair.answers(tag), ["1"]);
+    pair.commit(&[put("a.c", "x")]);
+    assert!(pair.answers(tag).is_empty());
+    pair.commit(&[put("a.b", "2")]);
+    pair.commit(&[put("a.b", "2")]);
+    pair.commit(&[put("a.b", "3")]);
+    assert_eq!(pair.answers(tag), ["2", "2", "3"]);
+    pair.commit(&[unlink("a.b")]);
+    assert_eq!(pair.answers(tag), ["ENOENT"]);
+    assert_eq!(pair.watch.service().stats().unwrap()["watchers"], 0);
+    pair.watch.finish();
+}
+
+#[test]
+fn a_change_while_a_lookup_is_on_its_way_is_not_lost() {
+    let mut pair = Pair::new();
+    pair.commit(&[put("a", "1")]);
+    let body = json!({ "namespace": "primary", "key": "a", "flags": WATCH });
+    let tag = pair.watch.stream("kvs-watch.lookup", body);
+    for value in ["2", "3"] {
+        let sent = send(&mut pair.kvs, &[put("a", value)]);
+        pair.store.serve(&mut pair.kvs);
+        pair.kvs.response(sent).unwrap();
+        let event = pair.kvs.events.pop_front().unwrap();
+        pair.watch.deliver(event);
+    }
+    pair.run();
+    let answers = pair.answers(tag);
+    assert_eq!(answers.last().unwrap(), "3");
+}
+
+#[test]
+fn flags_choose_what_is_answered() {
+    let mut pair = Pair::new();
+    pair.commit(&[put("t", "1"), object("l", &Treeobj::symlink(None, "t"))]);
+    let plain = pair.watch("l", WATCH);
+    let full = pair.watch("l", WATCH | WATCH_FULL);
+    let unique = pair.watch("t", WATCH | WATCH_UNIQ);
+    let wait = pair.watch("new.key", WAITCREATE);
+    let dir = pair.watch("new", WAITCREATE | WATCH | READDIR);
+    pair.commit(&[put("t", "1")]);
+    pair.commit(&[put("t", "2")]);
+    pair.commit(&[put("other", "2")]);
+    assert_eq!(pair.answers(plain), ["1"]);
+    assert_eq!(pair.answers(full), ["1", "2"]);
+    assert_eq!(pair.answers(unique), ["1", "2"]);
+    assert!(pair.answers(wait).is_empty());
+    pair.commit(&[put("new.key", "v")]);
+    assert_eq!(pair.answers(wait), ["v", "ENODATA"]);
+    assert_eq!(pair.answers(dir), ["dir"]);
+}
+
+#[test]
+fn odd_requests_have_the_documented_errors() {
+    let mut pair = Pair::new();
+    pair.commit(&[put("d.v", "1")]);
+    for (key, flags, errno) in [
+        ("d.v", WATCH | STREAM, "EINVAL"),
+        ("d.v", WATCH_FULL, "EINVAL"),
+        ("d.v", WATCH_UNIQ, "EINVAL"),
+        ("d.v", WATCH_APPEND, "EINVAL"),
+        ("d.v", WATCH | WATCH_INITIAL_SENTINEL, "EINVAL"),
+        ("none", WATCH, "ENOENT"),
+        ("none", 0, "ENOENT"),
+        ("d", WATCH, "EISDIR"),
+        ("d", WATCH | WATCH_APPEND, "EISDIR"),
+        ("d", STREAM, "EISDIR"),
+        ("d.v", WATCH | READDIR, "ENOTDIR"),
+    ] {
+        let tag = pair.watch(key, flags);
+        assert_eq!(pair.answers(tag), [errno], "{key} {flags}");
+    }
+    for flags in [WATCH, STREAM] {
+        let body = json!({ "namespace": "primary", "key": "d.v", "flags": flags });
+        let tag = pair.watch.request("kvs-watch.lookup", body);
+        assert_eq!(pair.answers(tag), ["EPROTO"]);
+    }
+    let guest = pair.watch.guest(7);
+    let body = json!({ "namespace": "primary", "key": "d.v", "flags": WATCH });
+    let tag = pair.watch.request_as(guest, "kvs-watch.lookup", body, true);
+    pair.run();
+    assert_eq!(pair.answers(tag), ["EPERM"]);
+    pair.watch.finish();
+}
+
+#[test]
+fn append_shows_only_what_was_appended_and_loads_nothing_twice() {
+    let mut pair = Pair::new();
+    let log = pair.watch("log", WATCH | WATCH_APPEND | WAITCREATE | WATCH_INITIAL_SENTINEL);
+    assert!(pair.answers(log).is_empty());
+    for piece in ["a", "bb", "ccc"] {
+        pair.commit(&[append("log", piece)]);
+    }
+    assert_eq!(pair.answers(log), ["a", "()", "bb", "ccc"]);
+    assert_eq!(pair.loads, 2);
+    let late = pair.watch("log", WATCH | WATCH_APPEND);
+    assert_eq!(pair.answers(late), ["abbccc"]);
+    pair.commit(&[append("log", "d"), append("log", "e")]);
+    assert_eq!(pair.answers(log), ["de"]);
+    pair.commit(&[put("log", "new")]);
+    assert_eq!(pair.answers(log), ["EINVAL"]);
+    assert_eq!(pair.answers(late), ["de", "EINVAL"]);
+    pair.watch.finish();
+}
+
+#[test]
+fn a_stream_is_one_answer_per_blob_and_an_end() {
+    let mut pair = Pair::new();
+    let pieces: Vec<String> = (0..20).map(|i| format!("piece {i}")).collect();
+    let ops: Vec<Value> = pieces.iter().map(|piece| append("log", piece)).collect();
+    pair.commit(&ops);
+    let tag = pair.watch("log", STREAM);
+    let mut expected = pieces;
+    expected.push("ENODATA".into());
+    assert_eq!(pair.answers(tag), expected);
+}
+
+#[test]
+fn namespaces_may_come_and_go() {
+    let mut pair = Pair::new();
+    let body = |flags| json!({ "namespace": "n", "key": "k", "flags": flags });
+    let now = pair.watch.stream("kvs-watch.lookup", body(WATCH));
+    let later = pair.watch.stream("kvs-watch.lookup", body(WATCH | WAITCREATE));
+    pair.run();
+    assert_eq!(pair.answers(now), ["EOPNOTSUPP"]);
+    pair.kvs.request("kvs.namespace-create", json!({ "namespace": "n", "owner": 5 }));
+    pair.run();
+    let ops = json!({ "namespace": "n", "flags": 0, "ops": [put("k", "1")] });
+    pair.kvs.request("kvs.commit", ops);
+    pair.run();
+    assert_eq!(pair.answers(later), ["1"]);
+    let guest = pair.watch.guest(5);
+    let mine = pair.watch.request_as(guest, "kvs-watch.lookup", body(WATCH), true);
+    pair.run();
+    assert_eq!(pair.answers(mine), ["1"]);
+    let stats = pair.watch.service().stats().unwrap();
+    assert_eq!(stats["namespaces"]["n"]["owner"], 5);
+    assert_eq!(stats["namespaces"]["n"]["watchers"], 2);
+    pair.kvs.request("kvs.namespace-remove", json!({ "namespace": "n" }));
+    pair.run();
+    assert_eq!(pair.answers(later), ["EOPNOTSUPP"]);
+    assert_eq!(pair.answers(mine), ["EOPNOTSUPP"]);
+    pair.watch.finish();
+}
+
+#[test]
+fn cancel_and_disconnect_end_a_watch() {
+    let mut pair = Pair::new();
+    pair.commit(&[put("a", "1")]);
+    let first = pair.watch("a", WATCH);
+    let second = pair.watch("a", WATCH);
+    assert_eq!((pair.answers(first), pair.answers(second)), (vec!["1".into()], vec!["1".into()]));
+    pair.watch.request("kvs-watch.cancel", json!({ "matchtag": first }));
+    assert_eq!(pair.answers(first), ["ENODATA"]);
+    pair.watch.disconnect(pair.watch.owner(), "kvs-watch");
+    assert!(pair.answers(second).is_empty());
+    assert_eq!(pair.watch.service().stats().unwrap()["namespace-count"], 0);
+    pair.watch.finish();
+}
+
+#[test]
+fn a_change_touches_only_the_watchers_of_its_key() {
+    let mut pair = Pair::new();
+    let ops: Vec<Value> = (0..200).map(|i| put(&format!("k{i}"), "0")).collect();
+    pair.commit(&ops);
+    let tags: Vec<u32> = (0..200).map(|i| pair.watch(&format!("k{i}"), WATCH)).collect();
+    for tag in &tags {
+        assert_eq!(pair.answers(*tag), ["0"]);
+    }
+    let sent = send(&mut pair.kvs, &[put("k7", "1")]);
+    pair.store.serve(&mut pair.kvs);
+    pair.kvs.response(sent).unwrap();
+    let event = pair.kvs.events.pop_front().unwrap();
+    pair.watch.deliver(event);
+    assert_eq!(pair.watch.requests.len(), 1);
+    pair.run();
+    assert_eq!(pair.answers(tags[7]), ["1"]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn append_watches_yield_exactly_the_appended_bytes(
+        pieces in proptest::collection::vec(("[a-z]{0,90}", any::<bool>()), 1..20),
+        start in 0usize..20,
+    ) {
+        let mut pair = Pair::new();
+        let mut tag = None;
+        let mut expected = String::new();
+        let mut tags = Vec::new();
+        for (i, (piece, settle)) in pieces.iter().enumerate() {
+            if i == start {
+                tag = Some(pair.watch("log", WATCH | WATCH_APPEND | WAITCREATE));
+            }
+            tags.push(send(&mut pair.kvs, &[append("log", piece)]));
+            expected.push_str(piece);
+            if *settle {
+                pair.run();
+            }
+        }
+        pair.run();
+        let tag = match tag {
+            Some(tag) => tag,
+            None => pair.watch("log", WATCH | WATCH_APPEND),
+        };
+        prop_assert_eq!(pair.answers(tag).concat(), expected);
+        for tag in tags {
+            pair.kvs.response(tag).unwrap();
+        }
+    }
+}
