@@ -118,6 +118,12 @@ fn printable(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic() && c != '=')
 }
 
+/// One word without `=`; job ids in F58 begin with a letter that is not ASCII.
+fn is_word(text: &str) -> bool {
+    let plain = |c: char| !c.is_control() && !c.is_whitespace() && c != '=';
+    !text.is_empty() && text.chars().all(plain)
+}
+
 impl Server {
     /// A server for the ranks of `config`. A name of the key value space that is too long, or
     /// not one printable word, is refused by saying so to every task that asks for it.
@@ -246,7 +252,7 @@ impl Server {
             }
             "get_my_kvsname" => {
                 let name = &self.config.kvsname;
-                if name.len() <= KVSNAME_MAX && printable(name) {
+                if name.len() <= KVSNAME_MAX && is_word(name) {
                     reply(rank, format!("cmd=my_kvsname rc=0 kvsname={name}"))
                 } else {
                     reply(rank, "cmd=my_kvsname rc=-1 msg=no_valid_kvsname")

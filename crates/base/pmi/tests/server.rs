@@ -257,6 +257,22 @@ fn a_name_that_is_no_word_is_not_handed_out() {
     assert_eq!(server.on_line(0, "cmd=get_my_kvsname"), reply);
 }
 
+#[test]
+fn a_job_id_in_f58_is_a_name() {
+    let mut server = Server::new(ServerConfig {
+        kvsname: "ƒ2Wq".to_owned(),
+        universe_size: 1,
+        appnum: 0,
+        ranks: vec![0],
+        preload: map(&[("k", "v")]),
+    });
+    server.on_line(0, "cmd=init pmi_version=1 pmi_subversion=1");
+    let reply = says(0, "cmd=my_kvsname rc=0 kvsname=ƒ2Wq");
+    assert_eq!(server.on_line(0, "cmd=get_my_kvsname"), reply);
+    let reply = says(0, "cmd=get_result rc=0 value=v");
+    assert_eq!(server.on_line(0, "cmd=get kvsname=ƒ2Wq key=k"), reply);
+}
+
 /// What two tasks of an MPICH 4.0 program say, with shorter values.
 #[test]
 fn an_mpich_program_is_served() {

@@ -81,11 +81,11 @@ impl Limits {
     pub fn around<T>(&self, f: impl FnOnce() -> T) -> T {
         for (resource, wanted, _) in &self.changes {
             // Within the hard limit this cannot be refused.
-            let _ = setrlimit(*resource, wanted.clone());
+            let _ = setrlimit(*resource, *wanted);
         }
         let result = f();
         for (resource, _, before) in &self.changes {
-            let _ = setrlimit(*resource, before.clone());
+            let _ = setrlimit(*resource, *before);
         }
         result
     }

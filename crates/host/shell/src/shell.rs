@@ -104,6 +104,8 @@ struct Outbox {
     next: u64,
     messages: BTreeMap<u64, (&'static str, Map<String, Value>)>,
     bytes: usize,
+    /// Errors since the last answer.
+    failures: u32,
 }
 
 /// The shell.
@@ -144,6 +146,10 @@ pub struct Shell {
     code: i32,
     ended: bool,
     warning: Option<Instant>,
+    /// When to ask what is stored after a commit failed on its way.
+    doubt_at: Option<Instant>,
+    /// When to send again what the leader has not taken.
+    resend_at: Option<Instant>,
     /// Sum of the summaries has been said.
     summed: bool,
     keep_dir: Option<std::path::PathBuf>,
@@ -234,10 +240,17 @@ impl Shell {
     fn deadline(&self) -> Option<Instant> {
         let policy =
             if self.ended && self.others.is_empty() { None } else { self.policy.deadline() };
-        [self.recorder.due(), policy, self.link.retry_at(), self.warning]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.recorder.due().filter(|_| self.link.is_up()),
+            policy,
+            self.link.retry_at(),
+            self.warning,
+            self.doubt_at.filter(|_| self.link.is_up()),
+            self.resend_at.filter(|_| self.link.is_up()),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn on_time(&mut self, now: Instant) {
@@ -250,6 +263,14 @@ impl Shell {
         if self.warning.is_some_and(|at| at <= now) {
             self.warning = None;
             self.warn_of_end();
+        }
+        if self.link.is_up() {
+            if self.doubt_at.is_some_and(|at| at <= now) {
+                self.ask_doubt();
+            }
+            if self.resend_at.is_some_and(|at| at <= now) {
+                self.resend();
+            }
         }
         self.commit(now);
         self.throttle();

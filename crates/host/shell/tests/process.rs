@@ -30,8 +30,12 @@ struct State {
     logs: BTreeMap<String, String>,
     topics: Vec<String>,
     raised: Vec<Value>,
-    /// The connection of the shell.
-    socket: Option<UnixStream>,
+    /// The connections of shells; the first two are those of ranks 0 and 1.
+    sockets: Vec<UnixStream>,
+    /// Requests that one shell made of another: who made it, and its own tag, by the tag here.
+    forwarded: BTreeMap<u32, (usize, u32)>,
+    /// Requests in the barrier.
+    barrier: Vec<(usize, Message)>,
     /// Responses to requests that the test made, by tag.
     responses: Vec<Message>,
     /// The connection is cut when this request comes, instead of answering it; afterwards it was
@@ -69,8 +73,12 @@ fn apply(state: &mut State, request: &Message) {
     }
 }
 
-/// Answers a request; `None` cuts the connection.
-fn answer(state: &mut State, job: &Value, request: &Message) -> Option<Message> {
+fn write(state: &State, to: usize, message: &Message) {
+    (&state.sockets[to]).write_all(&encode(message)).unwrap();
+}
+
+/// Handles a request of shell `from`; false cuts the connection.
+fn answer(state: &mut State, job: &Value, nshells: usize, from: usize, request: &Message) -> bool {
     let topic = request.topic().to_string();
     state.topics.push(topic.clone());
     if let Some((cut, applied)) = state.cut.clone()
@@ -80,12 +88,16 @@ fn answer(state: &mut State, job: &Value, request: &Message) -> Option<Message> 
         if applied {
             apply(state, request);
         }
-        return None;
+        return false;
     }
     let ok = Message::response_to(request);
-    Some(match topic.as_str() {
+    let response = match topic.as_str() {
         "job-info.lookup" => ok.with_json(job),
-        "attr.get" => ok.with_json(&json!({"value": "/", "flags": 1})),
+        "attr.get" => {
+            let body: Value = request.json().unwrap();
+            let value = if body["name"] == "rank" { from.to_string() } else { "/".to_string() };
+            ok.with_json(&json!({"value": value, "flags": 1}))
+        }
         "kvs.commit" => {
             apply(state, request);
             ok.with_json(&json!({"rootref": "sha1-0", "rootseq": 1}))
@@ -100,49 +112,110 @@ fn answer(state: &mut State, job: &Value, request: &Message) -> Option<Message> 
             state.raised.push(request.json().unwrap());
             ok
         }
+        "job-exec.shell-barrier" => {
+            state.barrier.push((from, request.clone()));
+            if state.barrier.len() == nshells {
+                for (to, request) in std::mem::take(&mut state.barrier) {
+                    write(state, to, &Message::response_to(&request));
+                }
+            }
+            return true;
+        }
         "service.add" | "event.subscribe" => ok,
+        other if other.contains("-shell-") => {
+            let tag = 1000 + u32::try_from(state.forwarded.len()).unwrap();
+            state.forwarded.insert(tag, (from, request.matchtag()));
+            let mut message = request.clone();
+            message.set_matchtag(tag);
+            message.cred = Cred { userid: 0, rolemask: Rolemask::OWNER };
+            write(state, request.nodeid() as usize, &message);
+            return true;
+        }
         other => panic!("unexpected request {other}"),
-    })
+    };
+    write(state, from, &response);
+    true
 }
 
-fn serve(listener: &UnixListener, shared: &Shared, job: &Value) {
-    while let Ok((mut socket, _)) = listener.accept() {
-        if socket.write_all(&[0]).is_err() {
-            continue;
+fn connection(mut socket: UnixStream, from: usize, shared: &Shared, job: &Value, nshells: usize) {
+    let (mut decoder, mut input) = (Decoder::new(), BytesMut::new());
+    let mut buffer = [0; 65536];
+    loop {
+        let count = socket.read(&mut buffer).unwrap_or(0);
+        if count == 0 {
+            return;
         }
-        shared.state.lock().unwrap().socket = Some(socket.try_clone().unwrap());
-        let (mut decoder, mut input) = (Decoder::new(), BytesMut::new());
-        let mut buffer = [0; 65536];
-        'connection: loop {
-            let count = socket.read(&mut buffer).unwrap_or(0);
-            if count == 0 {
-                break;
-            }
-            input.extend_from_slice(&buffer[..count]);
-            while let Ok(Some(message)) = decoder.next(&mut input) {
-                let mut state = shared.state.lock().unwrap();
-                if message.kind == MsgType::Response {
-                    state.responses.push(message);
-                } else if let Some(response) = answer(&mut state, job, &message) {
-                    socket.write_all(&encode(&response)).unwrap();
-                } else {
-                    socket.shutdown(std::net::Shutdown::Both).unwrap();
-                    shared.changed.notify_all();
-                    break 'connection;
+        input.extend_from_slice(&buffer[..count]);
+        while let Ok(Some(mut message)) = decoder.next(&mut input) {
+            let mut state = shared.state.lock().unwrap();
+            let goes_on = if message.kind == MsgType::Response {
+                match state.forwarded.get(&message.matchtag()).copied() {
+                    Some((to, tag)) => {
+                        message.set_matchtag(tag);
+                        write(&state, to, &message);
+                    }
+                    None => state.responses.push(message),
                 }
-                shared.changed.notify_all();
+                true
+            } else {
+                answer(&mut state, job, nshells, from, &message)
+            };
+            shared.changed.notify_all();
+            if !goes_on {
+                socket.shutdown(std::net::Shutdown::Both).unwrap();
+                return;
             }
         }
     }
 }
 
+fn serve(listener: &UnixListener, shared: &Arc<Shared>, job: &Value, nshells: usize) {
+    while let Ok((mut socket, _)) = listener.accept() {
+        if socket.write_all(&[0]).is_err() {
+            continue;
+        }
+        let from = {
+            let mut state = shared.state.lock().unwrap();
+            state.sockets.push(socket.try_clone().unwrap());
+            state.sockets.len() - 1
+        };
+        let (shared, job) = (Arc::clone(shared), job.clone());
+        std::thread::spawn(move || connection(socket, from, &shared, &job, nshells));
+    }
+}
+
 struct Run {
     child: Child,
+    others: Vec<Child>,
     shared: Arc<Shared>,
     dir: tempfile::TempDir,
 }
 
+/// One shell on rank 3 with `ntasks` tasks.
 fn run_with(command: &[&str], ntasks: u32, options: Value, cut: Option<(&str, bool)>) -> Run {
+    let cores = if ntasks == 1 { "0".to_string() } else { format!("0-{}", ntasks - 1) };
+    let r = json!({"version": 1, "execution": {
+        "R_lite": [{"rank": "3", "children": {"core": cores}}],
+        "nodelist": ["host3"], "starttime": 0, "expiration": 0}});
+    start(command, ntasks, options, &r, 1, cut)
+}
+
+/// Two shells with two tasks each.
+fn run_on_two(command: &[&str], options: Value) -> Run {
+    let r = json!({"version": 1, "execution": {
+        "R_lite": [{"rank": "0-1", "children": {"core": "0-1"}}],
+        "nodelist": ["host[0-1]"], "starttime": 0, "expiration": 0}});
+    start(command, 4, options, &r, 2, None)
+}
+
+fn start(
+    command: &[&str],
+    ntasks: u32,
+    options: Value,
+    r: &Value,
+    nshells: usize,
+    cut: Option<(&str, bool)>,
+) -> Run {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("local");
     let listener = UnixListener::bind(&path).unwrap();
@@ -156,27 +229,30 @@ fn run_with(command: &[&str], ntasks: u32, options: Value, cut: Option<(&str, bo
                 "shell": {"options": options}}},
         })
     };
-    let cores = if ntasks == 1 { "0".to_string() } else { format!("0-{}", ntasks - 1) };
-    let r = json!({"version": 1, "execution": {
-        "R_lite": [{"rank": "3", "children": {"core": cores}}],
-        "nodelist": ["host3"], "starttime": 0, "expiration": 0}});
     let env = json!({"PATH": "/bin:/usr/bin", "FROM_JOB": "yes"});
     let signed = flux_model::sign::wrap_none(spec(env).to_string().as_bytes(), 0);
     let job = json!({"id": ID, "jobspec": spec(json!({})), "R": r, "J": signed});
     let shared = Arc::new(Shared::default());
     shared.state.lock().unwrap().cut = cut.map(|(topic, applied)| (topic.to_string(), applied));
     let serving = Arc::clone(&shared);
-    std::thread::spawn(move || serve(&listener, &serving, &job));
-    let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "shell_process", "--nocapture", "--test-threads=1"])
-        .env("FLUX_TEST_SHELL", "1")
-        .env("FLUX_URI", format!("local://{}", path.display()))
-        .env("FROM_SHELL", "no")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    Run { child, shared, dir }
+    std::thread::spawn(move || serve(&listener, &serving, &job, nshells));
+    // The shell wants signals for itself, and the test harness has other threads.
+    let spawn = || {
+        Command::new("env")
+            .arg("--block-signal=TERM")
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "shell_process", "--nocapture"])
+            .env("FLUX_TEST_SHELL", "1")
+            .env("FLUX_URI", format!("local://{}", path.display()))
+            .env("FROM_SHELL", "no")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    let child = spawn();
+    let others = (1..nshells).map(|_| spawn()).collect();
+    Run { child, others, shared, dir }
 }
 
 fn run(command: &[&str], ntasks: u32, options: Value) -> Run {
@@ -193,7 +269,10 @@ struct Done {
 
 impl Run {
     fn finish(mut self) -> Done {
-        let code = self.child.wait().unwrap().code().unwrap();
+        let mut code = self.child.wait().unwrap().code().unwrap();
+        for other in &mut self.others {
+            code = code.max(other.wait().unwrap().code().unwrap());
+        }
         let state = self.shared.state.lock().unwrap();
         Done {
             code,
@@ -206,7 +285,10 @@ impl Run {
 
     fn send(&self, message: &Message) {
         let state = self.shared.state.lock().unwrap();
-        state.socket.as_ref().unwrap().write_all(&encode(message)).unwrap();
+        for socket in &mut state.sockets.iter() {
+            let mut socket: &UnixStream = socket;
+            socket.write_all(&encode(message)).unwrap();
+        }
     }
 
     fn request(&self, method: &str, body: &Value, tag: u32) {
@@ -444,4 +526,61 @@ fn an_interactive_terminal_waits_for_its_client() {
     assert_eq!((kinds.first(), kinds.last()), (Some(&"attach"), Some(&"exit")));
     let text: String = bodies.iter().filter_map(|body| body["data"].as_str()).collect();
     assert!(text.contains("abc\r\nabc\r\n"), "{text:?}");
+}
+
+#[test]
+fn two_shells_record_through_the_leader() {
+    let script = "echo task $FLUX_TASK_RANK of $FLUX_JOB_SIZE; exit $FLUX_TASK_RANK";
+    let done = run_on_two(&["sh", "-c", script], json!({})).finish();
+    assert_eq!(done.code, 3);
+    for rank in 0..4 {
+        let text = done.data("stdout", &rank.to_string());
+        assert_eq!(text, format!("task {rank} of 4\n"), "{:?}", done.logs);
+    }
+    let names = done.names("exec.eventlog");
+    for name in ["shell.init", "shell.start", "shell.task-exit"] {
+        assert_eq!(names.iter().filter(|other| *other == name).count(), 1, "{names:?}");
+    }
+    let eofs = done.events("output");
+    assert_eq!(eofs.iter().filter(|event| event["context"]["eof"] == true).count(), 8);
+}
+
+#[test]
+fn two_shells_exchange_pmi_keys() {
+    let script = r#"ask() { printf '%s\n' "$1" >&$PMI_FD; IFS= read -r line <&$PMI_FD; }
+        ask 'cmd=init pmi_version=1 pmi_subversion=1'
+        ask 'cmd=get_my_kvsname'; kvs=${line##*kvsname=}; kvs=${kvs%% *}
+        ask "cmd=put kvsname=$kvs key=k$PMI_RANK value=v$PMI_RANK"
+        ask "cmd=barrier_in"
+        for i in 0 1 2 3; do ask "cmd=get kvsname=$kvs key=k$i"; echo "${line##*value=}"; done
+        ask 'cmd=finalize'"#;
+    let done = run_on_two(&["bash", "-c", script], json!({})).finish();
+    assert_eq!(done.code, 0);
+    for rank in 0..4 {
+        assert_eq!(done.data("stdout", &rank.to_string()), "v0\nv1\nv2\nv3\n");
+    }
+}
+
+#[test]
+fn input_reaches_the_tasks_of_all_shells() {
+    let run = run_on_two(&["cat"], json!({}));
+    let leader = {
+        let state = run.shared.wait("start", |state| {
+            state.logs.get("exec.eventlog").is_some_and(|log| log.contains("shell.start"))
+        });
+        state.sockets[0].try_clone().unwrap()
+    };
+    let service = format!("{}-shell-{}", rustix::process::getuid().as_raw(), plain());
+    for body in [
+        json!({"stream": "stdin", "rank": "3", "data": "three\n"}),
+        json!({"stream": "stdin", "rank": "all", "data": "all\n", "eof": true}),
+    ] {
+        let mut message = Message::request(format!("{service}.stdin")).with_json(&body);
+        message.set_matchtag(1);
+        message.cred = Cred { userid: 0, rolemask: Rolemask::OWNER };
+        (&leader).write_all(&encode(&message)).unwrap();
+    }
+    let done = run.finish();
+    assert_eq!((done.code, done.data("stdout", "0").as_str()), (0, "all\n"));
+    assert_eq!(done.data("stdout", "3"), "three\nall\n");
 }

@@ -23,6 +23,16 @@ use crate::recorder::{Doubt, Log};
 /// Shells that each shell passes input on to.
 const INPUT_FANOUT: u32 = 16;
 
+/// Time until something that failed on its way is tried again.
+const SETTLE: Duration = Duration::from_millis(500);
+/// So many failures in a row, and the leader is taken for lost.
+const REPORTS_MAX: u32 = 1000;
+
+/// Whether an error says that a broker on the way is away, which may pass.
+fn may_pass(errno: Errno) -> bool {
+    [Errno::EHOSTUNREACH, Errno::ETIMEDOUT, Errno::ECONNRESET, Errno::EAGAIN].contains(&errno)
+}
+
 fn number(body: &Map<String, Value>, key: &str) -> Option<u32> {
     body.get(key)?.as_u64().and_then(|number| u32::try_from(number).ok())
 }
@@ -31,6 +41,10 @@ impl Shell {
     pub(super) fn on_answer(&mut self, what: Waiting, answer: Result<Message, RpcError>) {
         match (what, answer) {
             (Waiting::Commit, Ok(_)) => self.recorder.committed(),
+            (Waiting::Commit, Err(error)) if may_pass(error.errno) => {
+                // Whether it took effect is not known; it is asked for when things have settled.
+                self.doubt_at = Some(Instant::now() + SETTLE);
+            }
             (Waiting::Commit, Err(error)) => {
                 // The namespace is gone or full: nothing can be recorded any more.
                 self.recorder.committed();
@@ -67,10 +81,21 @@ impl Shell {
             (Waiting::Forward, Err(error)) => {
                 self.log(Level::Warn, "input", &format!("passing input on failed: {error}"));
             }
-            (Waiting::Report(seq), Ok(_)) => self.reported(seq),
-            (Waiting::Report(seq), Err(_)) => {
-                // The leader is gone: nobody will record this.
+            (Waiting::Report(seq), Ok(_)) => {
+                self.outbox.failures = 0;
                 self.reported(seq);
+            }
+            (Waiting::Report(_), Err(error)) => {
+                self.outbox.failures += 1;
+                if self.outbox.failures > REPORTS_MAX {
+                    // The leader is gone for good: nobody will record this.
+                    let text = format!("the leader does not answer: {error}");
+                    crate::complain(&crate::log::line(Some(self.rank), Level::Error, "", &text));
+                    self.outbox.messages.clear();
+                    self.code = self.code.max(1);
+                } else {
+                    self.resend_at.get_or_insert(Instant::now() + SETTLE);
+                }
             }
             (Waiting::Fence, Ok(message)) => match message.json::<Keys>() {
                 Ok(keys) => {
@@ -103,6 +128,17 @@ impl Shell {
         for message in job::registration(self.job.id, &self.job.service) {
             drop(self.link.ask(Waiting::Register, To::Any, message));
         }
+        self.ask_doubt();
+        self.resend();
+        for body in std::mem::take(&mut self.unraised) {
+            self.send_raise(body);
+        }
+        self.log(Level::Notice, "", "broker: reconnected");
+    }
+
+    /// Asks what is stored after a commit whose answer was lost.
+    pub(super) fn ask_doubt(&mut self) {
+        self.doubt_at = None;
         if let Some(doubt) = self.recorder.doubt() {
             let request = LookupRequest {
                 key: doubt.key.to_string(),
@@ -114,14 +150,15 @@ impl Shell {
             let message = rpc::request::<Lookup>(&request);
             drop(self.link.ask(Waiting::Doubt(doubt), To::Any, message));
         }
+    }
+
+    /// Sends everything again that the leader has not answered.
+    pub(super) fn resend(&mut self) {
+        self.resend_at = None;
         let unanswered: Vec<u64> = self.outbox.messages.keys().copied().collect();
         for seq in unanswered {
             self.send_report(seq);
         }
-        for body in std::mem::take(&mut self.unraised) {
-            self.send_raise(body);
-        }
-        self.log(Level::Notice, "", "broker: reconnected");
     }
 
     fn settle(&mut self, doubt: &Doubt, answer: Result<Message, RpcError>) {
@@ -134,7 +171,10 @@ impl Shell {
                 }
             }
             Err(error) if error.errno == Errno::ENOENT => Vec::new(),
-            Err(error) if error.errno == Errno::ECONNRESET => return,
+            Err(error) if may_pass(error.errno) => {
+                self.doubt_at = Some(Instant::now() + SETTLE);
+                return;
+            }
             Err(error) => return self.on_answer(Waiting::Commit, Err(error)),
         };
         if let Some(request) = self.recorder.settle(doubt, &content) {
@@ -198,16 +238,19 @@ impl Shell {
                 Err(_) => self.refuse(&request, Errno::EPROTO, None),
             },
             "write" | "doom" | "tasks-complete" | "exception" if self.is_leader() => {
-                self.accept(&request);
-                // A message that is sent again after a reconnect counts once.
-                let shell = number(&body, "shell_rank").or_else(|| number(&body, "from"));
-                if let (Some(shell), Some(seq)) = (shell, body.get("seq").and_then(Value::as_u64)) {
+                // Messages of a shell count once and in order: after a loss they are sent again.
+                let seq = body.get("seq").and_then(Value::as_u64);
+                if let (Some(shell), Some(seq)) = (number(&body, "from"), seq) {
                     let taken = self.taken.entry(shell).or_insert(0);
+                    if seq > *taken + 1 {
+                        return self.refuse(&request, Errno::EAGAIN, Some("out of order"));
+                    }
                     if seq <= *taken {
-                        return;
+                        return self.accept(&request);
                     }
                     *taken = seq;
                 }
+                self.accept(&request);
                 self.on_report(&method, &body);
             }
             "write-getcredit" if self.is_leader() => {

@@ -166,6 +166,7 @@ impl Shell {
         self.outbox.next += 1;
         let seq = self.outbox.next;
         body.insert("seq".to_string(), seq.into());
+        body.insert("from".to_string(), self.rank.into());
         self.outbox.bytes += weight(&body);
         self.outbox.messages.insert(seq, (method, body));
         self.send_report(seq);

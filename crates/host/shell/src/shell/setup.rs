@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{DirBuilder, File};
+use std::io::Write;
 use std::os::fd::AsFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -101,7 +102,9 @@ impl Shell {
         };
         let uid = rustix::process::getuid().as_raw();
         let job = job::fetch(&client, id, uid).map_err(Failure::new)?;
-        let guest = false;
+        // The socket belongs to the instance owner; a guest's output has a lower limit.
+        let socket = link.uri().strip_prefix("local://").and_then(|p| std::fs::metadata(p).ok());
+        let guest = socket.is_some_and(|socket| socket.uid() != uid);
         let fail = |error: &dyn std::fmt::Display| give_up(&client, id, error);
         let options =
             Options::read(job.jobspec.shell_options(), guest).map_err(|error| fail(&error))?;
@@ -170,6 +173,8 @@ impl Shell {
             code: 0,
             ended: false,
             warning: None,
+            doubt_at: None,
+            resend_at: None,
             summed: false,
             keep_dir: Some(tmpdir),
             job,
@@ -363,11 +368,11 @@ impl Shell {
         if self.options.hwloc_xmlfile {
             let path = format!("{}/hwloc.xml", self.tags.tmpdir);
             let shown = if self.options.hwloc_restrict {
-                topology.restrict(&topology.cpus_of(cores.ids()))
+                topology.restrict(&topology.cpus_of(cores.ids())).to_xml()
             } else {
-                topology.clone()
+                topology.to_xml()
             };
-            match std::fs::write(&path, shown.to_xml()) {
+            match std::fs::write(&path, shown) {
                 Ok(()) => {
                     self.job.env.retain(|(name, _)| name != "HWLOC_COMPONENTS");
                     self.job.env.push(("HWLOC_XMLFILE".to_string(), Some(path)));
@@ -458,6 +463,29 @@ impl Shell {
         })
     }
 
+    /// The older form of batch jobs: writes `attributes.system.batch.script`. Returns the broker
+    /// options and the path of the script.
+    fn batch_script(&self) -> Result<Option<(Vec<String>, String)>, (i32, String)> {
+        let Some(batch) = self.job.jobspec.system().and_then(|system| system.get("batch")) else {
+            return Ok(None);
+        };
+        let text = batch.get("script").and_then(|script| script.as_str());
+        let text = text.ok_or_else(|| (1, "batch: script is missing".to_string()))?;
+        let options = batch.get("broker-opts").and_then(|options| options.as_array());
+        let options = options.into_iter().flatten().filter_map(|option| option.as_str());
+        let path = format!("{}/script", self.tags.tmpdir);
+        let mut open = std::fs::OpenOptions::new();
+        let written = open
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o700)
+            .open(&path)
+            .and_then(|mut file| file.write_all(text.as_bytes()));
+        written.map_err(|error| (1, format!("batch: {path}: {}", output::reason(&error))))?;
+        Ok(Some((options.map(str::to_string).collect(), path)))
+    }
+
     fn start_tasks(&mut self) -> Result<(), (i32, String)> {
         let node = self.layout.nodes[self.rank as usize].clone();
         let ntasks = node.tasks.len() as usize;
@@ -469,6 +497,7 @@ impl Shell {
             }
         };
         let commands = self.job.jobspec.command().to_vec();
+        let script = self.batch_script()?;
         for (rank, index) in node.tasks.ids().zip(0u32..) {
             let terminal = self
                 .options
@@ -483,7 +512,12 @@ impl Shell {
             if let Some(gpus) = gpus.as_ref().and_then(|gpus| gpus.get(index as usize)) {
                 env.insert("CUDA_VISIBLE_DEVICES".to_string(), environment::visible(gpus));
             }
-            let argv: Vec<String> = commands
+            let batch = script.as_ref().map(|(options, script)| {
+                batch_command(options, (rank == 0).then_some(script), &commands)
+            });
+            let argv: Vec<String> = batch
+                .as_ref()
+                .unwrap_or(&commands)
                 .iter()
                 .map(|word| self.tags.render(word, Some((rank, index))).into_owned())
                 .collect();
@@ -557,6 +591,22 @@ impl Shell {
         }
         Ok(())
     }
+}
+
+/// What a task of the older form of batch jobs runs: a broker, on task 0 with the script as its
+/// initial program.
+fn batch_command(options: &[String], script: Option<&String>, given: &[String]) -> Vec<String> {
+    let words: Vec<&str> = given.iter().take(2).map(String::as_str).collect();
+    if let ["flux", "broker" | "start"] = words.as_slice() {
+        return given.to_vec();
+    }
+    let mut command: Vec<String> = ["flux", "broker"].map(str::to_string).to_vec();
+    command.extend_from_slice(options);
+    if let Some(script) = script {
+        command.push(script.clone());
+        command.extend_from_slice(given.get(1..).unwrap_or_default());
+    }
+    command
 }
 
 /// `SIGUSR1`, or the number of a signal without a name.
