@@ -1,6 +1,8 @@
 //! From a decision to the answer: R of all jobs decided while one commit is on its way goes into
 //! the next, and the answers follow when it is durable.
 
+use std::collections::VecDeque;
+
 use flux_api::RpcError;
 use flux_api::kvs::{Commit, CommitRequest, Operation, PRIMARY};
 use flux_api::sched::{ALLOC_DENY, ALLOC_SUCCESS, AllocResponse};
@@ -31,7 +33,7 @@ pub(crate) struct Grant {
 /// Decisions to be stored next, and those being stored.
 #[derive(Debug, Default)]
 pub(crate) struct Grants {
-    next: Vec<Grant>,
+    next: VecDeque<Grant>,
     flight: Vec<Grant>,
     in_flight: bool,
     /// The last commit failed; nothing is decided until the timer.
@@ -64,7 +66,7 @@ impl SchedService {
             Ok(r) => {
                 self.running.insert(id, Holding { parts: placement.parts, end });
                 let (summary, r) = (r.summary(), r.to_value());
-                self.grants.next.push(Grant { id, job, r, summary, passed });
+                self.grants.next.push_back(Grant { id, job, r, summary, passed });
                 true
             }
             Err(error) => {
@@ -129,8 +131,11 @@ impl SchedService {
 
     /// Undoes a decision that is not being stored yet: the request is withdrawn.
     pub(crate) fn revoke(&mut self, id: u64) -> Option<Waiting> {
+        if !self.running.contains(id) {
+            return None;
+        }
         let at = self.grants.next.iter().position(|grant| grant.id == id)?;
-        let grant = self.grants.next.remove(at);
+        let grant = self.grants.next.remove(at)?;
         self.release(id);
         Some(grant.job)
     }

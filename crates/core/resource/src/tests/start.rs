@@ -236,3 +236,69 @@ fn topology_is_passed_on_from_the_host() {
     assert_eq!((response.matchtag(), response.text().unwrap()), (tag, "<topology/>"));
     rig.finish();
 }
+
+#[test]
+fn rank_0_drains_itself_when_its_hardware_is_wrong_and_tries_until_that_is_stored() {
+    let settings = ResourceSettings { config_r: Some(r(1)), ..settings(1) };
+    let mut rig = Rig::with(ResourceService::new(settings), 0, 1, &Map::new());
+    let topo = rig.expect("topo.get");
+    for _ in 0..2 {
+        let lookup = rig.expect("kvs.lookup");
+        rig.fail(&lookup, Errno::ENOENT);
+    }
+    rig.expect("groups.get");
+    rig.expect("groups.get");
+    done(&mut rig);
+    rig.reply(&topo, json!({"hostname": "other", "cores": "0-1", "gpus": ""}));
+    let commit = rig.expect("kvs.commit");
+    rig.fail(&commit, Errno::ENOSPC);
+    assert!(rig.requests.is_empty());
+    rig.advance(1_000_000);
+    let commit = done(&mut rig);
+    let line = stored(&commit, "resource.eventlog").unwrap();
+    assert!(line.contains("rank 0 got hostname 'other', expected 'n0'"), "{line}");
+    rig.finish();
+}
+
+#[test]
+fn a_long_log_is_written_anew_and_damaged_lines_do_not_hide_the_rest() {
+    let mut log = "not an event\n".to_string();
+    for round in 0..600 {
+        for name in ["drain", "undrain"] {
+            let context = json!({"idset": "0", "nodelist": "n0", "overwrite": 0});
+            let event = json!({"timestamp": 5.0 + f64::from(round), "name": name,
+                               "context": context});
+            log.push_str(&format!("{event}\n"));
+        }
+    }
+    let last = json!({"timestamp": 9.5, "name": "drain",
+        "context": {"idset": "1", "nodelist": "n1", "reason": "kept", "overwrite": 0}});
+    log.push_str(&format!("{last}\n"));
+    let settings = ResourceSettings { config_r: Some(r(2)), ..settings(2) };
+    let mut rig = Rig::with(ResourceService::new(settings), 0, 2, &Map::new());
+    rig.expect("topo.get");
+    let lookup = rig.expect("kvs.lookup");
+    rig.reply(&lookup, val(&log));
+    let lookup = rig.expect("kvs.lookup");
+    rig.fail(&lookup, Errno::ENOENT);
+    rig.expect("groups.get");
+    rig.expect("groups.get");
+    let commit = done(&mut rig);
+    let body: Value = commit.json().unwrap();
+    assert_eq!(body["ops"][1]["flags"], 0);
+    let text = stored(&commit, "resource.eventlog").unwrap();
+    assert_eq!(text.lines().count(), 2);
+    assert!(text.lines().next().unwrap().contains("\"timestamp\":9.5"));
+    rig.finish();
+}
+
+#[test]
+fn a_state_that_cannot_be_read_stops_the_broker_rather_than_forget_who_is_drained() {
+    let mut rig = Rig::with(ResourceService::new(settings(1)), 0, 1, &Map::new());
+    rig.expect("topo.get");
+    let lookup = rig.expect("kvs.lookup");
+    rig.fail(&lookup, Errno::EIO);
+    assert!(rig.failed.as_deref().is_some_and(|why| why.contains("resource.eventlog")));
+    rig.expect("kvs.lookup");
+    rig.finish();
+}

@@ -405,3 +405,39 @@ fn a_cluster_of_sixteen_thousand_nodes_stays_quick_with_a_long_queue() {
     assert_eq!(rig.service().pool().examined, jobs);
     rig.finish();
 }
+
+#[test]
+fn a_check_that_comes_before_the_resources_are_known_waits_for_them() {
+    let mut rig = Rig::new(SchedService::new(SchedSettings::default()));
+    let acquire = rig.expect("resource.acquire");
+    let guest = rig.guest(5);
+    let body = json!({"jobspec": slots(1, 1, 0.0)});
+    let tag = rig.request_as(guest, "feasibility.check", body, false);
+    assert!(rig.try_response(tag).is_none());
+    rig.reply(&acquire, json!({"resources": r(1, 1, 0), "up": ""}));
+    assert_eq!(rig.response(tag), Ok(Value::Null));
+    rig.expect("job-manager.sched-hello");
+    rig.finish();
+}
+
+#[test]
+fn a_job_that_needs_nodes_that_are_down_holds_nobody_up() {
+    let (mut rig, acquire) = ready(r(2, 1, 0), "0");
+    let big = alloc(&mut rig, 1, 16, nodes(json!(2), 1, 1, false, 0.0));
+    let small = alloc(&mut rig, 2, 16, slots(1, 1, 0.0));
+    commit(&mut rig);
+    rig.response(small).unwrap();
+    rig.advance(1_000_000);
+    let said = rig.response(big).unwrap();
+    assert_eq!(said["annotations"]["sched"]["reason_pending"], "nodes are down");
+    // It is first again when they come up.
+    rig.reply(&acquire, json!({"up": "1"}));
+    let next = alloc(&mut rig, 3, 16, slots(1, 1, 0.0));
+    assert!(rig.requests.is_empty());
+    free(&mut rig, 2, &Value::Null, true);
+    commit(&mut rig);
+    assert_eq!(rig.response(big).unwrap()["type"], 0);
+    silent(&mut rig, "sched.cancel", &json!({"id": 3}));
+    rig.response(next).unwrap();
+    rig.finish();
+}
