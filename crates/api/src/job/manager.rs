@@ -371,6 +371,28 @@ bodies! {
         pub context: Option<Value>,
     }
 
+    /// Body of `job-manager.jobtap`.
+    pub struct JobtapRequest {
+        /// Plugin to load.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub load: Option<String>,
+        /// Its configuration.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub conf: Option<Value>,
+        /// Plugin to remove.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub remove: Option<String>,
+        /// Only list what is loaded.
+        #[serde(default)]
+        pub query_only: bool,
+    }
+
+    /// Answer of `job-manager.jobtap`.
+    pub struct JobtapResponse {
+        /// Names of plugins, in load order; those with a dot are built in.
+        pub plugins: Vec<String>,
+    }
+
     /// What the manager allocates: union of R.
     pub struct ManagerResources {
         /// R.
@@ -437,6 +459,8 @@ api! {
         ExecHello_ = "job-manager.exec-hello", owner, unary, ExecHello => Empty;
         /// Recent jobs of the caller.
         History = "job-manager.history.get", user, unary, HistoryRequest => HistoryResponse;
+        /// Lists, loads and removes policy plugins.
+        Jobtap = "job-manager.jobtap", owner, unary, JobtapRequest => JobtapResponse;
         /// Posts an event to a job's eventlog.
         PostJobEvent_ = "job-manager.post-event.post", owner, unary, PostJobEvent => Empty;
     }

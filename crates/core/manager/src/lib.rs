@@ -24,6 +24,7 @@ pub mod life;
 pub mod lifetime;
 pub mod limits;
 pub mod memo;
+pub mod plugins;
 pub mod priority;
 pub mod purge;
 pub mod queue;

@@ -153,6 +153,7 @@ impl JobManager {
             Manager::SchedReady_(call) => self.sched_ready(cx, call),
             Manager::ExecHello_(call) => self.exec_hello(cx, call),
             Manager::History(call) => self.history_get(cx, call),
+            Manager::Jobtap(call) => crate::plugins::jobtap(cx, call),
             Manager::PostJobEvent_(call) => self.post_event(cx, call),
         }
     }

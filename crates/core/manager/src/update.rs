@@ -124,7 +124,16 @@ impl JobManager {
             set_path(&mut plan.jobspec, &key, value).map_err(invalid)?;
         }
         let queue = system(&plan.jobspec, "queue").and_then(Value::as_str);
-        if let Err(text) = self.settings.policy.check(&plan.jobspec, queue) {
+        let duration = system(&plan.jobspec, "duration").and_then(Value::as_f64).unwrap_or(0.0);
+        let checked = self.settings.policy.check(&plan.jobspec, queue).and_then(|()| {
+            // The end of a running job is the scheduler's to judge.
+            if plan.expiration.is_some() {
+                Ok(())
+            } else {
+                self.check_lifetime(cx.wall(), duration)
+            }
+        });
+        if let Err(text) = checked {
             // The owner may exceed limits; the job's user then cannot change it further.
             if !owner {
                 return Err(invalid(text));

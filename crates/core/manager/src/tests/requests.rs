@@ -108,6 +108,9 @@ fn bad_requests_are_refused_in_known_words() {
         ("wait", json!({"id": 1}), "job was not submitted with FLUX_JOB_WAITABLE"),
         ("wait", json!({"id": 2}), "invalid job id, or job may be inactive and not waitable"),
         ("wait", json!({"id": -1}), "there are no more waitable jobs"),
+        ("jobtap", json!({"load": "x.so"}), "x.so: No such plugin found"),
+        ("jobtap", json!({"load": ".history"}), ".history already loaded"),
+        ("jobtap", json!({"remove": "x"}), "Failed to find plugin to remove"),
         ("purge-id", json!({"id": 1, "force": 1}), "cannot purge active job"),
         ("purge-id", json!({"id": 9, "force": 1}), "id not found"),
         (
