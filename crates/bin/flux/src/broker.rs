@@ -73,11 +73,13 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
         } else {
             Durability::Synced
         };
-        let store = StoreDriver::open(&statedir, hash, durability).map_err(|error| error.to_string())?;
+        let store =
+            StoreDriver::open(&statedir, hash, durability).map_err(|error| error.to_string())?;
         drivers.push(Box::new(store));
     }
     let env = surroundings::environment(&local_uri, options.attributes.get("jobid"));
-    let rexec = RexecDriver::new(RexecOptions { rank, local_uri: local_uri.clone(), env: env.clone() });
+    let rexec =
+        RexecDriver::new(RexecOptions { rank, local_uri: local_uri.clone(), env: env.clone() });
     drivers.push(Box::new(rexec));
     let hosts: Vec<String> = boot.hostlist.iter().collect();
     let plan = Plan {
@@ -236,14 +238,16 @@ fn life(options: &BrokerOptions, hosts: &[String], size: u32) -> Result<Settings
     let seconds = |name: &str| -> Result<Option<f64>, String> {
         match attributes.get(name) {
             None | Some("none") => Ok(None),
-            Some(text) => {
-                fsd::parse(text).map(Some).map_err(|_| format!("{name}: '{text}' is not a duration"))
-            }
+            Some(text) => fsd::parse(text)
+                .map(Some)
+                .map_err(|_| format!("{name}: '{text}' is not a duration")),
         }
     };
     let commands = |name: &str| -> Vec<Vec<String>> {
         let line = attributes.get(name).filter(|line| !line.is_empty());
-        line.map(|line| vec![shell.clone(), "-c".to_string(), line.to_string()]).into_iter().collect()
+        line.map(|line| vec![shell.clone(), "-c".to_string(), line.to_string()])
+            .into_iter()
+            .collect()
     };
     Ok(Settings {
         rc1: commands("broker.rc1_path"),

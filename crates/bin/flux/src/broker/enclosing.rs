@@ -27,7 +27,8 @@ impl Enclosing {
         let client = Client::open(Some(&self.uri)).map_err(|error| error.to_string())?;
         let request =
             InfoLookup { id: self.id.0, keys: vec!["R".to_string()], flags: JSON_DECODE | CURRENT };
-        let mut body = client.call::<Lookup>(To::Any, &request).map_err(|error| error.to_string())?;
+        let mut body =
+            client.call::<Lookup>(To::Any, &request).map_err(|error| error.to_string())?;
         body.shift_remove("R").ok_or_else(|| "the enclosing instance sent no R".to_string())
     }
 

@@ -103,7 +103,8 @@ impl BrokerOptions {
             attributes.set_option(name, value)?;
         }
         if matches.get_count("verbose") > 0 {
-            attributes.set("log-stderr-level", if matches.get_count("verbose") > 1 { "7" } else { "6" });
+            attributes
+                .set("log-stderr-level", if matches.get_count("verbose") > 1 { "7" } else { "6" });
         }
         let config_path = matches.get_one::<PathBuf>("config-path").cloned();
         let mut config = match &config_path {
@@ -116,7 +117,8 @@ impl BrokerOptions {
         if let Some(path) = &config_path {
             attributes.set("config.path", path.display().to_string());
         }
-        let program = matches.get_many::<String>("command").into_iter().flatten().cloned().collect();
+        let program =
+            matches.get_many::<String>("command").into_iter().flatten().cloned().collect();
         Ok(Self { attributes, config_path, config, program })
     }
 }

@@ -88,7 +88,8 @@ fn boot(
     tree_of: &flux_bootstrap::boot::TreeOf<'_>,
 ) -> Result<Boot, BootError> {
     let method = options.attributes.get("broker.boot-method");
-    let configured = options.config.get("bootstrap").filter(|_| matches!(method, None | Some("config")));
+    let configured =
+        options.config.get("bootstrap").filter(|_| matches!(method, None | Some("config")));
     if let Some(table) = configured {
         return ConfigBootstrap::parse(table)?.boot(hostname, tree_of);
     }

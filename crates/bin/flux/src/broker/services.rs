@@ -4,7 +4,7 @@ use flux_content::{CACHE_BYTES, ContentService};
 use flux_exec::ExecService;
 use flux_info::InfoService;
 use flux_ingest::IngestService;
-use flux_kvs::KvsService;
+use flux_kvs::{KvsService, WatchService};
 use flux_lifecycle::{
     AttributeService, Attributes, ConfigService, GroupsService, HeartbeatService, LogService,
     LogSettings, Settings, StateMachineService,
@@ -60,6 +60,7 @@ pub(crate) fn modules(plan: &Plan) -> Vec<Box<dyn Module>> {
         module(HeartbeatService::default()),
         module(ContentService::new(plan.hash, CACHE_BYTES)),
         module(KvsService::new(plan.hash)),
+        module(WatchService::new()),
         module(ResourceService::new(plan.resources.clone())),
     ];
     if leader {
@@ -68,7 +69,8 @@ pub(crate) fn modules(plan: &Plan) -> Vec<Box<dyn Module>> {
     modules.push(module(InfoService::default()));
     modules.push(module(IngestService::default()));
     if leader {
-        modules.push(module(ExecService::new(flux_exec::settings::Settings::new(plan.shell.clone()))));
+        modules
+            .push(module(ExecService::new(flux_exec::settings::Settings::new(plan.shell.clone()))));
         modules.push(module(SchedService::new(SchedSettings::default())));
     }
     modules

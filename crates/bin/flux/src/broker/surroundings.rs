@@ -10,7 +10,9 @@ use flux_lifecycle::Attributes;
 
 /// Where a temporary directory goes.
 pub(crate) fn temporary() -> PathBuf {
-    std::env::var_os("TMPDIR").filter(|dir| !dir.is_empty()).map_or_else(|| "/tmp".into(), PathBuf::from)
+    std::env::var_os("TMPDIR")
+        .filter(|dir| !dir.is_empty())
+        .map_or_else(|| "/tmp".into(), PathBuf::from)
 }
 
 /// Random bytes from the kernel.
@@ -45,7 +47,9 @@ pub(crate) fn unique_directory() -> io::Result<PathBuf> {
         match fs::DirBuilder::new().mode(0o700).create(&path) {
             Ok(()) => return Ok(path),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
+            Err(error) => {
+                return Err(io::Error::new(error.kind(), format!("{}: {error}", path.display())));
+            }
         }
     }
     Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{}: no free name", base.display())))
@@ -102,9 +106,13 @@ pub(crate) fn statedir(attributes: &mut Attributes, rundir: &Path) -> Result<Pat
         fs::DirBuilder::new().mode(0o700).recursive(true).create(&path)?;
         Ok(path)
     })?;
-    let probe = fs::metadata(&path).map_err(|error| format!("statedir: {}: {error}", path.display()))?;
+    let probe =
+        fs::metadata(&path).map_err(|error| format!("statedir: {}: {error}", path.display()))?;
     if probe.permissions().mode() & 0o022 != 0 {
-        return Err(format!("statedir: {} may be written by others: chmod go-w it", path.display()));
+        return Err(format!(
+            "statedir: {} may be written by others: chmod go-w it",
+            path.display()
+        ));
     }
     Ok(path)
 }
