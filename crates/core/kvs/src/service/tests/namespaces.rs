@@ -161,3 +161,36 @@ fn a_failed_creation_leaves_no_namespace() {
     let tag = rig.request("kvs.getroot", json!({ "namespace": "n" }));
     assert_eq!(rig.response(tag).unwrap()["rootseq"], 0);
 }
+
+#[test]
+fn a_failed_commit_of_several_namespaces_leaves_each_at_its_durable_root() {
+    let mut store = Store::default();
+    let mut rig = store.start();
+    let owner = rig.owner();
+    for name in ["m", "n"] {
+        create(&mut store, &mut rig, name, -1);
+        assert_eq!(put_as(&mut store, &mut rig, owner, name, put("k.l", "1")), Ok(1));
+    }
+    let send_to = |rig: &mut Rig<KvsService>, namespace: &str, value: &str| {
+        let ops = [put("k.l", value)];
+        rig.request("kvs.commit", json!({ "namespace": namespace, "flags": 0, "ops": ops }))
+    };
+    let first = send_to(&mut rig, "primary", "2");
+    let lost = [send_to(&mut rig, "m", "2"), send_to(&mut rig, "n", "2")];
+    assert!(store.serve_one(&mut rig));
+    let kept = send_to(&mut rig, "m", "3");
+    store.broken = Some(Errno::ENOSPC);
+    assert!(store.serve_one(&mut rig));
+    store.broken = None;
+    store.serve(&mut rig);
+    rig.response(first).unwrap();
+    for tag in lost {
+        assert_eq!(rig.response(tag).unwrap_err().errno, Errno::ENOSPC);
+    }
+    assert_eq!(rig.response(kept).unwrap()["rootseq"], 2);
+    for mut rig in [rig, store.start()] {
+        for (name, value) in [("m", "3"), ("n", "1"), ("primary", "2")] {
+            assert_eq!(get_as(&mut store, &mut rig, owner, name, "k.l"), Ok(val(value)));
+        }
+    }
+}
