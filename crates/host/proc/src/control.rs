@@ -12,6 +12,7 @@ use flux_model::stdio::IoData;
 use flux_model::subprocess::ExecFlags;
 use flux_proto::{Errno, Message};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
 use serde::Deserialize;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -19,7 +20,7 @@ use crate::driver::{Server, stream_key};
 use crate::process::{Follower, Process, response};
 
 /// Time between looks for stopped processes, while children change state.
-const STOP_INTERVAL: Duration = Duration::from_millis(50);
+const STOP_INTERVAL: Duration = Duration::from_millis(100);
 
 fn busy(text: &str) -> RpcError {
     RpcError::new(Errno::EBUSY, text)
@@ -178,9 +179,12 @@ impl Server {
 
     fn tell_stops(&self) {
         let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG;
-        while let Ok(WaitStatus::Stopped(pid, _)) = waitid(Id::All, flags) {
-            let process = self.table.borrow().get(pid.as_raw()).cloned();
-            if let Some(process) = process {
+        // One by one: children of others in this process are not ours to wait for.
+        for process in self.table.borrow().all() {
+            let id = Id::Pid(Pid::from_raw(process.pid));
+            if process.follower.borrow().is_some()
+                && let Ok(WaitStatus::Stopped(..)) = waitid(id, flags)
+            {
                 process.tell(&response("stopped"));
             }
         }

@@ -101,12 +101,9 @@ impl Input {
         if sent > 0 {
             credit(&self.name, sent);
         }
-        let fd = match watched(fd, Interest::WRITABLE) {
-            Ok(fd) => fd,
-            Err(_) => {
-                self.state.borrow_mut().port = Port::Closed;
-                return;
-            }
+        let Ok(fd) = watched(fd, Interest::WRITABLE) else {
+            self.state.borrow_mut().port = Port::Closed;
+            return;
         };
         loop {
             let Ok(mut ready) = fd.writable().await else { break };
