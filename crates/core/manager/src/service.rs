@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use flux_api::RpcError;
 use flux_api::job::manager::{Manager, QueueList};
 use flux_id::JobId;
-use flux_proto::{Message, MsgType};
+use flux_proto::{Errno, Message, MsgType};
 use flux_svc::{Cx, Level, Reply, Service};
 use serde_json::{Map, Value, json};
 
@@ -159,6 +159,22 @@ impl JobManager {
     }
 }
 
+/// Answers any call with an error.
+fn refuse(cx: &mut Cx<'_, Wait>, call: Manager, error: RpcError) {
+    macro_rules! refuse {
+        ($($name:ident)+) => {
+            match call {
+                $( Manager::$name(call) => call.answer.err(cx, error), )+
+            }
+        };
+    }
+    refuse!(
+        Submit Getinfo List Getattr Urgency Raise RaiseAll Kill KillAll Update Memo Wait Drain Idle
+        Purge PurgeId_ Journal JournalCancel QueueList_ QueueStatus_ QueueEnable_ QueueStart_
+        AllocQuery_ ResourceStatus SchedHello_ SchedReady_ ExecHello_ History Jobtap PostJobEvent_
+    );
+}
+
 impl Service for JobManager {
     type Api = Manager;
     type Wait = Wait;
@@ -172,12 +188,11 @@ impl Service for JobManager {
             self.call(cx, call);
             self.finish(cx);
         } else {
-            // The number of early calls is bounded by the clients there can be at start; a flood
-            // beyond that ends with the service rather than with an unanswered call.
-            self.early.push(call);
-            if self.early.len() > EARLY_MAX {
-                cx.fail("too many requests before the jobs are read back");
+            if self.early.len() >= EARLY_MAX {
+                let text = "job-manager is reading jobs back: try again";
+                return refuse(cx, call, RpcError::new(Errno::EAGAIN, text));
             }
+            self.early.push(call);
         }
     }
 
@@ -265,6 +280,9 @@ impl Service for JobManager {
     }
 
     fn on_drain(&mut self, cx: &mut Cx<'_, Wait>) {
+        for call in std::mem::take(&mut self.early) {
+            refuse(cx, call, RpcError::new(Errno::ENOSYS, "job-manager is unloading"));
+        }
         self.waiters_end(cx);
         self.updates_end(cx);
         self.journal_end(cx, |_| true);

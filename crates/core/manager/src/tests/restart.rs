@@ -137,3 +137,14 @@ fn updates_are_replayed() {
     assert_eq!(body["jobspec"]["attributes"]["system"]["duration"], 60.0);
     bench.finish();
 }
+
+#[test]
+fn calls_that_come_too_early_are_answered_at_the_end() {
+    let mut rig = flux_svc::Rig::new(crate::JobManager::default());
+    let tag = rig.request("job-manager.getinfo", json!({}));
+    rig.drain();
+    assert!(rig.drained);
+    assert_eq!(rig.response(tag).unwrap_err().message(), "job-manager is unloading");
+    rig.requests.clear();
+    rig.finish();
+}
