@@ -66,10 +66,6 @@ impl Table {
         })
     }
 
-    pub(crate) fn get(&self, pid: i32) -> Option<&Rc<Process>> {
-        self.processes.get(&pid)
-    }
-
     pub(crate) fn of_stream(&self, key: &StreamKey) -> Vec<Rc<Process>> {
         let pids = self.streams.get(key).into_iter().flatten();
         pids.filter_map(|pid| self.processes.get(pid)).cloned().collect()

@@ -487,7 +487,8 @@ fn a_foreground_process_ends_with_its_client() {
         let (mine, kept) = (rig.pid(mine).await, rig.pid(other).await);
         rig.notify("rexec.disconnect", &json!({}));
         let server = Rc::clone(&rig.driver.server);
-        rig.until(|_| server.table.borrow().get(mine).is_none().then_some(())).await;
+        rig.until(|_| server.table.borrow().all().all(|process| process.pid != mine).then_some(()))
+            .await;
         let list = rig.ask("rexec.list", json!({})).await.unwrap();
         assert_eq!(list["procs"].as_array().unwrap().len(), 2);
         for pid in [json!(kept), background] {
