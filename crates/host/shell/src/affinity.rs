@@ -39,6 +39,13 @@ pub fn needs_topology(option: &str) -> bool {
     prefixes(option).0 != "off"
 }
 
+/// Whether binding to so many cores changes nothing, since there are no more cpus than that.
+#[must_use]
+pub fn is_everything(option: &str, cores: &Idset) -> bool {
+    let allowed = rustix::thread::sched_getaffinity(None);
+    option == "on" && allowed.is_ok_and(|cpus| u64::from(cpus.count()) <= cores.len())
+}
+
 /// Gives each of `ntasks` tasks its share of what the job has: each item in turn when there are
 /// at least as many items as tasks, else one item for several tasks.
 fn share<T: Clone>(items: &[T], ntasks: usize) -> Vec<Vec<T>> {

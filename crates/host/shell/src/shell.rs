@@ -1,5 +1,6 @@
 //! The running shell: one thread, one loop over broker, tasks, signals and timers.
 
+mod launch;
 mod local;
 mod pty;
 mod remote;

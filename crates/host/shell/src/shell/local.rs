@@ -56,6 +56,7 @@ impl Shell {
         let pid = task.process.pid.as_raw_nonzero().get();
         let (rank, index) = (task.rank, task.index);
         self.code = self.code.max(exit::code(status));
+        self.drain_terminal(at);
         self.on_pmi(at);
         let context = json!({
             "localid": index,

@@ -26,6 +26,8 @@ pub(super) struct Terminal {
     capture: bool,
     /// Nothing is read before the first client has come.
     waiting: bool,
+    /// Nobody has it open at the moment; the process may still open it again.
+    hung_up: bool,
     viewers: Vec<Viewer>,
     held: crate::stream::Pieces,
 }
@@ -33,7 +35,7 @@ pub(super) struct Terminal {
 impl Terminal {
     pub(super) fn new(capture: bool, interactive: bool) -> Self {
         let held = crate::stream::Pieces::new(false);
-        Self { capture, waiting: interactive, viewers: Vec::new(), held }
+        Self { capture, waiting: interactive, hung_up: false, viewers: Vec::new(), held }
     }
 
     pub(super) fn waits(&self) -> bool {
@@ -81,6 +83,12 @@ impl Shell {
         let Some(data) = task::read(fd) else { return };
         let rank = task.rank;
         let ended = data.is_empty();
+        if ended && task.status.is_none() {
+            // Closing it now would send SIGHUP to a process that has only closed its streams.
+            self.poller.remove(fd);
+            terminal.hung_up = true;
+            return;
+        }
         let data = if ended { terminal.held.finish() } else { terminal.held.feed(&data) };
         if ended {
             self.poller.remove(fd);
@@ -103,6 +111,19 @@ impl Shell {
             self.output(Stream::Err, rank, Vec::new(), true);
         }
         self.report_end(at);
+    }
+
+    /// The process of a terminal has ended: what is left of its output.
+    pub(super) fn drain_terminal(&mut self, at: usize) {
+        let Some(task) = self.tasks.get_mut(at) else { return };
+        let (Some(fd), Some(terminal)) = (&task.process.terminal, &mut task.terminal) else {
+            return;
+        };
+        if std::mem::take(&mut terminal.hung_up)
+            && self.poller.add(fd, Source::Terminal(at)).is_err()
+        {
+            task.process.terminal = None;
+        }
     }
 
     /// Keys for a terminal.
