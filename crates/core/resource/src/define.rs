@@ -14,25 +14,43 @@ use crate::inventory::{Inventory, choose, inherited};
 use crate::service::{ResourceService, Wait};
 use crate::writer::Change;
 
+/// How long to wait for a peer that has not started, in microseconds.
+pub(crate) const PEER_US: u64 = 10_000;
+
+/// Key of the eventlog, or of R.
+fn key(eventlog: bool) -> (&'static str, Wait) {
+    if eventlog { ("resource.eventlog", Wait::Eventlog) } else { ("resource.R", Wait::StoredR) }
+}
+
 impl ResourceService {
     /// Reads what is stored.
     pub(crate) fn load(&mut self, cx: &mut Cx<'_, Wait>) {
-        for (key, wait) in [("resource.eventlog", Wait::Eventlog), ("resource.R", Wait::StoredR)] {
-            let request = LookupRequest {
-                key: key.to_string(),
-                flags: 0,
-                namespace: Some(flux_api::kvs::PRIMARY.to_string()),
-                rootdir: None,
-                rootseq: None,
-            };
-            cx.call::<Lookup>(To::Any, &request, wait);
-        }
+        self.look_up(cx, true);
+        self.look_up(cx, false);
+    }
+
+    /// Reads one of the two keys.
+    pub(crate) fn look_up(&mut self, cx: &mut Cx<'_, Wait>, eventlog: bool) {
+        let (key, wait) = key(eventlog);
+        let request = LookupRequest {
+            key: key.to_string(),
+            flags: 0,
+            namespace: None,
+            rootdir: None,
+            rootseq: None,
+        };
+        cx.call::<Lookup>(To::Any, &request, wait);
     }
 
     /// One of the two keys, or that it is not there.
     pub(crate) fn loaded(&mut self, cx: &mut Cx<'_, Wait>, eventlog: bool, reply: &Reply) {
-        let key = if eventlog { "resource.eventlog" } else { "resource.R" };
+        let (key, wait) = key(eventlog);
         match value(reply) {
+            // The store starts beside this service.
+            Err(error) if error.errno == Errno::ENOSYS => {
+                cx.timer(PEER_US, wait);
+                return;
+            }
             Ok(text) if eventlog => self.eventlog = Some(text.unwrap_or_default()),
             Ok(text) => {
                 self.stored_read = true;
@@ -157,16 +175,17 @@ fn exclusion(text: Option<&str>, r: &ResourceSet) -> Result<Idset, RpcError> {
 }
 
 /// A value of the KVS as text; `None` when there is none.
-fn value(reply: &Reply) -> Result<Option<String>, String> {
+fn value(reply: &Reply) -> Result<Option<String>, RpcError> {
     let found = match reply.decode::<Lookup>() {
         Ok(found) => found,
         Err(error) if error.errno == Errno::ENOENT => return Ok(None),
-        Err(error) => return Err(error.to_string()),
+        Err(error) => return Err(error),
     };
+    let damaged = |text: &str| RpcError::new(Errno::EIO, text);
     match Treeobj::from_value(&found.val) {
         Ok(Treeobj::Val(bytes)) => {
-            String::from_utf8(bytes).map(Some).map_err(|_| "it is not text".to_string())
+            String::from_utf8(bytes).map(Some).map_err(|_| damaged("it is not text"))
         }
-        _ => Err("it is not a value".to_string()),
+        _ => Err(damaged("it is not a value")),
     }
 }

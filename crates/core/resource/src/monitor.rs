@@ -8,6 +8,7 @@ use flux_model::eventlog::{Context, Event};
 use flux_proto::Errno;
 use flux_svc::{Cx, Level, Reply, To};
 
+use crate::define::PEER_US;
 use crate::service::{ResourceService, Wait};
 
 /// Group of brokers that are up.
@@ -22,16 +23,25 @@ impl ResourceService {
             let all = Idset::first_n(cx.size());
             self.set_online(cx, all);
         } else {
-            let name = ONLINE.to_string();
-            cx.stream::<GroupGet>(To::Rank(0), &GroupName { name }, Wait::Online);
+            self.watch_group(cx, true);
         }
-        let name = TORPID.to_string();
-        cx.stream::<GroupGet>(To::Rank(0), &GroupName { name }, Wait::Torpid);
+        self.watch_group(cx, false);
+    }
+
+    /// Follows one of the two groups.
+    pub(crate) fn watch_group(&mut self, cx: &mut Cx<'_, Wait>, online: bool) {
+        let (name, wait) = if online { (ONLINE, Wait::Online) } else { (TORPID, Wait::Torpid) };
+        cx.stream::<GroupGet>(To::Rank(0), &GroupName { name: name.to_string() }, wait);
     }
 
     /// A group has changed.
     pub(crate) fn group_changed(&mut self, cx: &mut Cx<'_, Wait>, online: bool, reply: &Reply) {
-        let name = if online { ONLINE } else { TORPID };
+        let (name, wait) = if online { (ONLINE, Wait::Online) } else { (TORPID, Wait::Torpid) };
+        if reply.error().is_some_and(|error| error.errno == Errno::ENOSYS) && !self.stopping {
+            // The groups start beside this service.
+            cx.timer(PEER_US, wait);
+            return;
+        }
         let members = reply
             .decode::<GroupGet>()
             .map_err(|error| error.to_string())

@@ -315,6 +315,10 @@ impl Service for ResourceService {
         match wait {
             Wait::AskParent if !self.stopping => self.ask_parent(cx),
             Wait::WriteAgain => self.write_again(cx),
+            Wait::Eventlog => self.look_up(cx, true),
+            Wait::StoredR => self.look_up(cx, false),
+            Wait::Online => self.watch_group(cx, true),
+            Wait::Torpid => self.watch_group(cx, false),
             _ => {}
         }
     }

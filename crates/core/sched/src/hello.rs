@@ -12,6 +12,7 @@ use flux_api::{Empty, RpcError};
 use flux_id::{Idset, JobId};
 use flux_model::resource_set::{Children, ResourceSet};
 use flux_model::treeobj::Treeobj;
+use flux_proto::Errno;
 use flux_svc::{Cx, Level, Reply, To};
 
 use crate::pool::Pool;
@@ -20,8 +21,9 @@ use crate::service::{SchedService, Wait};
 
 /// Lookups at once.
 const LOOKUPS: usize = 256;
-/// How long to wait before the resources are asked for again, in microseconds.
-const AGAIN_US: u64 = 1_000_000;
+/// How long to wait before a peer that was not there is asked again, in microseconds: at first
+/// (services start one after the other), and at most.
+const AGAIN_US: (u64, u64) = (5_000, 1_000_000);
 
 /// How far the scheduler has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -68,11 +70,10 @@ impl SchedService {
                     "resource update failure: [Errno {}] {error}; asking again",
                     error.errno.0
                 );
-                let canceled = error.errno == flux_proto::Errno::ECANCELED;
-                cx.log(if canceled { Level::Debug } else { Level::Err }, text);
+                cx.log(severity(&error), text);
                 self.lose_manager();
                 self.phase = Phase::Acquire;
-                cx.timer(AGAIN_US, Wait::Again);
+                self.again(cx, Wait::Again);
             }
         }
     }
@@ -112,6 +113,12 @@ impl SchedService {
         Ok(())
     }
 
+    fn again(&mut self, cx: &mut Cx<'_, Wait>, wait: Wait) {
+        let after = self.again_us.max(AGAIN_US.0);
+        self.again_us = (after * 2).min(AGAIN_US.1);
+        cx.timer(after, wait);
+    }
+
     fn hello(&mut self, cx: &mut Cx<'_, Wait>) {
         self.phase = Phase::Hello;
         self.hello = HelloState::default();
@@ -129,9 +136,9 @@ impl SchedService {
                     self.hello.jobs.push_back((id, free));
                 }
                 Err(error) => {
-                    cx.log(Level::Err, format!("hello: {error}; trying again"));
+                    cx.log(severity(&error), format!("hello: {error}; trying again"));
                     self.phase = Phase::Acquire;
-                    cx.timer(AGAIN_US, Wait::HelloAgain);
+                    self.again(cx, Wait::HelloAgain);
                     return;
                 }
             }
@@ -220,6 +227,7 @@ impl SchedService {
         match reply.decode::<SchedReady_>() {
             Ok(_) => {
                 self.phase = Phase::Ready;
+                self.again_us = 0;
                 let depth = self
                     .settings
                     .queue_depth
@@ -232,8 +240,16 @@ impl SchedService {
                 cx.log(Level::Err, format!("sched-ready: {error}; saying hello again"));
                 self.reset_jobs();
                 self.phase = Phase::Acquire;
-                cx.timer(AGAIN_US, Wait::HelloAgain);
+                self.again(cx, Wait::HelloAgain);
             }
         }
+    }
+}
+
+/// A peer that has not started, or has stopped, is no error.
+fn severity(error: &RpcError) -> Level {
+    match error.errno {
+        Errno::ENOSYS | Errno::ECANCELED => Level::Debug,
+        _ => Level::Err,
     }
 }

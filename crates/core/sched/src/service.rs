@@ -69,6 +69,8 @@ pub struct SchedService {
     pub(crate) status: Option<SchedStatus>,
     /// A round of annotations is planned.
     pub(crate) telling: bool,
+    /// How long the last wait for a peer was, in microseconds.
+    pub(crate) again_us: u64,
     checks: Vec<Call<Feasibility>>,
 }
 

@@ -302,3 +302,30 @@ fn a_state_that_cannot_be_read_stops_the_broker_rather_than_forget_who_is_draine
     rig.expect("kvs.lookup");
     rig.finish();
 }
+
+#[test]
+fn peers_that_start_later_are_asked_again() {
+    let settings = ResourceSettings { config_r: Some(r(1)), ..settings(1) };
+    let mut rig = Rig::with(ResourceService::new(settings), 0, 1, &Map::new());
+    rig.expect("topo.get");
+    for _ in 0..2 {
+        let lookup = rig.expect("kvs.lookup");
+        rig.fail(&lookup, Errno::ENOSYS);
+    }
+    assert!(rig.failed.is_none());
+    rig.advance(10_000);
+    for _ in 0..2 {
+        let lookup = rig.expect("kvs.lookup");
+        rig.fail(&lookup, Errno::ENOENT);
+    }
+    let online = rig.expect("groups.get");
+    rig.expect("groups.get");
+    done(&mut rig);
+    rig.fail(&online, Errno::ENOSYS);
+    rig.advance(10_000);
+    let online = rig.expect("groups.get");
+    rig.reply(&online, json!({"members": "0"}));
+    let tag = rig.request("resource.status", json!({}));
+    assert_eq!(rig.response(tag).unwrap()["online"], "0");
+    rig.finish();
+}
