@@ -12,7 +12,7 @@ mod why;
 use std::{
     io::IsTerminal,
     os::fd::AsFd,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use flux_api::job::{
@@ -26,7 +26,7 @@ use flux_model::eventlog::Event;
 use flux_proto::Errno;
 use serde_json::Value;
 
-use crate::{failure::Failure, output};
+use crate::{failure::Failure, output, session};
 use input::{Input, Source};
 use interrupt::{Interrupts, Signals, WINDOW, Wish};
 use machine::{Effect, Machine, View};
@@ -343,8 +343,7 @@ impl StatusLine {
             self.asked = Some(Instant::now());
             self.ask(client, id);
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.around.now = now.as_secs_f64();
+        self.around.now = session::now();
         let text =
             machine.status.as_ref().and_then(|status| why::explain(id, status, &self.around));
         let was_shown = self.shown;

@@ -6,6 +6,12 @@ use flux_id::JobId;
 
 use crate::failure::Failure;
 
+/// Seconds since the epoch.
+pub(crate) fn now() -> f64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.unwrap_or_default().as_secs_f64()
+}
+
 /// The user id of this process.
 pub(crate) fn uid() -> u32 {
     rustix::process::getuid().as_raw()

@@ -1,78 +1,114 @@
 //! `flux job`: what can be done with a job, by subcommand.
 
-use std::io::Read;
+use clap::{ArgMatches, Command};
+use flux_api::RpcError;
+use flux_client::Client;
+use flux_id::JobId;
 
-use clap::{Arg, Command};
-use flux_id::{JobId, JobIdForm};
+use super::program::Program;
+use crate::{dispatch::Invocation, failure::Failure, session};
 
-use crate::{dispatch::Invocation, failure::Failure, output};
+mod attach;
+mod eventlog;
+mod exception;
+mod id;
+mod info;
+mod list;
+mod manage;
+mod states;
+mod status;
+mod submit;
+mod taskmap;
 
-/// Most bytes read from standard input.
-const MAX_INPUT: u64 = 64 << 20;
+pub(super) use states::states;
+
+const JOB: Program = Program::binary("flux-job");
+
+/// A subcommand.
+struct Sub {
+    command: fn() -> Command,
+    run: fn(&ArgMatches) -> Result<i32, Failure>,
+}
+
+const SUBCOMMANDS: &[Sub] = &[
+    Sub { command: attach::command, run: attach::run },
+    Sub { command: exception::cancel_command, run: exception::cancel },
+    Sub { command: exception::cancelall_command, run: exception::cancelall },
+    Sub { command: eventlog::command, run: eventlog::run },
+    Sub { command: taskmap::hostpids_command, run: taskmap::hostpids },
+    Sub { command: id::command, run: id::run },
+    Sub { command: info::command, run: info::run },
+    Sub { command: exception::kill_command, run: exception::kill },
+    Sub { command: exception::killall_command, run: exception::killall },
+    Sub { command: manage::last_command, run: manage::last },
+    Sub { command: list::command, run: list::run },
+    Sub { command: list::ids_command, run: list::ids },
+    Sub { command: manage::memo_command, run: manage::memo },
+    Sub { command: info::namespace_command, run: info::namespace },
+    Sub { command: manage::purge_command, run: manage::purge },
+    Sub { command: exception::raise_command, run: exception::raise },
+    Sub { command: exception::raiseall_command, run: exception::raiseall },
+    Sub { command: manage::stats_command, run: manage::stats },
+    Sub { command: status::command, run: status::run },
+    Sub { command: submit::command, run: submit::run },
+    Sub { command: taskmap::command, run: taskmap::run },
+    Sub { command: info::timeleft_command, run: info::timeleft },
+    Sub { command: manage::urgency_command, run: manage::urgency },
+    Sub { command: status::wait_command, run: status::wait },
+    Sub { command: eventlog::wait_event_command, run: eventlog::wait_event },
+];
 
 /// The options of `flux job`.
 pub(crate) fn command() -> Command {
-    Command::new("job")
+    let command = Command::new("job")
         .about("Low-level job operations")
         .subcommand_required(true)
-        .disable_help_subcommand(true)
-        .subcommand(
-            Command::new("id")
-                .about("Convert job ids between forms")
-                .arg(
-                    Arg::new("to")
-                        .short('t')
-                        .long("to")
-                        .value_name("FORM")
-                        .default_value("dec")
-                        .help("dec, kvs, hex, dothex, words, f58, f58plain or emoji"),
-                )
-                .arg(Arg::new("ids").value_name("ID").num_args(0..)),
-        )
+        .disable_help_subcommand(true);
+    SUBCOMMANDS.iter().fold(command, |command, sub| command.subcommand((sub.command)()))
 }
 
 /// Runs `flux job`.
 pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
-    let Some(("id", matches)) = invocation.matches.subcommand() else {
-        return Err(fail("missing subcommand".into()));
+    let Some((name, matches)) = invocation.matches.subcommand() else {
+        return Err(JOB.fail("missing subcommand"));
     };
-    let name = matches.get_one::<String>("to").map_or("dec", String::as_str);
-    let form = JobIdForm::from_name(name).ok_or_else(|| fail(format!("unknown form: {name}")))?;
-    let mut ids: Vec<String> =
-        matches.get_many::<String>("ids").unwrap_or_default().cloned().collect();
-    if ids.is_empty() {
-        let mut text = String::new();
-        let read = std::io::stdin().lock().take(MAX_INPUT).read_to_string(&mut text);
-        read.map_err(|error| fail(format!("stdin: {error}")))?;
-        ids = text.lines().map(str::to_owned).filter(|l| !l.trim().is_empty()).collect();
+    match SUBCOMMANDS.iter().find(|sub| (sub.command)().get_name() == name) {
+        Some(sub) => (sub.run)(matches),
+        None => Err(JOB.fail(format!("unknown subcommand {name}"))),
     }
-    for id in ids {
-        output::line(&convert(&id, form)?);
-    }
-    Ok(0)
 }
 
-fn fail(text: String) -> Failure {
-    Failure::binary("flux-job", text)
+/// The job id of an argument.
+fn id_of(text: &str) -> Result<JobId, Failure> {
+    session::job_id(JOB.name, text)
 }
 
-/// A job id in another form.
-fn convert(text: &str, form: JobIdForm) -> Result<String, Failure> {
-    let id = text.trim().parse::<JobId>();
-    id.map(|id| id.format(form)).map_err(|_| fail(format!("{text}: malformed input")))
+/// The job ids of all arguments.
+fn ids_of(texts: &[&str]) -> Result<Vec<JobId>, Failure> {
+    texts.iter().map(|text| id_of(text)).collect()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// A failed request about a job.
+fn about(id: JobId, error: &RpcError) -> Failure {
+    JOB.about(&id.to_string(), error)
+}
 
-    #[test]
-    fn ids_are_converted() {
-        let to = |form| convert("ƒuZZybuNNy", form).expect("a job id");
-        assert_eq!(to(JobIdForm::Dec), "6731191091817518");
-        assert_eq!(to(JobIdForm::Kvs), "job.0017.e9fb.8df1.6c2e");
-        assert_eq!(to(JobIdForm::Hex), "0x17e9fb8df16c2e");
-        let failure = convert("xyz", JobIdForm::Dec).expect_err("no job id");
-        assert_eq!(failure.lines(), ["flux-job: xyz: malformed input"]);
-    }
+/// The user id of an option: a number, a name or `all`.
+fn user_of(text: &str) -> Result<i64, Failure> {
+    session::user(text).ok_or_else(|| JOB.fail(format!("unknown user {text}")))
+}
+
+/// The value of a key of a job, as text.
+fn lookup(client: &Client, id: JobId, key: &str, flags: u32) -> Result<String, RpcError> {
+    use flux_api::job::info::{InfoLookup, Lookup};
+    let request = InfoLookup { id: id.0, keys: vec![key.to_owned()], flags };
+    let mut answer = client.call::<Lookup>(flux_client::To::Any, &request)?;
+    Ok(match answer.remove(key) {
+        Some(serde_json::Value::String(text)) => text,
+        Some(value) => value.to_string(),
+        None => {
+            let text = format!("{key}: key not found");
+            return Err(RpcError::new(flux_proto::Errno::ENOENT, text));
+        }
+    })
 }
