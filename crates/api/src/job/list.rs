@@ -70,6 +70,8 @@ api! {
         ListAttrs_ = "job-list.list-attrs", user, unary, AnyObject => ListAttrs;
         /// Counts by state and result; as a stream, after each change.
         JobStats = "job-list.job-stats", user, either, AnyObject => AnyObject;
+        /// What the service holds; not for guests in private mode.
+        StatsGet = "job-list.stats-get", user, unary, AnyObject => AnyObject;
         /// Test aid: stops following the journal.
         Pause = "job-list.job-state-pause", owner, unary, AnyObject => Empty;
         /// Follows it again.
