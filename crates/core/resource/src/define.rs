@@ -35,7 +35,7 @@ impl ResourceService {
         let request = LookupRequest {
             key: key.to_string(),
             flags: 0,
-            namespace: None,
+            namespace: Some(flux_api::kvs::PRIMARY.to_string()),
             rootdir: None,
             rootseq: None,
         };
