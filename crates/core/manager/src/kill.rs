@@ -45,7 +45,9 @@ impl JobManager {
         if self.is_inactive(id) {
             return Err(invalid("job is inactive"));
         }
-        if self.jobs.get(&id).is_none_or(|job| job.state() != JobState::Run) {
+        // In CLEANUP tasks may still run: execution kills them through this very request.
+        let states = [JobState::Run, JobState::Cleanup];
+        if self.jobs.get(&id).is_none_or(|job| !states.contains(&job.state())) {
             return Err(invalid("job is not running"));
         }
         publish(cx, id, call.request.signum);

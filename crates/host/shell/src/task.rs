@@ -1,5 +1,6 @@
 //! Processes of tasks.
 
+mod mask;
 mod terminal;
 
 use std::ffi::OsString;
@@ -142,6 +143,7 @@ impl Process {
                 command.process_group(0);
             }
         }
+        mask::clear(&mut command);
         let mut child = match command.spawn() {
             // A script without a first line that names its interpreter.
             Err(error) if error.raw_os_error() == Some(NOEXEC) && !start.terminal => {
@@ -151,6 +153,7 @@ impl Process {
                 if start.own_group {
                     shell.process_group(0);
                 }
+                mask::clear(&mut shell);
                 shell.spawn()?
             }
             result => result?,
