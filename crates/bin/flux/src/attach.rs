@@ -41,6 +41,8 @@ const REFRESH: Duration = Duration::from_secs(2);
 pub(crate) struct Options {
     /// Name in messages.
     pub(crate) program: &'static str,
+    /// The job as the user named it.
+    pub(crate) name: Option<String>,
     /// What to show.
     pub(crate) view: View,
     /// Do not forward standard input.
@@ -55,6 +57,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             program: "flux-job",
+            name: None,
             view: View::default(),
             read_only: false,
             stdin_ranks: "all".into(),
@@ -171,7 +174,9 @@ impl<'a> Session<'a> {
                         _ => error.message(),
                     };
                     let text = if self.machine.status.is_none() {
-                        format!("Failed to attach to {}: {text}", self.id)
+                        let name = self.options.name.clone();
+                        let name = name.unwrap_or_else(|| self.id.to_string());
+                        format!("Failed to attach to {name}: {text}")
                     } else {
                         format!("job eventlog: {text}")
                     };

@@ -8,17 +8,27 @@ use crate::{
 };
 
 mod alloc;
-mod start;
-mod shell;
-mod broker;
 mod batch;
+mod broker;
 mod bulksubmit;
+mod cancel;
 mod hostlist;
+mod human_time;
 mod job;
+mod jobs;
 mod keygen;
+mod pgrep;
+mod program;
+mod pstree;
 mod resource_set;
 mod run;
+mod shell;
+mod start;
 mod submit;
+mod update;
+mod watch;
+
+pub(crate) use human_time::LocalZone;
 
 /// A builtin command.
 pub(crate) struct Entry {
@@ -61,4 +71,11 @@ pub(crate) const COMMANDS: &[Entry] = &[
     Entry { name: "keygen", style: Style::Binary, command: keygen::command, run: keygen::run },
     Entry { name: "run", style: Style::Script, command: run::command, run: run::run },
     Entry { name: "submit", style: Style::Script, command: submit::command, run: submit::run },
+    Entry { name: "cancel", style: Style::Script, command: cancel::command, run: cancel::run },
+    Entry { name: "jobs", style: Style::Script, command: jobs::command, run: jobs::run },
+    Entry { name: "pgrep", style: Style::Script, command: pgrep::command, run: pgrep::run },
+    Entry { name: "pkill", style: Style::Script, command: pgrep::pkill_command, run: pgrep::pkill },
+    Entry { name: "pstree", style: Style::Script, command: pstree::command, run: pstree::run },
+    Entry { name: "update", style: Style::Script, command: update::command, run: update::run },
+    Entry { name: "watch", style: Style::Script, command: watch::command, run: watch::run },
 ];

@@ -10,6 +10,8 @@ mod dispatch;
 mod ending;
 mod failure;
 mod follow;
+mod jobs;
+mod listing;
 mod output;
 mod session;
 mod submission;

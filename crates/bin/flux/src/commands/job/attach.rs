@@ -45,6 +45,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<i32, Failure> {
     }
     let options = attach::Options {
         program: JOB.name,
+        name: text(matches, "id").map(str::to_owned),
         view: View {
             events: matches.get_flag("show-events") || verbose > 0,
             exec: matches.get_flag("show-exec") || verbose > 1,

@@ -61,7 +61,8 @@ fn outcome(job: &Value, exception_code: Option<i32>) -> (i32, String) {
 }
 
 pub(super) fn run(matches: &ArgMatches) -> Result<i32, Failure> {
-    let ids = ids_of(&texts(matches, "ids"))?;
+    let names = texts(matches, "ids");
+    let ids = ids_of(&names)?;
     let verbose = matches.get_count("verbose") > 0;
     let exception_code = matches.get_one::<i32>("exception-exit-code").copied();
     let client = JOB.open()?;
@@ -74,11 +75,11 @@ pub(super) fn run(matches: &ArgMatches) -> Result<i32, Failure> {
         })
         .collect();
     let mut highest = 0;
-    for (id, pending) in sent {
+    for ((id, pending), name) in sent.into_iter().zip(names) {
         let job = match pending.wait() {
             Ok(answer) => answer.job,
             Err(error) if error.errno == Errno::ENOENT => {
-                return Err(JOB.fail(format!("{id}: No such job")));
+                return Err(JOB.fail(format!("{name}: No such job")));
             }
             Err(error) => return Err(super::about(id, &error)),
         };

@@ -1,10 +1,16 @@
 //! `flux job taskmap` and `flux job hostpids`: where the tasks of a job are.
 
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
 use clap::{ArgMatches, Command, value_parser};
 use flux_api::job::info::{CURRENT, EventlogWatch, EventlogWatch_, WATCH_WAITCREATE};
 use flux_client::{Client, To};
 use flux_id::JobId;
 use flux_model::{eventlog::Event, resource_set::ResourceSet, taskmap::Taskmap};
+use flux_proto::Message;
 use serde_json::{Value, json};
 
 use super::{JOB, id_of, lookup};
@@ -141,37 +147,52 @@ pub(super) fn hostpids(matches: &ArgMatches) -> Result<i32, Failure> {
     let fail = |text: String| JOB.fail(format!("{id}: {text}"));
     let event = exec_event(&client, id, "shell.init").map_err(fail)?;
     let service = event.get_str("service").unwrap_or_default();
-    let leader = event.get_i64("leader-rank").and_then(|rank| u32::try_from(rank).ok());
-    let leader = leader.ok_or_else(|| fail("shell.init names no leader".into()))?;
+    let set = lookup(&client, id, "R", CURRENT).map_err(|error| fail(error.message()))?;
+    let set = ResourceSet::parse(&set).map_err(|error| fail(format!("R: {error}")))?;
     let topic = format!("{service}.proctable");
-    let table = client.rpc(&topic, To::Rank(leader), Some(&json!({}))).map_err(|error| {
-        fail(match error.errno {
-            flux_proto::Errno::ENOSYS => "the job shell does not list processes".to_owned(),
-            _ => error.message(),
+    // Every shell knows its own tasks.
+    let sent: Vec<_> = set
+        .ranks()
+        .ids()
+        .map(|rank| {
+            client.start(To::Rank(rank), Message::request(topic.as_str()).with_json(&json!({})))
         })
-    })?;
-    let entries = table_entries(&table)
-        .ok_or_else(|| fail("the job shell answered an unknown process table".into()))?;
-    let wanted = entries
+        .collect();
+    let deadline = text(matches, "timeout")
+        .map(|text| flux_id::fsd::parse(text).map_err(|_| JOB.fail(format!("{text}: no duration"))))
+        .transpose()?
+        .filter(|seconds| seconds.is_finite())
+        .and_then(|seconds| Instant::now().checked_add(Duration::from_secs_f64(seconds)));
+    let mut tasks = BTreeMap::new();
+    for mut answer in sent {
+        let table = answer.next_until(deadline).map_err(|error| {
+            fail(match error.errno {
+                flux_proto::Errno::ENOSYS => "the job shell does not list processes".to_owned(),
+                _ => error.message(),
+            })
+        })?;
+        let table = table.json::<Value>().ok().as_ref().and_then(table_entries);
+        tasks.extend(
+            table.ok_or_else(|| fail("the job shell answered an unknown process table".into()))?,
+        );
+    }
+    let wanted = tasks
         .into_iter()
-        .enumerate()
-        .filter(|(task, _)| {
-            let task = u32::try_from(*task).ok();
-            ranks.as_ref().is_none_or(|ranks| task.is_some_and(|task| ranks.contains(task)))
-        })
+        .filter(|(task, _)| ranks.as_ref().is_none_or(|ranks| ranks.contains(*task)))
         .map(|(_, entry)| entry);
     let delimiter = text(matches, "delimiter").unwrap_or(",");
     output::line(&wanted.collect::<Vec<_>>().join(delimiter));
     Ok(0)
 }
 
-/// `HOST:PID` of every task, from lists of hosts and pids of equal length.
-fn table_entries(table: &Value) -> Option<Vec<String>> {
-    let hosts = table["hosts"].as_array()?;
-    let pids = table["pids"].as_array()?;
-    let pair =
-        |(host, pid): (&Value, &Value)| Some(format!("{}:{}", host.as_str()?, pid.as_i64()?));
-    (hosts.len() == pids.len()).then(|| hosts.iter().zip(pids).map(pair).collect::<Option<_>>())?
+/// Task rank and `HOST:PID` of every task of a shell.
+fn table_entries(table: &Value) -> Option<Vec<(u32, String)>> {
+    let host = table["host"].as_str()?;
+    let entry = |task: &Value| {
+        let rank = u32::try_from(task["rank"].as_u64()?).ok()?;
+        Some((rank, format!("{host}:{}", task["pid"].as_i64()?)))
+    };
+    table["tasks"].as_array()?.iter().map(entry).collect()
 }
 
 #[cfg(test)]
@@ -188,8 +209,8 @@ mod tests {
 
     #[test]
     fn process_tables_become_pairs() {
-        let table = json!({"hosts": ["a", "b"], "pids": [1, 2]});
-        assert_eq!(table_entries(&table), Some(vec!["a:1".into(), "b:2".into()]));
-        assert_eq!(table_entries(&json!({"hosts": ["a"], "pids": []})), None);
+        let table = json!({"host": "a", "tasks": [{"rank": 1, "pid": 5}]});
+        assert_eq!(table_entries(&table), Some(vec![(1, "a:5".into())]));
+        assert_eq!(table_entries(&json!({"host": "a"})), None);
     }
 }

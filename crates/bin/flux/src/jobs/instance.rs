@@ -1,0 +1,142 @@
+//! The instance that a job is, as far as it can be asked.
+
+use flux_api::{
+    body::AnyObject,
+    job::list::JobStats,
+    resource::{SchedStatus, SchedStatus_},
+};
+use flux_client::{Client, To};
+use flux_format::Field;
+use flux_model::resource_set::ResourceSet;
+use serde_json::{Map, Value};
+
+/// What is known of a nested instance.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Instance {
+    /// Counts of its jobs.
+    pub(crate) stats: Map<String, Value>,
+    /// Cores, GPUs and nodes: all, down and allocated.
+    counts: [[u64; 3]; 3],
+}
+
+const ALL: usize = 0;
+const DOWN: usize = 1;
+const ALLOCATED: usize = 2;
+
+/// The local form of a URI, when its socket is on this host.
+pub(crate) fn local_uri(uri: &str) -> Option<String> {
+    let path = if let Some(path) = uri.strip_prefix("local://") {
+        path.to_owned()
+    } else {
+        let rest = uri.strip_prefix("ssh://")?;
+        format!("/{}", rest.split_once('/')?.1)
+    };
+    Some(format!("local://{path}"))
+}
+
+/// Connects to an instance of this host.
+pub(crate) fn connect(uri: &str) -> Option<Client> {
+    let local = local_uri(uri)?;
+    // Without the socket there is nothing to wait for.
+    let path = local.strip_prefix("local://")?;
+    std::fs::metadata(path).ok()?;
+    Client::open(Some(&local)).ok()
+}
+
+impl Instance {
+    /// Asks an instance; what it does not answer stays unknown.
+    pub(crate) fn ask(client: &Client) -> Instance {
+        let stats = client.send::<JobStats>(To::Any, &AnyObject::default());
+        let resources = client.send::<SchedStatus_>(To::Any, &AnyObject::default());
+        Instance {
+            stats: stats.wait().map(|answer| answer.0).unwrap_or_default(),
+            counts: resources.wait().map(|answer| count(&answer)).unwrap_or_default(),
+        }
+    }
+
+    fn state(&self, name: &str) -> u64 {
+        self.stats.get("job_states").and_then(|states| states[name].as_u64()).unwrap_or(0)
+    }
+
+    fn count(&self, state: &str, kind: usize) -> Option<u64> {
+        let [all, down, allocated] =
+            [ALL, DOWN, ALLOCATED].map(|state: usize| self.counts[state][kind]);
+        Some(match state {
+            "all" => all,
+            "down" => down,
+            "allocated" => allocated,
+            "up" => all.saturating_sub(down),
+            "free" => all.saturating_sub(down).saturating_sub(allocated),
+            _ => return None,
+        })
+    }
+
+    fn share(&self, kind: usize) -> Field<'static> {
+        match (self.counts[ALL][kind], self.counts[ALLOCATED][kind]) {
+            (0, _) => Field::Empty,
+            (all, allocated) => percent(allocated as f64 / all as f64),
+        }
+    }
+
+    /// The value of `instance.NAME`.
+    pub(crate) fn field(&self, name: &str) -> Option<Field<'static>> {
+        let total = self.state("total");
+        Some(match name {
+            "stats.total" => Field::Int(i64::try_from(total).unwrap_or(i64::MAX)),
+            "utilization" => self.share(0),
+            "gpu_utilization" => self.share(1),
+            "progress" if total == 0 => Field::Empty,
+            "progress" => percent(self.state("inactive") as f64 / total as f64),
+            _ => {
+                let (state, kind) = name.strip_prefix("resources.")?.split_once('.')?;
+                let kind = ["ncores", "ngpus", "nnodes"].iter().position(|k| *k == kind)?;
+                Field::Int(i64::try_from(self.count(state, kind)?).unwrap_or(i64::MAX))
+            }
+        })
+    }
+}
+
+/// A fraction as the commands show it unless the format converts it.
+fn percent(fraction: f64) -> Field<'static> {
+    Field::Float(fraction)
+}
+
+fn count(status: &SchedStatus) -> [[u64; 3]; 3] {
+    [&status.all, &status.down, &status.allocated].map(|value| {
+        ResourceSet::from_value(value)
+            .map_or([0; 3], |set| [set.ncores(), set.ngpus(), set.nnodes() as u64])
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn uris_of_this_host_are_local() {
+        assert_eq!(
+            local_uri("ssh://vm/tmp/flux/local-0").as_deref(),
+            Some("local:///tmp/flux/local-0")
+        );
+        assert_eq!(local_uri("local:///a").as_deref(), Some("local:///a"));
+        assert_eq!(local_uri("tcp://x/y"), None);
+    }
+
+    #[test]
+    fn counts_and_shares() {
+        let stats = json!({"job_states": {"total": 4, "inactive": 1}});
+        let instance = Instance {
+            stats: stats.as_object().expect("object").clone(),
+            counts: [[8, 0, 2], [4, 0, 1], [2, 0, 1]],
+        };
+        let number = |name: &str| instance.field(name).and_then(|field| field.number());
+        assert_eq!(number("resources.free.ncores"), Some(2.0));
+        assert_eq!(number("resources.up.nnodes"), Some(1.0));
+        assert_eq!(number("utilization"), Some(0.25));
+        assert_eq!(number("gpu_utilization"), None);
+        assert_eq!(number("progress"), Some(0.25));
+        assert_eq!(number("stats.total"), Some(4.0));
+    }
+}
