@@ -1,0 +1,94 @@
+//! What must be true at the end, whatever went wrong on the way.
+
+use std::collections::BTreeMap;
+
+use flux_id::JobId;
+use flux_model::eventlog::Eventlog;
+use flux_model::job_event::check;
+use flux_model::resource_set::ResourceSet;
+
+/// What is remembered of a run to judge it.
+#[derive(Debug, Default)]
+pub struct Oracle {
+    /// Jobs whose submission was acknowledged, and when.
+    pub jobs: BTreeMap<u64, u64>,
+    /// For each key: the newest value whose commit was acknowledged, and the newest that was sent.
+    pub keys: BTreeMap<String, (u64, u64)>,
+    /// When each core of each rank is taken: from, to, by which job.
+    cores: BTreeMap<(u32, u32), Vec<(f64, f64, u64)>>,
+    /// Jobs by their result.
+    pub results: BTreeMap<String, u64>,
+}
+
+impl Oracle {
+    /// Judges one job by its eventlog and R.
+    ///
+    /// # Errors
+    /// The law that is broken.
+    pub fn judge_job(&mut self, id: u64, log: &str, r: Option<&str>) -> Result<(), String> {
+        let name = JobId(id).f58();
+        let log = Eventlog::parse(log).map_err(|error| format!("job {name}: {error}"))?;
+        let events = log.events();
+        let status = check::legal_log(events)
+            .map_err(|(at, error)| format!("job {name}: event {at}: {error}: {}", log.encode()))?;
+        if !status.is_inactive() {
+            return Err(format!("job {name} has not ended: {}", log.encode()));
+        }
+        let result = status.result().map_or("none".to_string(), |result| format!("{result:?}"));
+        *self.results.entry(result).or_default() += 1;
+        let count = |name: &str| events.iter().filter(|event| event.name == name).count();
+        for event in ["clean", "alloc", "start"] {
+            if count(event) > 1 {
+                return Err(format!("job {name}: {event} more than once: {}", log.encode()));
+            }
+        }
+        let Some(alloc) = log.find("alloc") else { return Ok(()) };
+        let free = log.find("free").ok_or_else(|| {
+            format!("job {name} ended without giving its resources back: {}", log.encode())
+        })?;
+        let r = r.ok_or_else(|| format!("job {name} was allocated resources but has no R"))?;
+        let r: serde_json::Value =
+            serde_json::from_str(r).map_err(|error| format!("job {name}: R: {error}"))?;
+        let r = ResourceSet::from_value(&r).map_err(|error| format!("job {name}: R: {error}"))?;
+        for (rank, _, children) in r.iter() {
+            for core in children.cores.ids() {
+                let taken = (alloc.timestamp, free.timestamp, id);
+                self.cores.entry((rank, core)).or_default().push(taken);
+            }
+        }
+        Ok(())
+    }
+
+    /// Every core that two jobs had at once.
+    pub fn double_allocations(&mut self) -> Vec<String> {
+        let mut found = Vec::new();
+        for ((rank, core), times) in &mut self.cores {
+            times.sort_by(|one, other| one.0.total_cmp(&other.0));
+            for pair in times.windows(2) {
+                if let [(_, until, first), (from, _, second)] = pair
+                    && from < until
+                {
+                    let (first, second) = (JobId(*first).f58(), JobId(*second).f58());
+                    found.push(format!(
+                        "core {core} of rank {rank} belongs to {first} until {until:.6} and to \
+                         {second} from {from:.6}"
+                    ));
+                }
+            }
+        }
+        found
+    }
+
+    /// Judges the value that a key has.
+    ///
+    /// # Errors
+    /// The law that is broken.
+    pub fn judge_key(&self, key: &str, value: Option<u64>) -> Result<(), String> {
+        let Some((acknowledged, sent)) = self.keys.get(key) else { return Ok(()) };
+        let value = value.unwrap_or(0);
+        if (*acknowledged..=*sent).contains(&value) {
+            return Ok(());
+        }
+        Err(format!("{key} is {value}, but {acknowledged} was acknowledged and {sent} sent last"))
+    }
+}

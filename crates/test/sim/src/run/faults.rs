@@ -1,0 +1,77 @@
+//! What goes wrong, and that it ends.
+
+use flux_proto::Errno;
+
+use super::{Phase, Run, Task};
+use crate::world::SEC;
+
+impl Run {
+    pub(super) fn begin_faults(&mut self) {
+        self.ring(self.scenario.length(), Task::Look);
+        let after = self.rng.range(SEC, 5 * SEC);
+        self.ring(after, Task::Fault);
+    }
+
+    fn follower(&mut self) -> Option<u32> {
+        (self.scenario.size > 1).then(|| self.rng.rank(1, self.scenario.size))
+    }
+
+    /// Does one thing that this run may see.
+    pub(super) fn fault(&mut self) {
+        if self.phase != Phase::Load {
+            return;
+        }
+        let after = self.rng.range(SEC / 10, 15 * SEC);
+        self.ring(after, Task::Fault);
+        let faults = self.scenario.faults;
+        match self.rng.range(0, 6) {
+            0 if faults.links => {
+                if let Some(rank) = self.follower()
+                    && self.world.break_uplink(rank)
+                {
+                    self.count("links broken");
+                }
+            }
+            1 if faults.partitions => {
+                if let Some(rank) = self.follower() {
+                    let us = if self.rng.chance(50) {
+                        self.rng.range(SEC / 10, 5 * SEC)
+                    } else {
+                        self.rng.range(20 * SEC, 40 * SEC)
+                    };
+                    self.world.partition(rank, us);
+                    self.count("partitions");
+                }
+            }
+            2 if faults.followers => {
+                if let Some(rank) = self.follower()
+                    && self.world.is_alive(rank)
+                {
+                    self.world.kill(rank);
+                    let after = self.rng.range(SEC / 10, 10 * SEC);
+                    self.world.start_after(after, rank);
+                    self.count("followers killed");
+                }
+            }
+            3 if faults.leader && self.world.is_alive(0) => {
+                self.world.kill(0);
+                let after = self.rng.range(SEC / 10, 5 * SEC);
+                self.world.start_after(after, 0);
+                self.count("leaders killed");
+            }
+            4 if faults.full => {
+                self.world.disk.fails = Some(Errno::ENOSPC);
+                let after = self.rng.range(SEC / 100, 5 * SEC);
+                self.ring(after, Task::DiskHeals);
+                self.count("disk full");
+            }
+            5 if faults.broken => {
+                self.world.disk.fails = Some(Errno::EIO);
+                let after = self.rng.range(SEC / 100, 3 * SEC);
+                self.ring(after, Task::DiskHeals);
+                self.count("disk errors");
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The load: sessions at random ranks that submit, cancel, watch, commit and read.
+
+use flux_api::job::info::{EventlogWatch, EventlogWatch_, InfoLookup, Lookup as InfoLookupRpc};
+use flux_api::job::ingest::{Submit, SubmitRequest, SubmitResponse};
+use flux_api::job::manager::{Raise, RaiseRequest, Urgency, UrgencyRequest};
+use flux_api::kvs::{
+    Commit, CommitRequest, Lookup, LookupRequest, LookupResponse, Operation, PRIMARY,
+};
+use flux_api::{Body, RpcError};
+use flux_model::sign::wrap_none;
+use flux_model::treeobj::Treeobj;
+use flux_proto::{Errno, Message};
+use serde_json::json;
+
+use super::{Phase, Purpose, Run, Task};
+use crate::brokers::OWNER;
+use crate::clients::Caller;
+use crate::world::{MS, SEC};
+
+/// Somebody at work.
+#[derive(Debug, Default)]
+pub(super) struct Session {
+    pub(super) caller: Option<Caller>,
+    /// The newest value sent for its key.
+    value: u64,
+}
+
+/// Least pause between two actions of a session.
+const PAUSE: u64 = 5 * MS;
+
+impl Run {
+    pub(super) fn begin_load(&mut self) {
+        for at in 0..self.scenario.sessions as usize {
+            self.sessions.push(Session::default());
+            self.ring(0, Task::Session(at));
+        }
+    }
+
+    /// A session's next action.
+    pub(super) fn session(&mut self, at: usize) {
+        if self.phase != Phase::Load {
+            return;
+        }
+        let each = 2 * self.scenario.length() / u64::from(self.scenario.jobs + 20);
+        let pause = self.rng.range(PAUSE, (each * u64::from(self.scenario.sessions)).max(SEC));
+        self.ring(pause, Task::Session(at));
+        let Some(session) = self.sessions.get(at) else { return };
+        let Some(caller) = session.caller else {
+            let rank = self.rng.rank(0, self.scenario.size);
+            let caller = self.world.connect(rank);
+            if let Some(session) = self.sessions.get_mut(at) {
+                session.caller = caller;
+            }
+            return;
+        };
+        match self.rng.range(0, 100) {
+            0..50 => {
+                let burst = if self.rng.chance(15) { 8 } else { 1 };
+                for _ in 0..burst {
+                    self.submit(at, caller);
+                }
+            }
+            50..75 => self.commit(at, caller),
+            75..85 => self.read(caller),
+            85..92 => self.disturb(caller),
+            92..96 => self.hang_up(at, caller),
+            _ => self.watch_job(caller),
+        }
+    }
+
+    fn submit(&mut self, at: usize, caller: Caller) {
+        if self.submitted >= self.scenario.jobs {
+            return;
+        }
+        self.submitted += 1;
+        let nodes = self.rng.range(1, u64::from(self.scenario.size.min(4)) + 1);
+        let cores = self.rng.range(1, u64::from(self.scenario.cores) + 1);
+        let milliseconds = match self.rng.range(0, 4) {
+            0 => self.rng.range(0, 50),
+            1..=2 => self.rng.range(50, 5_000),
+            _ => self.rng.range(1_000, 30_000),
+        };
+        let slot = json!({"type": "slot", "count": 1, "label": "task",
+            "with": [{"type": "core", "count": cores}]});
+        let resources = if self.rng.chance(50) {
+            json!([{"type": "node", "count": nodes, "with": [slot]}])
+        } else {
+            json!([slot])
+        };
+        let duration = if self.rng.chance(20) { 1.5 } else { 0.0 };
+        let mut system = json!({"duration": duration});
+        if self.rng.chance(10) {
+            system["dependencies"] = json!([{"scheme": "begin-time",
+                "value": self.world.clock().wall + 3.0}]);
+        }
+        let jobspec = json!({
+            "version": 1,
+            "resources": resources,
+            "tasks": [{"command": ["sleep", format!("{:.3}", milliseconds as f64 / 1e3)],
+                "slot": "task", "count": {"per_slot": 1}}],
+            "attributes": {"system": system},
+        });
+        let j = wrap_none(jobspec.to_string().as_bytes(), OWNER);
+        let urgency = i64::try_from(self.rng.range(1, 32)).unwrap_or(16);
+        let request = SubmitRequest { j, urgency, flags: 0 };
+        let tag = self.world.call::<Submit>(caller, None, &request);
+        self.purposes.insert((caller, tag), Purpose::Submit(at));
+        self.count("jobs submitted");
+    }
+
+    fn key(at: usize) -> String {
+        format!("test.session{at}.value")
+    }
+
+    fn commit(&mut self, at: usize, caller: Caller) {
+        let Some(session) = self.sessions.get_mut(at) else { return };
+        session.value += 1;
+        let value = session.value;
+        let key = Self::key(at);
+        self.oracle.keys.entry(key.clone()).or_default().1 = value;
+        let request = CommitRequest {
+            namespace: PRIMARY.to_string(),
+            flags: 0,
+            ops: vec![Operation {
+                key: key.clone(),
+                flags: 0,
+                dirent: Treeobj::val(value.to_string().into_bytes()).to_value(),
+            }],
+        };
+        let tag = self.world.call::<Commit>(caller, None, &request);
+        self.purposes.insert((caller, tag), Purpose::Commit(key, value));
+        self.count("commits");
+    }
+
+    fn lookup(&mut self, caller: Caller, key: String, purpose: Purpose) {
+        let request = LookupRequest {
+            key,
+            flags: 0,
+            namespace: Some(PRIMARY.to_string()),
+            rootdir: None,
+            rootseq: None,
+        };
+        let tag = self.world.call::<Lookup>(caller, None, &request);
+        self.purposes.insert((caller, tag), purpose);
+    }
+
+    /// Reads the key of some session, which may be behind.
+    fn read(&mut self, caller: Caller) {
+        let at = usize::try_from(self.rng.range(0, self.sessions.len() as u64)).unwrap_or(0);
+        let key = Self::key(at);
+        self.lookup(caller, key.clone(), Purpose::Lookup(key, 0));
+    }
+
+    /// Cancels a job, or changes its urgency.
+    fn disturb(&mut self, caller: Caller) {
+        let ids: Vec<u64> = self.oracle.jobs.keys().copied().collect();
+        let Some(id) = self.rng.pick(&ids).copied() else { return };
+        let tag = if self.scenario.faults.cancels && self.rng.chance(60) {
+            let request = RaiseRequest {
+                id,
+                severity: 0,
+                kind: "cancel".to_string(),
+                note: None,
+                wait_status: None,
+            };
+            self.count("cancels");
+            self.world.call::<Raise>(caller, None, &request)
+        } else {
+            let urgency = i64::try_from(self.rng.range(1, 32)).unwrap_or(16);
+            self.world.call::<Urgency>(caller, None, &UrgencyRequest { id, urgency })
+        };
+        self.purposes.insert((caller, tag), Purpose::Ignored);
+    }
+
+    fn watch_job(&mut self, caller: Caller) {
+        let ids: Vec<u64> = self.oracle.jobs.keys().copied().collect();
+        let Some(id) = self.rng.pick(&ids).copied() else { return };
+        let request = EventlogWatch { id, path: "eventlog".to_string(), flags: 0 };
+        let tag = self.world.stream::<EventlogWatch_>(caller, None, &request);
+        self.purposes.insert((caller, tag), Purpose::Watch);
+        self.count("watches");
+    }
+
+    fn hang_up(&mut self, at: usize, caller: Caller) {
+        if self.scenario.faults.clients {
+            self.world.hang_up_client(caller);
+            self.forget(caller);
+            self.count("client disconnects");
+            if let Some(session) = self.sessions.get_mut(at) {
+                session.caller = None;
+            }
+        }
+    }
+
+    pub(super) fn load_answered(&mut self, caller: Caller, purpose: Purpose, message: &Message) {
+        let ok = message.errnum() == Errno::OK;
+        match purpose {
+            Purpose::Submit(_) if ok => self.submitted_as(caller, message),
+            Purpose::Submit(_) => {
+                self.count("submissions refused");
+                self.note_error(message);
+            }
+            Purpose::Known(id) if message.errnum() == Errno::ENOENT => {
+                self.world.violation(format!("job {id} was acknowledged but is not known"));
+            }
+            Purpose::Commit(key, value) if ok => {
+                if let Some((acknowledged, _)) = self.oracle.keys.get_mut(&key) {
+                    *acknowledged = (*acknowledged).max(value);
+                }
+                self.count("commits acknowledged");
+                // Where a commit was acknowledged it can be read.
+                self.lookup(caller, key.clone(), Purpose::Lookup(key, value));
+            }
+            Purpose::Commit(..) => self.note_error(message),
+            Purpose::Lookup(key, at_least) => {
+                let value = if ok { value_of(message) } else { None };
+                let known = ok || message.errnum() == Errno::ENOENT;
+                if known && value.unwrap_or(0) < at_least {
+                    let text = format!(
+                        "{key} reads as {value:?} where {at_least} was acknowledged before"
+                    );
+                    self.world.violation(text);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn note_error(&mut self, message: &Message) {
+        if let Some(error) = RpcError::of(message) {
+            self.world.trace.line(self.world.now, || format!("{}: {error}", message.topic()));
+        }
+    }
+
+    fn submitted_as(&mut self, caller: Caller, message: &Message) {
+        match SubmitResponse::take(message) {
+            Ok(SubmitResponse { id }) => {
+                if self.oracle.jobs.insert(id, self.world.now).is_some() {
+                    self.world.violation(format!("job id {id} was given twice"));
+                }
+                let keys = vec!["jobspec".to_string()];
+                let request = InfoLookup { id, keys, flags: 0 };
+                let tag = self.world.call::<InfoLookupRpc>(caller, None, &request);
+                self.purposes.insert((caller, tag), Purpose::Known(id));
+            }
+            Err(error) => self.world.violation(format!("job-ingest.submit: {error}")),
+        }
+    }
+}
+
+/// The number in the response to a lookup.
+pub(super) fn value_of(message: &Message) -> Option<u64> {
+    text_of(message)?.parse().ok()
+}
+
+/// The text in the response to a lookup.
+pub(super) fn text_of(message: &Message) -> Option<String> {
+    let response = LookupResponse::take(message).ok()?;
+    match Treeobj::from_value(&response.val).ok()? {
+        Treeobj::Val(data) => String::from_utf8(data).ok(),
+        _ => None,
+    }
+}

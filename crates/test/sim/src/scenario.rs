@@ -1,0 +1,115 @@
+//! What a seed picks: the tree, the load, the speed of things, and which faults may happen.
+
+use flux_broker::Topology;
+
+use crate::brokers::Shape;
+use crate::rng::Rng;
+use crate::world::{MS, Pace, SEC};
+
+/// Kinds of faults that a run may see, each on or off, so that some runs are of one kind only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Faults {
+    /// Connections to parents break.
+    pub links: bool,
+    /// Ranks are cut off for a while.
+    pub partitions: bool,
+    /// Followers are killed.
+    pub followers: bool,
+    /// The leader is killed.
+    pub leader: bool,
+    /// The disk is full for a while.
+    pub full: bool,
+    /// The disk fails for a while.
+    pub broken: bool,
+    /// Clients hang up in the middle.
+    pub clients: bool,
+    /// Jobs are canceled.
+    pub cancels: bool,
+}
+
+/// One run.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    /// Where everything random comes from.
+    pub seed: u64,
+    /// Number of brokers.
+    pub size: u32,
+    /// `tbon.topo`.
+    pub tree: String,
+    /// Cores of each node.
+    pub cores: u32,
+    /// Connections that submit jobs and change keys.
+    pub sessions: u32,
+    /// Jobs to submit in all.
+    pub jobs: u32,
+    /// Seconds of load and faults.
+    pub seconds: u64,
+    /// What may go wrong.
+    pub faults: Faults,
+    /// How fast things are.
+    pub pace: Pace,
+}
+
+impl Scenario {
+    /// What this seed picks.
+    #[must_use]
+    pub fn of(seed: u64) -> Self {
+        let mut rng = Rng::new(seed ^ 0x5ce4_a210_0000_0000);
+        let size = match rng.range(0, 10) {
+            0 => 1,
+            1..=7 => rng.rank(2, 9),
+            _ => rng.rank(9, 20),
+        };
+        let trees = ["kary:2", "kary:0", "kary:1", "kary:3", "binomial", "mincrit:2"];
+        let tree = (*rng.pick(&trees).unwrap_or(&"kary:2")).to_string();
+        let calm = rng.chance(15);
+        let mut fault = |percent| !calm && rng.chance(percent);
+        let faults = Faults {
+            links: fault(35),
+            partitions: fault(25),
+            followers: fault(35),
+            leader: fault(30),
+            full: fault(25),
+            broken: fault(15),
+            clients: fault(40),
+            cancels: fault(50),
+        };
+        let slow_link = rng.chance(20);
+        let slow_disk = rng.chance(20);
+        let pace = Pace {
+            link: if slow_link { (MS, 80 * MS) } else { (20, 500) },
+            disk: if slow_disk { (20 * MS, 700 * MS) } else { (100, 3 * MS) },
+            spawn: (500, 20 * MS),
+            stubborn: if rng.chance(30) { 30 } else { 0 },
+            failing: if rng.chance(30) { 30 } else { 0 },
+        };
+        Self {
+            seed,
+            size,
+            tree,
+            cores: rng.rank(1, 5),
+            sessions: rng.rank(1, 6),
+            jobs: rng.rank(1, 30),
+            seconds: rng.range(20, 90),
+            faults,
+            pace,
+        }
+    }
+
+    /// What does not change while the instance lives.
+    ///
+    /// # Panics
+    /// When the tree has an unknown name, which none of this crate has.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        let topology = Topology::parse(&self.tree, self.size, &[])
+            .expect("trees of scenarios have valid names");
+        Shape::new(topology, self.cores)
+    }
+
+    /// The end of load and faults in microseconds after its begin.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.seconds * SEC
+    }
+}
