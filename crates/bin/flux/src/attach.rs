@@ -304,6 +304,7 @@ impl<'a> Session<'a> {
 struct StatusLine {
     on: bool,
     shown: bool,
+    text: String,
     since: Instant,
     asked: Option<Instant>,
     around: why::Surroundings,
@@ -316,6 +317,7 @@ impl StatusLine {
         Self {
             on,
             shown: false,
+            text: String::new(),
             since: Instant::now(),
             asked: None,
             around: why::Surroundings::default(),
@@ -351,15 +353,15 @@ impl StatusLine {
         self.around.now = session::now();
         let text =
             machine.status.as_ref().and_then(|status| why::explain(id, status, &self.around));
-        let was_shown = self.shown;
-        self.clear();
-        if let Some(text) = text {
-            let width = terminal_width();
-            let text: String = text.chars().take(width.saturating_sub(1)).collect();
-            output::error_bytes(text.as_bytes());
-            self.shown = true;
-        } else if was_shown {
-            return Some(REFRESH);
+        let text = text.unwrap_or_default();
+        // Drawn again only when it says something else, or something else was written.
+        if !self.shown || text != self.text {
+            self.clear();
+            let width = terminal_width().saturating_sub(1);
+            let fits: String = text.chars().take(width).collect();
+            output::error_bytes(fits.as_bytes());
+            self.shown = !fits.is_empty();
+            self.text = text;
         }
         Some(Duration::from_secs(1))
     }
