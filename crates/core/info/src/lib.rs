@@ -258,6 +258,19 @@ impl Service for InfoService {
         self.lookups.retain(|_, lookup| !lookup.drop_if(message));
     }
 
+    fn on_drain(&mut self, cx: &mut Cx<'_, Wait>) {
+        let error = RpcError::new(Errno::ENOSYS, "job-info is shutting down");
+        let watches: Vec<u64> = self.watches.keys().copied().collect();
+        for ticket in watches {
+            self.end_watch(cx, ticket, Err(error.clone()));
+        }
+        let lookups: Vec<u64> = self.lookups.keys().copied().collect();
+        for ticket in lookups {
+            self.fail_lookup(cx, ticket, &error);
+        }
+        cx.drained();
+    }
+
     fn stats(&self) -> Option<Value> {
         let guests = self.watches.values().filter(|watch| watch.is_guest()).count();
         let updates = self.watches.values().filter(|watch| watch.is_update()).count();

@@ -150,3 +150,19 @@ fn r_is_followed_through_updates() {
     canceled(&mut rig);
     rig.finish();
 }
+
+#[test]
+fn at_the_end_everybody_is_answered() {
+    let mut rig = rig();
+    let lookup = rig.request("job-info.lookup", json!({"id": 1, "keys": ["J"], "flags": 0}));
+    rig.expect("kvs.lookup");
+    let body = json!({"id": 1, "path": "eventlog", "flags": 0});
+    let watch = rig.stream("job-info.eventlog-watch", body);
+    rig.expect("kvs-watch.lookup");
+    rig.drain();
+    canceled(&mut rig);
+    assert_eq!(rig.response(lookup).unwrap_err().errno, Errno::ENOSYS);
+    assert_eq!(rig.response(watch).unwrap_err().errno, Errno::ENOSYS);
+    assert!(rig.drained);
+    rig.finish();
+}
