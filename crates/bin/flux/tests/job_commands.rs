@@ -98,3 +98,39 @@ fn instances_nest() {
     let output = instance("flux alloc -n1 flux getattr instance-level </dev/null");
     assert_eq!(out(&output), "1\n", "{}", err(&output));
 }
+
+#[test]
+fn jobs_are_listed_found_and_told_by_their_end() {
+    let output = instance(
+        "flux run true; flux run --job-name=three sh -c 'exit 3'; \
+         id=$(flux submit --urgency=hold sleep 100); \
+         flux job status $(flux job last '[1]'); echo $?; \
+         flux jobs -no '{name} {status_abbrev} {contextual_info}'; \
+         flux jobs -f failed -no '{name} {returncode} {inactive_reason}'; \
+         flux jobs --stats-only; echo $?; \
+         flux pgrep -ano '{name}' '^thr'; flux pgrep nosuch; echo $?; \
+         flux jobs foo; flux jobs -f foo; flux pkill sleep",
+    );
+    assert_eq!(
+        out(&output).lines().filter(|line| !line.contains("JOBID")).collect::<Vec<_>>(),
+        [
+            "3",
+            "sleep S held",
+            "three 3 Exit 3",
+            "0 running, 1 completed, 1 failed, 1 pending, 0 inactive purged",
+            "0",
+            "three",
+            "1",
+        ],
+        "{}",
+        err(&output)
+    );
+    let errors = err(&output);
+    for text in [
+        "JobID foo unknown\n",
+        "flux-jobs: ERROR: Invalid filter specified: foo\n",
+        "flux-pkill: INFO: Canceled 1 job\n",
+    ] {
+        assert!(errors.contains(text), "{text:?} is not in {errors}");
+    }
+}

@@ -9,6 +9,7 @@ use flux_lifecycle::{
     AttributeService, Attributes, ConfigService, GroupsService, HeartbeatService, LogService,
     LogSettings, Settings, StateMachineService,
 };
+use flux_list::ListService;
 use flux_manager::JobManager;
 use flux_model::blobref::HashAlg;
 use flux_resource::{ResourceService, ResourceSettings};
@@ -67,6 +68,9 @@ pub(crate) fn modules(plan: &Plan) -> Vec<Box<dyn Module>> {
         modules.push(module(JobManager::default()));
     }
     modules.push(module(InfoService::default()));
+    if leader {
+        modules.push(module(ListService::default()));
+    }
     modules.push(module(IngestService::default()));
     if leader {
         modules
