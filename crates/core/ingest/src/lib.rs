@@ -38,6 +38,13 @@ const WAITING_MAX: usize = 65_536;
 /// Largest rank that makes ids of its own; others ask upstream.
 pub const MAX_GENERATOR: u32 = 16_367;
 
+/// Job ids take a new timestamp this often, or when its sequence numbers are used up.
+///
+/// An id is also a path in the KVS, `job.TTTT.TTTT.TTgg.ggss`, whose directories are written anew
+/// with every change of a job. With a timestamp per millisecond up to 256 of them meet in the
+/// third directory; so it holds 16, and the fourth the jobs of 16 milliseconds.
+const ID_WINDOW_MS: u64 = 16;
+
 /// What the service waits for.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Wait {
@@ -71,6 +78,7 @@ pub struct IngestService {
     batches: BTreeMap<u64, Vec<Entry>>,
     next: u64,
     stopped: bool,
+    draining: bool,
     ticking: bool,
     requests: u64,
     errors: u64,
@@ -97,6 +105,7 @@ impl IngestService {
             batches: BTreeMap::new(),
             next: 0,
             stopped: false,
+            draining: false,
             ticking: false,
             requests: 0,
             errors: 0,
@@ -242,7 +251,8 @@ impl IngestService {
         let mut batch = Vec::new();
         let mut ids = 0;
         for entry in self.waiting.iter_mut().take(BATCH_MAX) {
-            match generator.next(elapsed) {
+            let id = generator.next(elapsed - elapsed % ID_WINDOW_MS);
+            match id.or_else(|_| generator.next(elapsed)) {
                 Ok(JobId(id)) => entry.job.id = id,
                 Err(_) => break,
             }
@@ -285,6 +295,15 @@ impl IngestService {
             }
         }
         self.flush(cx);
+        self.drained_if_idle(cx);
+    }
+
+    /// Says drained once the manager has answered for every job.
+    fn drained_if_idle(&mut self, cx: &mut Cx<'_, Wait>) {
+        if self.draining && self.batches.is_empty() && self.waiting.is_empty() {
+            self.draining = false;
+            cx.drained();
+        }
     }
 }
 
@@ -372,6 +391,23 @@ impl Service for IngestService {
         self.policy =
             Policy::from_config(config).map_err(|text| RpcError::new(Errno::EINVAL, text))?;
         Ok(())
+    }
+
+    /// What the manager was not given is refused; what it was given is answered as it says.
+    fn on_drain(&mut self, cx: &mut Cx<'_, Wait>) {
+        self.stopped = true;
+        self.draining = true;
+        let error = RpcError::new(Errno::ENOSYS, "job-ingest is shutting down");
+        for answer in std::mem::take(&mut self.early_info) {
+            answer.err(cx, error.clone());
+        }
+        for (_, answer) in std::mem::take(&mut self.early) {
+            answer.err(cx, error.clone());
+        }
+        for entry in std::mem::take(&mut self.waiting) {
+            entry.answer.err(cx, error.clone());
+        }
+        self.drained_if_idle(cx);
     }
 
     fn stats(&self) -> Option<Value> {

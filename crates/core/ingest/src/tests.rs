@@ -121,3 +121,19 @@ fn what_is_wrong_is_said() {
     }
     rig.finish();
 }
+
+#[test]
+fn at_the_end_the_managers_word_is_awaited_and_the_rest_refused() {
+    let mut rig = rig();
+    let body = json!({"J": signed(1000), "urgency": 16, "flags": 0});
+    let given = rig.request("job-ingest.submit", body.clone());
+    let batch = rig.expect("job-manager.submit");
+    let waiting = rig.request("job-ingest.submit", body);
+    rig.drain();
+    assert_eq!(rig.response(waiting).unwrap_err().errno, Errno::ENOSYS);
+    assert!(!rig.drained);
+    rig.reply(&batch, json!({"errors": []}));
+    assert!(rig.response(given).is_ok());
+    assert!(rig.drained);
+    rig.finish();
+}
