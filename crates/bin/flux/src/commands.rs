@@ -12,16 +12,29 @@ mod batch;
 mod broker;
 mod bulksubmit;
 mod cancel;
+mod dmesg;
+mod event_view;
+mod exec;
+mod getattr;
 mod hostlist;
 mod human_time;
 mod job;
 mod jobs;
 mod keygen;
+mod kvs;
+mod log_line;
+mod logger;
+mod lsattr;
+mod overlay;
 mod pgrep;
+mod ping;
 mod program;
 mod pstree;
+mod queue;
+mod resource;
 mod resource_set;
 mod run;
+mod setattr;
 mod shell;
 mod start;
 mod submit;
@@ -71,6 +84,13 @@ pub(crate) const COMMANDS: &[Entry] = &[
     Entry { name: "keygen", style: Style::Binary, command: keygen::command, run: keygen::run },
     Entry { name: "run", style: Style::Script, command: run::command, run: run::run },
     Entry { name: "submit", style: Style::Script, command: submit::command, run: submit::run },
+    Entry { name: "getattr", style: Style::Binary, command: getattr::command, run: getattr::run },
+    Entry { name: "setattr", style: Style::Binary, command: setattr::command, run: setattr::run },
+    Entry { name: "lsattr", style: Style::Binary, command: lsattr::command, run: lsattr::run },
+    Entry { name: "dmesg", style: Style::Binary, command: dmesg::command, run: dmesg::run },
+    Entry { name: "logger", style: Style::Binary, command: logger::command, run: logger::run },
+    Entry { name: "ping", style: Style::Binary, command: ping::command, run: ping::run },
+    Entry { name: "exec", style: Style::Binary, command: exec::command, run: exec::run },
     Entry { name: "cancel", style: Style::Script, command: cancel::command, run: cancel::run },
     Entry { name: "jobs", style: Style::Script, command: jobs::command, run: jobs::run },
     Entry { name: "pgrep", style: Style::Script, command: pgrep::command, run: pgrep::run },
@@ -78,4 +98,13 @@ pub(crate) const COMMANDS: &[Entry] = &[
     Entry { name: "pstree", style: Style::Script, command: pstree::command, run: pstree::run },
     Entry { name: "update", style: Style::Script, command: update::command, run: update::run },
     Entry { name: "watch", style: Style::Script, command: watch::command, run: watch::run },
+    Entry { name: "queue", style: Style::Script, command: queue::command, run: queue::run },
+    Entry { name: "overlay", style: Style::Binary, command: overlay::command, run: overlay::run },
+    Entry {
+        name: "resource",
+        style: Style::Script,
+        command: resource::command,
+        run: resource::run,
+    },
+    Entry { name: "kvs", style: Style::Binary, command: kvs::command, run: kvs::run },
 ];

@@ -1,0 +1,244 @@
+//! `flux resource list`, `info` and `R`: resources as the scheduler sees them.
+
+use std::collections::BTreeMap;
+
+use clap::ArgMatches;
+use flux_api::body::AnyObject;
+use flux_api::resource::SchedStatus_;
+use flux_client::{Client, To};
+use flux_format::{Field, Row};
+use flux_id::Idset;
+use flux_model::resource_set::ResourceSet;
+
+use super::{PROGRAM, format, inventory, inventory::Queues, print, states};
+use crate::{failure::Failure, output};
+
+const FORMATS: &[(&str, &str, &str)] = &[
+    (
+        "default",
+        "{state:>10} ?+:{queue:<5} ?:{propertiesx:<10.10+} {nnodes:>6} +:{ncores:>6} ?+:{ngpus:>5} {nodelist}",
+        "Default flux-resource list format",
+    ),
+    (
+        "rlist",
+        "{state:>10} ?+:{queue:<5} ?:{propertiesx:<10.10+} {nnodes:>6} +:{ncores:>6} ?+:{ngpus:>5} {rlist}",
+        "As default, with cores and gpus of ranks",
+    ),
+];
+
+const STATES: &[&str] = &["up", "down", "allocated", "free", "all"];
+
+/// The scheduler's view.
+struct View {
+    all: ResourceSet,
+    down: ResourceSet,
+    allocated: ResourceSet,
+}
+
+impl View {
+    fn ask(client: &Client, matches: &ArgMatches, queues: &Queues) -> Result<View, Failure> {
+        let status = client.call::<SchedStatus_>(To::Rank(0), &AnyObject::default());
+        let status = status.map_err(|error| PROGRAM.error(&error))?;
+        let all = inventory::resource_set(&status.all)?;
+        let included = inventory::included(matches, &all, || Ok(queues.clone()))?;
+        let part = |value| inventory::resource_set(value).map(|set| set.copy_ranks(&included));
+        Ok(View {
+            all: all.copy_ranks(&included),
+            down: part(&status.down)?,
+            allocated: part(&status.allocated)?,
+        })
+    }
+
+    fn state(&self, name: &str) -> ResourceSet {
+        match name {
+            "down" => self.down.clone(),
+            "allocated" => self.allocated.clone(),
+            "up" => self.all.diff(&self.down),
+            "free" => self.all.diff(&self.allocated).diff(&self.down),
+            _ => self.all.clone(),
+        }
+    }
+
+    /// Lines of some states; a line for each combination of queues and properties.
+    fn lines(&self, states: &[&str], queues: &Queues, fields: &[&str], empty: bool) -> Vec<Line> {
+        let by_queue = fields.contains(&"queue");
+        let by_property = fields.iter().any(|field| field.starts_with("properties"));
+        let mut lines = Vec::new();
+        for state in states {
+            let set = self.state(state);
+            let mut groups: BTreeMap<(String, String, String), Idset> = BTreeMap::new();
+            if !by_queue && !by_property && !set.is_empty() {
+                groups.insert(Default::default(), set.ranks());
+            } else {
+                for rank in set.ranks().ids() {
+                    // Properties are those of the inventory; allocations need not have them.
+                    let names: Vec<&str> = self.all.properties_of(rank).collect();
+                    let others: Vec<&str> =
+                        names.iter().copied().filter(|name| !queues.is_queue(name)).collect();
+                    let queue =
+                        if by_queue { queues.with(&names).join(",") } else { String::new() };
+                    let (names, others) = if by_property {
+                        (names.join(","), others.join(","))
+                    } else {
+                        Default::default()
+                    };
+                    groups.entry((queue, names, others)).or_default().insert(rank);
+                }
+            }
+            if groups.is_empty() && empty {
+                groups.insert(Default::default(), Idset::new());
+            }
+            for ((queue, properties, propertiesx), ranks) in groups {
+                let set = set.copy_ranks(&ranks);
+                let state = (*state).to_owned();
+                lines.push(Line { state, queue, properties, propertiesx, set });
+            }
+        }
+        lines
+    }
+}
+
+/// A line.
+struct Line {
+    state: String,
+    queue: String,
+    properties: String,
+    propertiesx: String,
+    set: ResourceSet,
+}
+
+fn heading(field: &str) -> Option<&'static str> {
+    Some(match field {
+        "state" => "STATE",
+        "queue" => "QUEUE",
+        "properties" | "propertiesx" => "PROPERTIES",
+        "nnodes" => "NNODES",
+        "ncores" => "NCORES",
+        "ngpus" => "NGPUS",
+        "ranks" => "RANKS",
+        "nodelist" => "NODELIST",
+        "rlist" => "LIST",
+        _ => return None,
+    })
+}
+
+impl Row for Line {
+    fn field(&self, name: &str) -> Option<Field<'_>> {
+        Some(match name {
+            "state" => Field::from(self.state.as_str()),
+            "queue" => Field::from(self.queue.as_str()),
+            "properties" => Field::from(self.properties.as_str()),
+            "propertiesx" => Field::from(self.propertiesx.as_str()),
+            "nnodes" => Field::Uint(self.set.nnodes() as u64),
+            "ncores" => Field::Uint(self.set.ncores()),
+            "ngpus" => Field::Uint(self.set.ngpus()),
+            "ranks" => Field::from(self.set.ranks().to_string()),
+            "nodelist" => Field::from(self.set.nodelist().to_string()),
+            "rlist" => Field::from(self.set.summary()),
+            _ => return None,
+        })
+    }
+}
+
+/// Runs `flux resource list`.
+pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
+    let Some(states) = states(matches, STATES, "free,allocated,down")? else { return Ok(()) };
+    let default = if matches.get_count("verbose") > 0 { "rlist" } else { "default" };
+    let Some(format) = format(matches, FORMATS, default)? else { return Ok(()) };
+    format.check(&heading).map_err(|error| super::wrong_format(&error))?;
+    let client = PROGRAM.open()?;
+    let queues = Queues::ask(&client)?;
+    let view = View::ask(&client, matches, &queues)?;
+    let fields: Vec<&str> = format.fields().collect();
+    let empty = !matches.get_flag("skip-empty") || matches.get_flag("no-skip-empty");
+    let lines = view.lines(&states, &queues, &fields, empty);
+    print(matches, &format, &heading, &lines, false)
+}
+
+/// The resources of the states that are asked for, all by default.
+fn chosen(matches: &ArgMatches) -> Result<Option<ResourceSet>, Failure> {
+    let Some(states) = states(matches, STATES, "all")? else { return Ok(None) };
+    let client = PROGRAM.open()?;
+    let queues = Queues::ask(&client)?;
+    let view = View::ask(&client, matches, &queues)?;
+    let sets = ResourceSet::union_all(states.iter().map(|state| view.state(state)));
+    sets.map(Some).map_err(|error| PROGRAM.fail(error.to_string()))
+}
+
+/// Runs `flux resource info`.
+pub(super) fn info(matches: &ArgMatches) -> Result<(), Failure> {
+    if let Some(set) = chosen(matches)? {
+        let (nodes, cores, gpus) = (set.nnodes(), set.ncores(), set.ngpus());
+        output::line(&format!("{nodes} Nodes, {cores} Cores, {gpus} GPUs"));
+    }
+    Ok(())
+}
+
+/// Runs `flux resource R`.
+pub(super) fn r(matches: &ArgMatches) -> Result<(), Failure> {
+    if let Some(set) = chosen(matches)? {
+        output::line(&output::spaced_json(&set.to_value()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use flux_format::{Format, RenderOptions, Utc};
+    use serde_json::json;
+
+    use super::*;
+
+    fn view(hosts: &str, down: &str) -> View {
+        let all = json!({"version": 1, "execution": {
+            "R_lite": [{"rank": "0-3", "children": {"core": "0-3"}}],
+            "nodelist": [hosts], "starttime": 0.0, "expiration": 0.0,
+            "properties": {"batch": "0-1", "big": "1"}}});
+        let all = ResourceSet::from_value(&all).unwrap();
+        let down = all.copy_ranks(&down.parse().unwrap());
+        View { all, down, allocated: ResourceSet::new() }
+    }
+
+    fn show(view: &View, queues: &Queues, format: &str) -> String {
+        let format = Format::parse(format).unwrap();
+        let fields: Vec<&str> = format.fields().collect();
+        let lines = view.lines(&["free", "allocated", "down"], queues, &fields, true);
+        let options = RenderOptions { header: true, trim: false };
+        format.render(&heading, &lines, &Utc, options).unwrap().join("\n")
+    }
+
+    #[test]
+    fn the_list_looks_as_observed() {
+        let mut view = view("vm,vm,vm,vm", "2");
+        view.all.set_property("batch", &Idset::new()).ok();
+        let plain = ResourceSet::parse(
+            &view
+                .all
+                .to_value()
+                .to_string()
+                .replace(r#","properties":{"batch":"0-1","big":"1"}"#, ""),
+        )
+        .unwrap();
+        view.down = plain.copy_ranks(&"2".parse().unwrap());
+        view.all = plain;
+        let format = FORMATS[0].1.replace("?+:{ngpus", "+:{ngpus");
+        let expected = "     STATE NNODES NCORES NGPUS NODELIST\n      free      3     12     0 vm,vm,vm\n allocated      0      0     0 \n      down      1      4     0 vm";
+        assert_eq!(show(&view, &Queues::default(), &format), expected);
+    }
+
+    #[test]
+    fn lists_of_cores_are_those_of_the_guide() {
+        let view = view("fluke[25-28]", "0");
+        let text = show(&view, &Queues::default(), "{state:>10} {nnodes} {ncores} {ngpus} {rlist}");
+        let expected = "     STATE NNODES NCORES NGPUS LIST\n      free 3 12 0 rank[1-3]/core[0-3]\n allocated 0 0 0 \n      down 1 4 0 rank0/core[0-3]";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn nodes_are_told_apart_by_queue_and_property() {
+        let config = json!({"queues": {"batch": {"requires": ["batch"]}}});
+        let view = view("a[0-3]", "3");
+        let text = show(&view, &Queues::of(&config), "{state} {queue} {propertiesx} {nodelist}");
+        assert!(text.contains("free batch big a1") && text.contains("free batch  a0"), "{text}");
+    }
+}

@@ -1,0 +1,337 @@
+//! `flux resource status`, and the list of drained nodes.
+
+use clap::ArgMatches;
+use flux_api::body::AnyObject;
+use flux_api::job::manager::ResourceStatus as Allocated;
+use flux_api::resource::{ResourceStatus, Status};
+use flux_client::{Client, To};
+use flux_format::{Field, Row};
+use flux_id::Idset;
+use flux_model::resource_set::ResourceSet;
+
+use super::{PROGRAM, format, inventory, inventory::Queues, print, states};
+use crate::{commands::program::wants_color, failure::Failure};
+
+const STATUS: &[(&str, &str, &str)] = &[
+    (
+        "default",
+        "{state:>12} {color_up}{up:>2}{color_off} {nnodes:>6} {nodelist}",
+        "Default flux-resource status format",
+    ),
+    (
+        "long",
+        "{state:>12} {color_up}{up:>2}{color_off} {nnodes:>6} +:{reason:<30.30} {nodelist}",
+        "As default, with reasons",
+    ),
+];
+
+const DRAINED: &[(&str, &str, &str)] = &[
+    (
+        "default",
+        "{timestamp!d:%b%d %R::<12} {state:<8.8} {reason:<30.30+} {nodelist}",
+        "Default flux-resource drain format",
+    ),
+    (
+        "long",
+        "{timestamp!d:%b%d %R::<12} {state:<8.8} {ranks:<8.8+} +:{reason:<30.30} {nodelist}",
+        "As default, with ranks and whole reasons",
+    ),
+];
+
+const STATES: &[&str] = &[
+    "all",
+    "online",
+    "avail",
+    "offline",
+    "exclude",
+    "drain",
+    "draining",
+    "drained",
+    "torpid",
+    "allocated",
+    "housekeeping",
+];
+
+const DEFAULT: &str = "avail,exclude,draining,drained,torpid,housekeeping";
+
+/// Who drained it, when, why.
+#[derive(Debug, Clone)]
+struct Drained {
+    ranks: Idset,
+    timestamp: f64,
+    reason: String,
+}
+
+/// The instance by state.
+#[derive(Debug, Default)]
+struct Instance {
+    all: ResourceSet,
+    offline: Idset,
+    exclude: Idset,
+    torpid: Idset,
+    allocated: Idset,
+    drained: Vec<Drained>,
+}
+
+/// A line.
+#[derive(Debug)]
+struct Line {
+    state: &'static str,
+    ranks: Idset,
+    nodelist: String,
+    up: bool,
+    timestamp: f64,
+    reason: String,
+    color: bool,
+}
+
+fn parse(text: &str) -> Result<Idset, Failure> {
+    text.parse().map_err(|_| PROGRAM.fail(format!("resource.status: bad idset '{text}'")))
+}
+
+impl Instance {
+    fn ask(client: &Client) -> Result<Instance, Failure> {
+        let none = AnyObject::default();
+        let status = client.send::<Status>(To::Rank(0), &none);
+        let allocated = client.send::<Allocated>(To::Rank(0), &none);
+        let status = status.wait().map_err(|error| PROGRAM.error(&error))?;
+        // Guests may not ask for it, and without a job manager nothing is allocated.
+        let allocated = allocated.wait().ok();
+        let allocated =
+            allocated.and_then(|answer| ResourceSet::from_value(&answer.allocated).ok());
+        Instance::of(&status, allocated.map(|set| set.ranks()).unwrap_or_default())
+    }
+
+    fn of(status: &ResourceStatus, allocated: Idset) -> Result<Instance, Failure> {
+        let mut drained = Vec::new();
+        for (ranks, info) in &status.drain {
+            drained.push(Drained {
+                ranks: parse(ranks)?,
+                timestamp: info["timestamp"].as_f64().unwrap_or(0.0),
+                reason: info["reason"].as_str().unwrap_or_default().to_owned(),
+            });
+        }
+        drained.sort_by(|a, b| {
+            a.timestamp.total_cmp(&b.timestamp).then(a.ranks.first().cmp(&b.ranks.first()))
+        });
+        Ok(Instance {
+            all: inventory::resource_set(&status.r)?,
+            offline: parse(&status.offline)?,
+            exclude: parse(&status.exclude)?,
+            torpid: parse(&status.torpid)?,
+            allocated,
+            drained,
+        })
+    }
+
+    fn drained_ranks(&self) -> Idset {
+        let mut ranks = Idset::new();
+        self.drained.iter().for_each(|drained| ranks.insert_all(&drained.ranks));
+        ranks
+    }
+
+    /// Lines for some states of the ranks `included`; drained nodes with `reasons` a line for
+    /// each reason and time.
+    fn lines(&self, states: &[&str], included: &Idset, reasons: bool, empty: bool) -> Vec<Line> {
+        let all = self.all.ranks();
+        let drained = self.drained_ranks();
+        let mut lines = Vec::new();
+        for name in STATES.iter().filter(|name| states.contains(name)) {
+            let set = match *name {
+                "all" => all.clone(),
+                "online" => all.difference(&self.offline),
+                "offline" => self.offline.clone(),
+                "avail" => all.difference(&self.exclude).difference(&drained),
+                "exclude" => self.exclude.clone(),
+                "torpid" => self.torpid.clone(),
+                "allocated" => self.allocated.clone(),
+                "draining" | "drained" | "drain" => {
+                    let busy = |ranks: &Idset| match *name {
+                        "draining" => ranks.intersection(&self.allocated),
+                        "drained" => ranks.difference(&self.allocated),
+                        _ => ranks.clone(),
+                    };
+                    if reasons {
+                        let before = lines.len();
+                        for info in &self.drained {
+                            let ranks = busy(&info.ranks).intersection(included);
+                            self.split(name, &ranks, Some(info), false, &mut lines);
+                        }
+                        if lines.len() == before {
+                            self.split(name, &Idset::new(), None, empty, &mut lines);
+                        }
+                        continue;
+                    }
+                    busy(&drained)
+                }
+                // Housekeeping holds resources until it ends: they count as allocated.
+                _ => Idset::new(),
+            };
+            self.split(name, &set.intersection(included), None, empty, &mut lines);
+        }
+        lines
+    }
+
+    /// A line for the ranks that are online, and one for those that are not.
+    fn split(
+        &self,
+        state: &'static str,
+        ranks: &Idset,
+        info: Option<&Drained>,
+        empty: bool,
+        lines: &mut Vec<Line>,
+    ) {
+        let line = |ranks: Idset, up: bool| Line {
+            state,
+            nodelist: inventory::hosts(&self.all, &ranks),
+            ranks,
+            up,
+            timestamp: info.map_or(0.0, |info| info.timestamp),
+            reason: info.map(|info| info.reason.clone()).unwrap_or_default(),
+            color: false,
+        };
+        let online = ranks.difference(&self.offline);
+        let offline = ranks.intersection(&self.offline);
+        let show_empty = empty && offline.is_empty();
+        if !online.is_empty() || (show_empty && state != "offline") {
+            lines.push(line(online, true));
+        }
+        if !offline.is_empty() || (show_empty && state == "offline") {
+            lines.push(line(offline, false));
+        }
+    }
+}
+
+fn heading(field: &str) -> Option<&'static str> {
+    Some(match field {
+        "state" | "statex" => "STATE",
+        "nnodes" => "NNODES",
+        "ranks" => "RANKS",
+        "nodelist" => "NODELIST",
+        "reason" => "REASON",
+        "timestamp" => "TIME",
+        "status" => "STATUS",
+        "up" | "up.ascii" => "UP",
+        "color_up" | "color_off" => "",
+        _ => return None,
+    })
+}
+
+impl Row for Line {
+    fn field(&self, name: &str) -> Option<Field<'_>> {
+        let paint = |code: &'static str| Field::from(if self.color { code } else { "" });
+        Some(match (name, self.up) {
+            ("state", _) => Field::from(self.state),
+            ("statex", true) => Field::from(self.state),
+            ("statex", false) => Field::from(format!("{}*", self.state)),
+            ("nnodes", _) => Field::Uint(self.ranks.len()),
+            ("ranks", _) => Field::from(self.ranks.to_string()),
+            ("nodelist", _) => Field::from(self.nodelist.as_str()),
+            ("reason", _) => Field::from(self.reason.as_str()),
+            ("timestamp", _) => Field::Time(self.timestamp),
+            ("status", up) => Field::from(if up { "online" } else { "offline" }),
+            ("up", up) => Field::from(if up { "✔" } else { "✗" }),
+            ("up.ascii", up) => Field::from(if up { "y" } else { "n" }),
+            ("color_up", up) => paint(if up { "\x1b[01;32m" } else { "\x1b[01;31m" }),
+            ("color_off", _) => paint("\x1b[0;0m"),
+            _ => return None,
+        })
+    }
+}
+
+/// Runs `flux resource status`.
+pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
+    let Some(states) = states(matches, STATES, DEFAULT)? else { return Ok(()) };
+    let Some(format) = format(matches, STATUS, "default")? else { return Ok(()) };
+    let chosen = crate::commands::program::text(matches, "states").is_some();
+    let empty = chosen && !matches.get_flag("skip-empty");
+    show(matches, &format, &states, empty)
+}
+
+/// Lists drained nodes.
+pub(super) fn run_drained(matches: &ArgMatches) -> Result<(), Failure> {
+    let Some(format) = format(matches, DRAINED, "default")? else { return Ok(()) };
+    show(matches, &format, &["draining", "drained"], false)
+}
+
+fn show(
+    matches: &ArgMatches,
+    format: &flux_format::Format,
+    states: &[&str],
+    empty: bool,
+) -> Result<(), Failure> {
+    format.check(&heading).map_err(|error| super::wrong_format(&error))?;
+    let client = PROGRAM.open()?;
+    let instance = Instance::ask(&client)?;
+    let included = inventory::included(matches, &instance.all, || Queues::ask(&client))?;
+    let reasons = format.fields().any(|field| matches!(field, "reason" | "timestamp"));
+    let mut lines = instance.lines(states, &included, reasons, empty);
+    if states == ["draining", "drained"] {
+        lines.sort_by(|a, b| a.timestamp.total_cmp(&b.timestamp));
+    }
+    let color = wants_color(matches);
+    lines.iter_mut().for_each(|line| line.color = color);
+    if color {
+        return print(matches, format, &heading, &lines, true);
+    }
+    print(matches, &format.clone().without(&["color_up", "color_off"]), &heading, &lines, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use flux_format::{Format, RenderOptions, Utc};
+    use serde_json::json;
+
+    use super::*;
+
+    fn instance() -> Instance {
+        let status = json!({
+            "R": {"version": 1, "execution": {
+                "R_lite": [{"rank": "0-3", "children": {"core": "0-3"}}],
+                "nodelist": ["vm,vm,vm,vm"], "starttime": 0.0, "expiration": 0.0}},
+            "drain": {"2": {"timestamp": 1_795_216_920.0, "reason": "some reason"}},
+            "online": "0-3", "offline": "", "exclude": "", "torpid": "",
+        });
+        Instance::of(&serde_json::from_value(status).unwrap(), Idset::new()).unwrap()
+    }
+
+    fn show(format: &str, instance: &Instance, states: &str, reasons: bool, empty: bool) -> String {
+        let states: Vec<&str> = states.split(',').collect();
+        let lines = instance.lines(&states, &instance.all.ranks(), reasons, empty);
+        let format = Format::parse(format).unwrap().without(&["color_up", "color_off"]);
+        format.render(&heading, &lines, &Utc, RenderOptions::default()).unwrap().join("\n")
+    }
+
+    #[test]
+    fn status_looks_as_observed() {
+        let expected = "       STATEUP NNODES NODELIST\n       avail ✔      3 vm,vm,vm\n     drained ✔      1 vm";
+        assert_eq!(show(STATUS[0].1, &instance(), DEFAULT, false, false), expected);
+    }
+
+    #[test]
+    fn drained_nodes_look_as_observed() {
+        let expected = "TIME         STATE    REASON                         NODELIST\n\
+                        Nov20 23:22  drained  some reason                    vm";
+        assert_eq!(show(DRAINED[0].1, &instance(), "draining,drained", true, false), expected);
+        let mut nothing = instance();
+        nothing.drained.clear();
+        let header = "TIME         STATE    REASON                         NODELIST";
+        assert_eq!(show(DRAINED[0].1, &nothing, "draining,drained", true, false), header);
+    }
+
+    #[test]
+    fn asked_for_states_are_shown_even_when_empty() {
+        let text = show("{state} {nnodes}", &instance(), "offline,exclude", false, true);
+        assert_eq!(text, "STATE NNODES\noffline 0\nexclude 0");
+        let mut instance = instance();
+        instance.offline.insert(1);
+        instance.allocated.insert(2);
+        let text = show("{statex} {ranks}", &instance, "avail,drain,draining", false, false);
+        assert_eq!(text, "STATE RANKS\navail 0,3\navail* 1\ndrain 2\ndraining 2");
+    }
+
+    #[test]
+    fn the_guides_hostlist_of_everything() {
+        assert_eq!(show("{nodelist}", &instance(), "all", false, true), "NODELIST\nvm,vm,vm,vm");
+    }
+}
