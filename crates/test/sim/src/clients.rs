@@ -119,7 +119,7 @@ impl World {
         self.clients.remove(&caller);
     }
 
-    pub(crate) fn to_client(&mut self, caller: Caller, message: Message) {
+    pub(crate) fn send_to_client(&mut self, caller: Caller, message: Message) {
         let delay = self.rng.range(5, 60);
         let now = self.now;
         let Some(client) = self.clients.get_mut(&caller) else { return };

@@ -46,6 +46,7 @@ enum Purpose {
     Lookup(String, u64),
     Watch,
     Ignored,
+    Online,
     Active,
     Log(u64),
     Resources(u64),
@@ -94,6 +95,9 @@ struct Run {
     submitted: u32,
     auditor: Option<Caller>,
     auditing: usize,
+    /// Looks in a row that found nothing going on.
+    calm: u32,
+    all_online: bool,
     logs: BTreeMap<u64, String>,
     exits: u32,
     counts: BTreeMap<&'static str, u64>,
@@ -118,6 +122,8 @@ pub fn run(scenario: Scenario, verbose: bool) -> Report {
         submitted: 0,
         auditor: None,
         auditing: 0,
+        calm: 0,
+        all_online: false,
         logs: BTreeMap::new(),
         exits: 0,
         counts: BTreeMap::new(),
@@ -285,6 +291,7 @@ impl Run {
                     self.world.violation(format!("shutdown: {}", message.errnum().text()));
                 }
             }
+            Purpose::Online => self.online(message),
             Purpose::Active => self.active(message),
             Purpose::Log(_) | Purpose::Resources(_) | Purpose::Key(_) => {
                 self.judge(caller, purpose, message);

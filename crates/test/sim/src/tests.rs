@@ -1,8 +1,114 @@
+use flux_api::lifecycle::{ShutdownRequest, ShutdownStart, WaitRun};
+use flux_broker::Topology;
+use flux_model::sign::wrap_none;
+use flux_proto::Errno;
+use serde_json::json;
+
+use crate::brokers::{OWNER, Shape};
 use crate::run::run_seed;
+use crate::world::{Notice, Pace, SEC, World};
 
 #[test]
 fn a_seed_gives_the_same_trace_twice() {
     for seed in [1, 7, 40] {
         assert_eq!(run_seed(seed).hash, run_seed(seed).hash);
+    }
+}
+
+fn sweep(seeds: std::ops::Range<u64>) {
+    for seed in seeds {
+        let report = run_seed(seed);
+        assert!(
+            report.violations.is_empty(),
+            "seed {seed}: {:?}\nagain: cargo run --release -p flux-sim -- --show {seed}",
+            report.violations
+        );
+    }
+}
+
+// In parts, so that they run side by side.
+#[test]
+fn seeds_0_to_49_keep_all_laws() {
+    sweep(0..50);
+}
+
+#[test]
+fn seeds_50_to_99_keep_all_laws() {
+    sweep(50..100);
+}
+
+#[test]
+fn seeds_100_to_149_keep_all_laws() {
+    sweep(100..150);
+}
+
+#[test]
+fn seeds_150_to_199_keep_all_laws() {
+    sweep(150..200);
+}
+
+/// Steps until something that a script may want to know happened.
+fn next(world: &mut World) -> Notice {
+    loop {
+        assert!(world.violations.is_empty(), "{:?}", world.violations);
+        if let Some(notice) = world.notices.pop_front() {
+            return notice;
+        }
+        assert!(world.step(), "nothing is left to happen");
+        assert!(world.now < 3600 * SEC, "too late");
+    }
+}
+
+/// Steps until the answer to this call.
+fn answer(world: &mut World, wanted: u32) -> flux_proto::Message {
+    loop {
+        if let Notice::Response { tag, message, .. } = next(world)
+            && tag == wanted
+        {
+            assert_eq!(message.errnum(), Errno::OK, "{}", message.error_text());
+            return message;
+        }
+    }
+}
+
+#[test]
+fn boots_512_brokers_runs_a_job_on_every_rank_and_shuts_down() {
+    use flux_api::job::ingest::{Submit, SubmitRequest};
+    use flux_api::job::manager::{Wait, WaitRequest};
+
+    let size = 512;
+    let shape = Shape::new(Topology::kary(16, size).unwrap(), 4);
+    let mut world = World::new(shape, Pace::default(), 512);
+    for rank in 0..size {
+        world.start_after(u64::from(rank) * 1000, rank);
+    }
+    while !world.is_alive(0) {
+        world.step();
+    }
+    let caller = world.connect(0).unwrap();
+    let tag = world.call::<WaitRun>(caller, Some(0), &Default::default());
+    answer(&mut world, tag);
+    let jobspec = json!({
+        "version": 1,
+        "resources": [{"type": "node", "count": size, "with": [
+            {"type": "slot", "count": 1, "label": "task", "with": [{"type": "core", "count": 4}]}]}],
+        "tasks": [{"command": ["sleep", "1"], "slot": "task", "count": {"per_slot": 1}}],
+        "attributes": {"system": {"duration": 0}},
+    });
+    let j = wrap_none(jobspec.to_string().as_bytes(), OWNER);
+    let flags = flux_api::job::FLAG_WAITABLE;
+    let tag = world.call::<Submit>(caller, None, &SubmitRequest { j, urgency: 16, flags });
+    let id = answer(&mut world, tag).json::<serde_json::Value>().unwrap()["id"].as_u64().unwrap();
+    let tag = world.call::<Wait>(caller, None, &WaitRequest { id });
+    let ended: serde_json::Value = answer(&mut world, tag).json().unwrap();
+    assert_eq!(ended["success"], true, "{ended}");
+    let request = ShutdownRequest { loglevel: None };
+    world.call::<ShutdownStart>(caller, Some(0), &request);
+    let mut exits = 0;
+    while exits < size {
+        if let Notice::Exited(rank, code) = next(&mut world) {
+            assert_eq!(code, 0, "rank {rank}");
+            exits += 1;
+        }
     }
 }

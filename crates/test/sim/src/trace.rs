@@ -4,7 +4,7 @@ use flux_proto::Message;
 use std::collections::VecDeque;
 
 /// Lines kept for a failing run.
-const KEPT: usize = 400;
+const KEPT: usize = 200_000;
 
 /// The trace of a run.
 #[derive(Debug)]

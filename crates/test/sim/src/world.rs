@@ -302,7 +302,7 @@ impl World {
 
     fn output(&mut self, rank: u32, output: Output) {
         match output {
-            Output::Client(id, message) => self.to_client(Caller { rank, id }, message),
+            Output::Client(id, message) => self.send_to_client(Caller { rank, id }, message),
             Output::CloseClient(id) => self.client_closed(Caller { rank, id }),
             Output::Driver(name, message) => self.drive(rank, name, message),
             Output::Link(link, message) => self.send_on_link(rank, link, &message),

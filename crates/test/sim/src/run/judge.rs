@@ -3,7 +3,8 @@
 use flux_api::Body;
 use flux_api::job::manager::{List, ListRequest, ListResponse};
 use flux_api::kvs::{Lookup, LookupRequest, PRIMARY};
-use flux_id::JobId;
+use flux_api::lifecycle::{GroupGet, GroupMembers, GroupName};
+use flux_id::{Idset, JobId};
 use flux_proto::{Errno, Message};
 
 use super::load::{text_of, value_of};
@@ -36,8 +37,18 @@ impl Run {
         if self.purposes.iter().any(|((who, _), what)| *who == caller && *what == Purpose::Active) {
             return;
         }
+        let name = "broker.online".to_string();
+        let tag = self.world.call::<GroupGet>(caller, Some(0), &GroupName { name });
+        self.purposes.insert((caller, tag), Purpose::Online);
         let tag = self.world.call::<List>(caller, Some(0), &ListRequest { max_entries: 100_000 });
         self.purposes.insert((caller, tag), Purpose::Active);
+    }
+
+    /// Who is online: in the end, everybody.
+    pub(super) fn online(&mut self, message: &Message) {
+        let members = GroupMembers::take(message).map_or(String::new(), |group| group.members);
+        let members: Idset = members.parse().unwrap_or_default();
+        self.all_online = members.len() == u64::from(self.scenario.size);
     }
 
     pub(super) fn active(&mut self, message: &Message) {
@@ -47,7 +58,9 @@ impl Run {
         let idle = message.errnum() == Errno::OK
             && ListResponse::take(message).is_ok_and(|list| list.jobs.is_empty());
         let quiet = self.world.unanswered(u64::MAX).is_empty();
-        if idle && quiet {
+        self.calm = if idle && quiet && self.all_online { self.calm + 1 } else { 0 };
+        // The last events of jobs that are over may still be on their way to the disk.
+        if self.calm > 1 {
             self.enter(Phase::Judgement);
             self.ask();
         }
@@ -87,6 +100,7 @@ impl Run {
         self.auditing -= 1;
         let errnum = message.errnum();
         let text = if errnum == Errno::OK { text_of(message) } else { None };
+        self.world.trace.line(self.world.now, || format!("{purpose:?}: {text:?}"));
         let verdict = match purpose {
             Purpose::Log(id) => match text {
                 Some(text) => {
