@@ -42,6 +42,8 @@ pub enum Wait {
     Load(Blobref),
     /// Word that the commit in flight is durable.
     Batch,
+    /// Time for the next commit, after a large one.
+    Pace,
     /// The root of a namespace, on a follower.
     Getroot(String),
     /// A commit of a follower, by its number.
@@ -92,6 +94,9 @@ pub struct KvsService {
     blocked: BTreeSet<String>,
     admins: Vec<Admin>,
     batch: Option<Batch>,
+    /// When the next commit may go to the store, and whether a timer waits for it.
+    paid_us: u64,
+    pacing: bool,
     waiting_txns: usize,
     /// The next commit carries the empty directory: a root refers to it.
     store_empty: bool,
@@ -126,6 +131,8 @@ impl KvsService {
             blocked: BTreeSet::new(),
             admins: Vec::new(),
             batch: None,
+            paid_us: 0,
+            pacing: false,
             waiting_txns: 0,
             store_empty: false,
             asking: BTreeMap::new(),
@@ -373,13 +380,20 @@ impl Service for KvsService {
             Wait::Checkpoint => self.checkpoint(cx, &reply),
             Wait::Load(blobref) => self.loaded(cx, blobref, &reply),
             Wait::Batch => self.batch_settled(cx, &reply),
+            // A timer, not a call.
+            Wait::Pace => {}
             Wait::Getroot(name) => self.got_root(cx, &name, &reply),
             Wait::Relay(ticket) => self.relay_answered(cx, ticket, &reply),
             Wait::Forward(ticket) => self.forward_answered(cx, ticket, &reply),
         }
     }
 
-    fn on_timer(&mut self, _cx: &mut Context<'_>, _wait: Wait) {}
+    fn on_timer(&mut self, cx: &mut Context<'_>, wait: Wait) {
+        if wait == Wait::Pace {
+            self.pacing = false;
+            self.flush(cx);
+        }
+    }
 
     fn on_event(&mut self, cx: &mut Context<'_>, event: &Message) {
         if self.rank > 0 {
@@ -439,6 +453,8 @@ impl Service for KvsService {
         for call in std::mem::take(&mut self.early) {
             refuse(cx, call, KvsError::Stopping);
         }
+        self.pacing = false;
+        self.flush(cx);
         self.settle_drain(cx);
     }
 

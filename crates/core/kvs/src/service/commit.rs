@@ -24,6 +24,23 @@ use crate::space::{Done, Group, Outgoing, Root, Space, Txn};
 /// Bytes that gather for the next commit while one is in flight; beyond them transactions wait.
 const BATCH_BYTES: usize = 64 << 20;
 
+/// Bytes of blobs that commits may take to the store per microsecond, on average.
+///
+/// Every commit writes the directories on the way to what it changes anew, whole. Where they are
+/// large, a commit per few transactions would cost far more than the transactions, so that the
+/// next commit waits for more of them.
+const PACE: u64 = 16;
+
+/// Transactions in a commit from which on it is worth waiting for more: there are others than
+/// those who wait for an answer before they go on.
+const PACE_TXNS: usize = 16;
+
+/// Shorter waits gather too little.
+const PACE_MIN_US: u64 = 500;
+
+/// No commit waits longer.
+const PACE_MAX_US: u64 = 10_000;
+
 /// A change to the set of namespaces.
 #[derive(Debug)]
 pub(super) enum Admin {
@@ -223,9 +240,16 @@ impl KvsService {
         }
     }
 
-    /// Sends what was applied to the store, unless a commit is in flight.
-    fn flush(&mut self, cx: &mut Context<'_>) {
-        if self.batch.is_some() {
+    /// Sends what was applied to the store, unless a commit is in flight or was large just now.
+    pub(super) fn flush(&mut self, cx: &mut Context<'_>) {
+        if self.batch.is_some() || self.pacing {
+            return;
+        }
+        let wait = self.paid_us.saturating_sub(cx.now_us());
+        let idle = self.dirty.is_empty() && self.admins.is_empty();
+        if wait >= PACE_MIN_US && !idle && !matches!(self.phase, Phase::Draining) {
+            self.pacing = true;
+            cx.timer(wait, Wait::Pace);
             return;
         }
         let mut parts = Vec::new();
@@ -265,7 +289,12 @@ impl KvsService {
             timestamp: cx.wall(),
             namespaces: self.table.root.map(|root| root.to_string()),
         });
-        let Outgoing { blobs, objects, .. } = out;
+        let Outgoing { blobs, objects, bytes, .. } = out;
+        let txns: usize =
+            parts.iter().flat_map(|(_, groups)| groups).map(|group| group.txns.len()).sum();
+        if txns >= PACE_TXNS {
+            self.paid_us = cx.now_us() + (bytes as u64 / PACE).min(PACE_MAX_US);
+        }
         let empty = self.store_empty;
         self.batch = Some(Batch { parts, admins, shards, objects, empty });
         cx.call::<content::Commit>(To::Rank(0), &BlobBatch { blobs, checkpoint }, Wait::Batch);
