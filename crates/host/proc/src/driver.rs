@@ -6,6 +6,7 @@ use std::ffi::CString;
 use std::fmt;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use flux_api::rexec::{Attach, Exec, ExecResponse, Kill, List, Wait, Write};
 use flux_api::{Answer, Call, Rpc, RpcError};
@@ -19,6 +20,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use crate::environment::{Base, RexecHandle};
 use crate::input::{CREDIT, Input};
 use crate::launch::{Direct, Launch, Launcher, Stdio, errno};
+use crate::launching::{Launching, Threaded};
 use crate::process::{CHUNK, Follower, Process, exit_of, pump, response};
 use crate::request::{Order, refuse_signed};
 use crate::table::{StreamKey, Table};
@@ -55,7 +57,9 @@ pub(crate) struct Server {
     pub(crate) rank: u32,
     rank_text: Rc<str>,
     base: Rc<Base>,
-    launcher: Box<dyn Launcher>,
+    launcher: Threaded,
+    /// Processes that are being started, and messages that come after them.
+    launching: RefCell<Launching>,
     /// Requests from other brokers are refused.
     local_only: Cell<bool>,
     pub(crate) table: RefCell<Table>,
@@ -69,19 +73,20 @@ impl RexecDriver {
     /// A driver whose processes are children of this one.
     #[must_use]
     pub fn new(options: RexecOptions) -> Self {
-        Self::with_launcher(options, Box::new(Direct))
+        Self::with_launcher(options, Arc::new(Direct))
     }
 
     /// A driver that starts processes in another way.
     #[must_use]
-    pub fn with_launcher(options: RexecOptions, launcher: Box<dyn Launcher>) -> Self {
+    pub fn with_launcher(options: RexecOptions, launcher: Arc<dyn Launcher>) -> Self {
         let RexecOptions { rank, local_uri, env } = options;
         let base = Base { env: RefCell::new(env), local_uri, closed: Cell::new(false) };
         let server = Server {
             rank,
             rank_text: rank.to_string().into(),
             base: Rc::new(base),
-            launcher,
+            launcher: Threaded::new(launcher),
+            launching: RefCell::default(),
             local_only: Cell::new(false),
             table: RefCell::default(),
             buffer: Rc::new(RefCell::new(vec![0; CHUNK])),
@@ -113,25 +118,14 @@ impl Driver for RexecDriver {
         if message.kind != MsgType::Request {
             return;
         }
-        let server = &self.server;
-        if message.method() == "disconnect" {
-            return server.disconnect(&message);
-        }
-        if let Err(error) = server.admit(&message) {
-            return back.refuse(&message, &error);
-        }
-        match message.topic() {
-            Exec::TOPIC => server.exec(message, back),
-            Write::TOPIC => server.write(&message),
-            Kill::TOPIC => with(message, back, |call| server.kill(call, back)),
-            List::TOPIC => with(message, back, |call| server.list(call, back)),
-            Wait::TOPIC => with(message, back, |call| server.wait(call, back)),
-            Attach::TOPIC if !message.is_streaming() => {
-                let text = "attach request is missing STREAMING flag";
-                back.refuse(&message, &RpcError::new(Errno::EPROTO, text));
-            }
-            Attach::TOPIC => with(message, back, |call| server.attach(call, back)),
-            _ => back.refuse_unknown(&message),
+        // What a client sends after an exec request is about the process that it started.
+        let message = if message.topic() == Exec::TOPIC {
+            Some(message)
+        } else {
+            self.server.launching.borrow_mut().pass(message)
+        };
+        if let Some(message) = message {
+            self.server.serve(message, back);
         }
     }
 }
@@ -166,6 +160,28 @@ struct Ends {
 }
 
 impl Server {
+    fn serve(self: &Rc<Self>, message: Message, back: &DriverHandle) {
+        if message.method() == "disconnect" {
+            return self.disconnect(&message);
+        }
+        if let Err(error) = self.admit(&message) {
+            return back.refuse(&message, &error);
+        }
+        match message.topic() {
+            Exec::TOPIC => self.exec(message, back),
+            Write::TOPIC => self.write(&message),
+            Kill::TOPIC => with(message, back, |call| self.kill(call, back)),
+            List::TOPIC => with(message, back, |call| self.list(call, back)),
+            Wait::TOPIC => with(message, back, |call| self.wait(call, back)),
+            Attach::TOPIC if !message.is_streaming() => {
+                let text = "attach request is missing STREAMING flag";
+                back.refuse(&message, &RpcError::new(Errno::EPROTO, text));
+            }
+            Attach::TOPIC => with(message, back, |call| self.attach(call, back)),
+            _ => back.refuse_unknown(&message),
+        }
+    }
+
     fn admit(&self, message: &Message) -> Result<(), RpcError> {
         let roles = message.cred.rolemask;
         if !roles.allows(Rolemask::OWNER) {
@@ -185,26 +201,43 @@ impl Server {
         };
         message.set_payload(None);
         let answer = Answer::<Exec>::new(message);
-        if let Err((answer, error)) = self.start(order, answer, back) {
-            answer.err(&mut back.clone(), error);
-        }
+        let (launch, ends) = match self.prepare(&order) {
+            Ok(ready) => ready,
+            Err(error) => return answer.err(&mut back.clone(), error),
+        };
+        let label = order.cmd.label.clone();
+        let client = answer.client().cloned();
+        let ticket = self.launching.borrow_mut().begin(client.clone(), label.clone());
+        let launched = self.launcher.launch(launch);
+        let (server, back) = (Rc::clone(self), back.clone());
+        back.clone().spawn_local(async move {
+            let result = launched.await;
+            let follow = match result {
+                Ok(pid) => Some(server.started(pid, order, answer, &back, ends)),
+                Err(errno) => {
+                    answer.err(&mut back.clone(), launch_error(errno));
+                    None
+                }
+            };
+            let held = server.launching.borrow_mut().end(&client, label.as_deref(), ticket);
+            for message in held {
+                server.serve(message, &back);
+            }
+            if let Some((process, outputs)) = follow {
+                server.follow(process, outputs).await;
+            }
+        });
     }
 
-    fn start(
+    /// Takes care of a process that runs now.
+    fn started(
         self: &Rc<Self>,
+        pid: i32,
         order: Order,
         answer: Answer<Exec>,
         back: &DriverHandle,
-    ) -> Result<(), (Answer<Exec>, RpcError)> {
-        let (launch, ends) = match self.prepare(&order) {
-            Ok(ready) => ready,
-            Err(error) => return Err((answer, error)),
-        };
-        let pid = match self.launcher.launch(&launch) {
-            Ok(pid) => pid,
-            Err(errno) => return Err((answer, launch_error(errno))),
-        };
-        drop(launch);
+        ends: Ends,
+    ) -> (Rc<Process>, Vec<(String, OwnedFd)>) {
         let Order { cmd, flags, local, background } = order;
         let own_group = !local.contains(LocalFlags::NO_SETPGRP);
         let kinds = (own_group, background, flags.contains(ExecFlags::WAITABLE));
@@ -231,8 +264,7 @@ impl Server {
         table.insert(Rc::clone(&process));
         drop(table);
         self.see_stops(back);
-        back.spawn_local(Rc::clone(self).follow(process, ends.outputs));
-        Ok(())
+        (process, ends.outputs)
     }
 
     /// Opens what a process needs.
@@ -241,7 +273,9 @@ impl Server {
             return Err(RpcError::new(Errno::ENOSYS, "subprocess server is shutting down"));
         }
         let cmd = &order.cmd;
-        if cmd.label.as_ref().is_some_and(|label| self.table.borrow().has_label(label)) {
+        if cmd.label.as_ref().is_some_and(|label| {
+            self.table.borrow().has_label(label) || self.launching.borrow().has_label(label)
+        }) {
             return Err(RpcError::new(Errno::EINVAL, "command label is not unique"));
         }
         if cmd.channels.len() > CHANNELS_MAX {

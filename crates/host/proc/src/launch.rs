@@ -44,8 +44,9 @@ pub struct Launch {
 /// Starts processes, and knows how they ended.
 ///
 /// [`Direct`] makes them children of this process. Processes that outlive it (of a supervisor or
-/// a service manager) come from other launchers.
-pub trait Launcher {
+/// a service manager) come from other launchers. Processes are launched on a thread of their own,
+/// since that takes as long as the system needs, and collected on the loop's.
+pub trait Launcher: Send + Sync {
     /// Starts a process; returns its id once it executes the program.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ mod driver;
 mod environment;
 mod input;
 mod launch;
+mod launching;
 mod output;
 mod process;
 mod request;
