@@ -38,12 +38,15 @@ const WAITING_MAX: usize = 65_536;
 /// Largest rank that makes ids of its own; others ask upstream.
 pub const MAX_GENERATOR: u32 = 16_367;
 
-/// Job ids take a new timestamp this often, or when its sequence numbers are used up.
+/// Job ids take a new timestamp this often, or after [`ID_WINDOW`] ids.
 ///
 /// An id is also a path in the KVS, `job.TTTT.TTTT.TTgg.ggss`, whose directories are written anew
-/// with every change of a job. With a timestamp per millisecond up to 256 of them meet in the
-/// third directory; so it holds 16, and the fourth the jobs of 16 milliseconds.
+/// with every change of a job. A timestamp per millisecond would fill the third directory, with up
+/// to 256 entries, and one per 256 the fourth; this keeps both small.
 const ID_WINDOW_MS: u64 = 16;
+
+/// Ids of one timestamp, as long as the clock has another.
+const ID_WINDOW: u32 = 48;
 
 /// What the service waits for.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,6 +72,8 @@ struct Entry {
 #[derive(Debug)]
 pub struct IngestService {
     generator: Option<Generator>,
+    /// Clock of the newest timestamp in milliseconds, and ids made of it.
+    window: (u64, u32),
     started_us: u64,
     policy: Policy,
     allow_root_jobs: bool,
@@ -96,6 +101,7 @@ impl IngestService {
     pub fn new(allow_root_jobs: bool) -> Self {
         Self {
             generator: None,
+            window: (0, 0),
             started_us: 0,
             policy: Policy::default(),
             allow_root_jobs,
@@ -125,7 +131,8 @@ impl IngestService {
     }
 
     fn started(&mut self, cx: &mut Cx<'_, Wait>, timestamp: u64) {
-        match Generator::new(cx.rank(), timestamp) {
+        // Zero is no job.
+        match Generator::new(cx.rank(), timestamp.max(1)) {
             Ok(generator) => {
                 self.generator = Some(generator);
                 self.started_us = cx.now_us();
@@ -251,8 +258,14 @@ impl IngestService {
         let mut batch = Vec::new();
         let mut ids = 0;
         for entry in self.waiting.iter_mut().take(BATCH_MAX) {
-            let id = generator.next(elapsed - elapsed % ID_WINDOW_MS);
-            match id.or_else(|_| generator.next(elapsed)) {
+            let (since, count) = &mut self.window;
+            // Jobs that come at once share what has gone by of a window.
+            let soon = elapsed.saturating_sub(ID_WINDOW_MS);
+            if *since + ID_WINDOW_MS <= soon || (*count >= ID_WINDOW && *since < elapsed) {
+                (*since, *count) = (soon.max(*since + 1), 0);
+            }
+            *count += 1;
+            match generator.next(*since).or_else(|_| generator.next(elapsed)) {
                 Ok(JobId(id)) => entry.job.id = id,
                 Err(_) => break,
             }
