@@ -12,7 +12,12 @@ mod batch;
 mod broker;
 mod bulksubmit;
 mod cancel;
+mod completion;
+mod config;
+mod content;
 mod dmesg;
+mod env;
+mod event;
 mod event_view;
 mod exec;
 mod getattr;
@@ -25,20 +30,29 @@ mod kvs;
 mod log_line;
 mod logger;
 mod lsattr;
+mod man;
+mod module;
 mod overlay;
 mod pgrep;
 mod ping;
+mod pmi;
 mod program;
+mod proxy;
 mod pstree;
 mod queue;
+mod relay;
 mod resource;
 mod resource_set;
 mod run;
 mod setattr;
 mod shell;
+mod shutdown;
 mod start;
 mod submit;
 mod update;
+mod uptime;
+mod uri;
+mod version;
 mod watch;
 
 pub(crate) use human_time::LocalZone;
@@ -107,4 +121,28 @@ pub(crate) const COMMANDS: &[Entry] = &[
         run: resource::run,
     },
     Entry { name: "kvs", style: Style::Binary, command: kvs::command, run: kvs::run },
+    Entry { name: "event", style: Style::Binary, command: event::command, run: event::run },
+    Entry { name: "module", style: Style::Binary, command: module::command, run: module::run },
+    Entry { name: "config", style: Style::Binary, command: config::command, run: config::run },
+    Entry { name: "uptime", style: Style::Binary, command: uptime::command, run: uptime::run },
+    Entry {
+        name: "shutdown",
+        style: Style::Binary,
+        command: shutdown::command,
+        run: shutdown::run,
+    },
+    Entry { name: "uri", style: Style::Script, command: uri::command, run: uri::run },
+    Entry { name: "relay", style: Style::Binary, command: relay::command, run: relay::run },
+    Entry { name: "proxy", style: Style::Binary, command: proxy::command, run: proxy::run },
+    Entry { name: "content", style: Style::Binary, command: content::command, run: content::run },
+    Entry { name: "env", style: Style::Binary, command: env::command, run: env::run },
+    Entry { name: "version", style: Style::Binary, command: version::command, run: version::run },
+    Entry { name: "pmi", style: Style::Binary, command: pmi::command, run: pmi::run },
+    Entry {
+        name: "completion",
+        style: Style::Binary,
+        command: completion::command,
+        run: completion::run,
+    },
+    Entry { name: "man", style: Style::Binary, command: man::command, run: man::run },
 ];

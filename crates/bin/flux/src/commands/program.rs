@@ -101,7 +101,7 @@ pub(crate) fn words(name: &'static str, placeholder: &'static str, help: &'stati
 
 /// All words from the first one that is no option on.
 pub(crate) fn rest(name: &'static str, placeholder: &'static str, help: &'static str) -> Arg {
-    words(name, placeholder, help).trailing_var_arg(true).allow_hyphen_values(true)
+    words(name, placeholder, help).trailing_var_arg(true)
 }
 
 /// The value of an option or word.

@@ -7,7 +7,7 @@ use flux_client::To;
 use flux_format::{NamedFormats, RenderOptions, Row};
 use flux_proto::Errno;
 
-use super::program::{Program, color, counted, flag, rest, text, texts, value, word};
+use super::program::{Program, color, counted, flag, text, texts, value, word, words};
 use super::{LocalZone, event_view::EventView};
 use crate::{
     dispatch::Invocation,
@@ -50,7 +50,7 @@ pub(crate) fn command() -> Command {
         .subcommand_required(true)
         .disable_help_subcommand(true)
         .subcommand(
-            mode(table("drain", "Keep nodes from new jobs, or list those that are")).arg(rest(
+            mode(table("drain", "Keep nodes from new jobs, or list those that are")).arg(words(
                 "targets",
                 "TARGETS [REASON...]",
                 "Ranks or hosts, and why",
@@ -59,7 +59,7 @@ pub(crate) fn command() -> Command {
         .subcommand(
             mode(Command::new("undrain").about("Give nodes new jobs again"))
                 .arg(word("target", "TARGETS", "Ranks or hosts"))
-                .arg(rest("reason", "REASON", "Why")),
+                .arg(words("reason", "REASON", "Why")),
         )
         .subcommand(table("status", "Show the state of nodes").arg(states()).arg(skip()))
         .subcommand(
