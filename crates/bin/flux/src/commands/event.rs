@@ -82,10 +82,12 @@ fn publish(matches: &ArgMatches) -> Result<i32, Failure> {
         };
         let answer = client.call::<Publish>(To::Any, &request);
         let seq = answer.map_err(|error| PROGRAM.error(&error))?.seq;
-        while loopback {
-            let event = client.next_event(None).map_err(|error| PROGRAM.error(&error))?;
-            if event.sequence() == seq {
-                break;
+        if loopback {
+            loop {
+                let event = client.next_event(None).map_err(|error| PROGRAM.error(&error))?;
+                if event.sequence() == seq {
+                    break;
+                }
             }
         }
         return Ok(0);

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Stdio};
 
 use clap::Command;
@@ -140,7 +140,14 @@ fn over_ssh(host: &str, port: Option<u16>, path: &str) -> io::Result<UnixStream>
     if let Some(port) = port {
         process.arg("-p").arg(port.to_string());
     }
-    process.arg(host).arg(std::env::var("FLUX_SSH_RCMD").unwrap_or_else(|_| "flux".into()));
+    process.arg(host);
+    match std::env::var("FLUX_SSH_RCMD") {
+        Ok(program) => process.arg(program),
+        Err(_) => {
+            let directory = Path::new(path).parent().unwrap_or(Path::new("/")).display();
+            process.args(["env", &format!("PATH={directory}/bin:$PATH"), "flux"])
+        }
+    };
     process.arg("relay").arg(path);
     process.stdin(Stdio::from(OwnedFd::from(theirs.try_clone()?)));
     process.stdout(Stdio::from(OwnedFd::from(theirs)));

@@ -99,33 +99,30 @@ fn step(
 ) -> Result<String, Failure> {
     let body = json!({ "id": id.0, "attrs": ["annotations", "state"] });
     let missing = || program.fail(format!("jobid {name} not found"));
-    loop {
-        let found = client.rpc("job-list.list-id", To::Any, Some(&body)).map_err(|_| missing())?;
-        let job = &found["job"];
-        if let Some(uri) = job["annotations"]["user"]["uri"].as_str() {
-            return Ok(uri.to_owned());
-        }
-        if !wait {
-            return Err(program.fail(format!("URI not found for job {name}")));
-        }
-        // The note is an event of the job, and so is its end.
-        let watch =
-            flux_api::job::info::EventlogWatch { id: id.0, path: "eventlog".into(), flags: 0 };
-        let events = client.stream::<flux_api::job::info::EventlogWatch_>(To::Any, &watch);
-        let mut noted = None;
-        for event in events {
-            let event = event.map_err(|error| program.fail(error.message()))?;
-            let line = event.event.unwrap_or_default();
-            let value: Value = serde_json::from_str(&line).unwrap_or_default();
-            if value["name"] == "memo" {
-                noted = value["context"]["uri"].as_str().map(str::to_owned);
-            }
-            if noted.is_some() || value["name"] == "clean" {
-                break;
-            }
-        }
-        return noted.ok_or_else(|| program.fail(format!("URI not found for job {name}")));
+    let found = client.rpc("job-list.list-id", To::Any, Some(&body)).map_err(|_| missing())?;
+    let job = &found["job"];
+    if let Some(uri) = job["annotations"]["user"]["uri"].as_str() {
+        return Ok(uri.to_owned());
     }
+    if !wait {
+        return Err(program.fail(format!("URI not found for job {name}")));
+    }
+    // The note is an event of the job, and so is its end.
+    let watch = flux_api::job::info::EventlogWatch { id: id.0, path: "eventlog".into(), flags: 0 };
+    let events = client.stream::<flux_api::job::info::EventlogWatch_>(To::Any, &watch);
+    let mut noted = None;
+    for event in events {
+        let event = event.map_err(|error| program.fail(error.message()))?;
+        let line = event.event.unwrap_or_default();
+        let value: Value = serde_json::from_str(&line).unwrap_or_default();
+        if value["name"] == "memo" {
+            noted = value["context"]["uri"].as_str().map(str::to_owned);
+        }
+        if noted.is_some() || value["name"] == "clean" {
+            break;
+        }
+    }
+    noted.ok_or_else(|| program.fail(format!("URI not found for job {name}")))
 }
 
 /// The instance that a process belongs to, or is a broker of.
