@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | join | a follower asks its parent in | parent-ready, parent-none, parent-fail |
 //! | config-sync | asks the `config` service | sync-success, sync-fail |
-//! | init | starts the modules, then rc1 | rc1-success, rc1-fail |
+//! | init | starts the modules, then rc1 | rc1-success, rc1-fail, parent-fail |
 //! | quorum | joins `broker.online` | quorum-full, quorum-fail |
 //! | run | rank 0 runs the initial program | rc2-success, rc2-fail, shutdown, parent-fail |
 //! | cleanup | ends work at rank 0, then pushed commands | cleanup-success, cleanup-fail |
@@ -313,13 +313,22 @@ impl StateMachineService {
         if let Some(parent) = self.parent
             && let Some(event) = parent_event(self.state, Some(parent))
         {
+            self.abort_init(cx);
             self.post(cx, event, event.ends_with("-fail"));
+        }
+    }
+
+    /// Ends what runs in INIT, which is left without waiting for it.
+    fn abort_init(&mut self, cx: &mut Cx<'_, Wait>) {
+        if self.state == State::Init {
+            self.abort_group(cx, Group::Rc1);
         }
     }
 
     fn parent_lost(&mut self, cx: &mut Cx<'_, Wait>) {
         self.parent = None;
         if let Some(event) = parent_event(self.state, None) {
+            self.abort_init(cx);
             self.post(cx, event, true);
         }
     }
@@ -331,9 +340,7 @@ impl StateMachineService {
             cx.log(Level::Err, format!("dead to Flux: {hosts} (rank {gone})"));
         }
         self.online = members;
-        if self.state == State::Quorum
-            && self.online.len() >= u64::from(self.settings.quorum)
-        {
+        if self.state == State::Quorum && self.online.len() >= u64::from(self.settings.quorum) {
             let hosts = self.hosts(&self.online);
             cx.log(Level::Info, format!("online: {hosts} (ranks {})", self.online));
             if self.quorum_late {

@@ -80,7 +80,7 @@ impl State {
             (Self::Join, "parent-ready" | "parent-none") => Self::ConfigSync,
             (Self::Join, "parent-fail")
             | (Self::ConfigSync, "sync-fail")
-            | (Self::Init, "rc1-fail" | "panic")
+            | (Self::Init, "rc1-fail" | "parent-fail" | "panic")
             | (Self::Quorum, "quorum-fail" | "panic")
             | (Self::Run, "panic")
             | (Self::Cleanup, "cleanup-success" | "cleanup-none" | "cleanup-fail") => {
@@ -108,6 +108,9 @@ pub fn parent_event(own: State, parent: Option<State>) -> Option<&'static str> {
         (State::Join, Some(parent)) if parent >= State::Cleanup => Some("parent-fail"),
         (State::Join, None) => Some("parent-fail"),
         (State::ConfigSync, None) => Some("sync-fail"),
+        // Modules that wait for something above would wait for ever.
+        (State::Init, Some(parent)) if parent >= State::Cleanup => Some("parent-fail"),
+        (State::Init, None) => Some("parent-fail"),
         (State::Quorum, Some(State::Run)) => Some("quorum-full"),
         (State::Quorum, Some(parent)) if parent >= State::Cleanup => Some("quorum-fail"),
         (State::Quorum, None) => Some("quorum-fail"),
@@ -148,6 +151,8 @@ mod tests {
     #[test]
     fn a_lost_parent_ends_a_running_follower() {
         assert_eq!(parent_event(State::Run, None), Some("parent-fail"));
+        assert_eq!(parent_event(State::Init, None), Some("parent-fail"));
+        assert_eq!(State::Init.after("parent-fail"), Some(State::Shutdown));
         assert_eq!(parent_event(State::Run, Some(State::Run)), None);
         assert_eq!(parent_event(State::Join, Some(State::Init)), None);
     }

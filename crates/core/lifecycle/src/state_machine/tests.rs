@@ -132,3 +132,25 @@ fn waiting_for_run_ends_when_run_is_past() {
     rig.expect("rexec.exec");
     rig.finish();
 }
+
+#[test]
+fn a_follower_whose_parent_is_lost_while_its_modules_start_gives_up() {
+    let mut rig = Rig::with(StateMachineService::new(settings()), 1, 2, &Map::new());
+    rig.expect("overlay.monitor");
+    rig.advance(1);
+    quiet(&mut rig);
+    let join = rig.expect("overlay.join");
+    rig.reply(&join, json!({"uuid": "parent"}));
+    quiet(&mut rig);
+    let parent = rig.expect("state-machine.monitor");
+    rig.reply(&parent, json!({"state": State::Run as i32}));
+    quiet(&mut rig);
+    let sync = rig.expect("config.get");
+    rig.reply(&sync, json!({}));
+    rig.expect("broker.start-modules");
+    rig.fail(&parent, Errno::EHOSTUNREACH);
+    quiet(&mut rig);
+    rig.expect("overlay.spurn");
+    rig.expect("broker.stop-modules");
+    rig.finish();
+}
