@@ -12,6 +12,7 @@ use flux_lifecycle::{
     AttributeService, Attributes, ConfigService, GroupsService, HeartbeatService, LogService,
     LogSettings, Settings, StateMachineService,
 };
+use flux_list::ListService;
 use flux_manager::JobManager;
 use flux_model::blobref::HashAlg;
 use flux_proto::RouteId;
@@ -116,6 +117,9 @@ pub fn broker(shape: &Shape, rank: u32, uuid: &str, seed: u64) -> Node {
         modules.push(module(JobManager::default()));
     }
     modules.push(module(InfoService::default()));
+    if leader {
+        modules.push(module(ListService::default()));
+    }
     modules.push(module(IngestService::default()));
     if leader {
         let shell = vec!["flux".to_string(), "shell".to_string()];

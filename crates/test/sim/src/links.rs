@@ -172,15 +172,16 @@ impl World {
         let (rank, link) = (state.rank[side.at()], state.link[side.at()]);
         let expected = state.incarnation[side.at()];
         state.open[side.at()] = false;
-        if state.open == [false, false] {
-            self.wires.remove(&wire);
-        }
+        let ends = [0, 1].map(|at| (state.rank[at], state.link[at]));
         if self.ends.get(&(rank, link)) == Some(&wire) {
             self.ends.remove(&(rank, link));
             if self.incarnation(rank) == expected {
                 self.trace.line(self.now, || format!("rank {rank}: {link:?} down: {reason}"));
                 self.input(rank, Input::LinkDown(link, reason.to_string()));
             }
+        }
+        if ends.iter().all(|end| self.ends.get(end) != Some(&wire)) {
+            self.wires.remove(&wire);
         }
     }
 

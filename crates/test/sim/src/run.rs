@@ -6,8 +6,10 @@ mod load;
 
 use std::collections::BTreeMap;
 
+use flux_api::job::manager::{Journal, JournalRequest};
 use flux_api::lifecycle::{ShutdownRequest, ShutdownStart, WaitRun};
 use flux_proto::{Errno, Message};
+use serde_json::Value;
 
 use crate::clients::Caller;
 use crate::oracle::Oracle;
@@ -34,6 +36,8 @@ enum Task {
     DiskHeals,
     /// Look whether everything has ended.
     Look,
+    /// Shut down in the middle.
+    Stop,
 }
 
 /// What an answer is for.
@@ -50,6 +54,12 @@ enum Purpose {
     Active,
     Log(u64),
     Resources(u64),
+    /// What `job-list` says of all jobs.
+    Listed,
+    /// Events as they happen.
+    Journal,
+    /// The job has ended, says `job-list`.
+    Ended(u64),
     Key(String),
     Shutdown,
 }
@@ -59,6 +69,7 @@ enum Purpose {
 enum Phase {
     Boot,
     Load,
+    Stopping,
     Recovery,
     Judgement,
     Shutdown,
@@ -99,7 +110,10 @@ struct Run {
     calm: u32,
     all_online: bool,
     logs: BTreeMap<u64, String>,
-    exits: u32,
+    /// Events of each job from the journal of the present leader.
+    journal: BTreeMap<u64, Vec<Value>>,
+    /// The instance will be shut down and started again.
+    again: bool,
     counts: BTreeMap<&'static str, u64>,
 }
 
@@ -109,6 +123,7 @@ pub fn run(scenario: Scenario, verbose: bool) -> Report {
     let mut world = World::new(scenario.shape(), scenario.pace.clone(), scenario.seed);
     world.trace.verbose = verbose;
     let rng = Rng::new(scenario.seed ^ 0x10ad);
+    let again = scenario.faults.restart;
     let mut run = Run {
         scenario,
         world,
@@ -125,7 +140,8 @@ pub fn run(scenario: Scenario, verbose: bool) -> Report {
         calm: 0,
         all_online: false,
         logs: BTreeMap::new(),
-        exits: 0,
+        journal: BTreeMap::new(),
+        again,
         counts: BTreeMap::new(),
     };
     run.go();
@@ -156,10 +172,7 @@ impl Run {
     }
 
     fn go(&mut self) {
-        for rank in 0..self.scenario.size {
-            let after = self.rng.range(0, 2 * SEC);
-            self.world.start_after(after, rank);
-        }
+        self.start_all();
         while self.phase != Phase::Over {
             if !self.world.step() {
                 self.world.violation("nothing is left to happen");
@@ -179,6 +192,7 @@ impl Run {
         let limit = match self.phase {
             Phase::Boot => BOOT_MAX,
             Phase::Load => u64::MAX,
+            Phase::Stopping => RECOVERY_MAX,
             Phase::Recovery | Phase::Judgement => RECOVERY_MAX,
             Phase::Shutdown | Phase::Over => SHUTDOWN_MAX,
         };
@@ -201,11 +215,23 @@ impl Run {
                 }
             }
             Notice::Started(rank) => {
-                if rank == 0 {
+                if self.phase == Phase::Shutdown {
+                    // Whoever starts late is stopped by the service manager.
+                    self.world.kill(rank);
+                    self.stopped();
+                } else if rank == 0 {
                     self.attend();
                 }
             }
             Notice::Gone(caller) => {
+                let stopping = self.phase == Phase::Stopping
+                    && self
+                        .purposes
+                        .iter()
+                        .any(|((who, _), what)| *who == caller && *what == Purpose::Shutdown);
+                if stopping {
+                    self.ring(SEC, Task::Stop);
+                }
                 self.forget(caller);
                 if self.auditor == Some(caller) {
                     self.auditor = None;
@@ -231,6 +257,7 @@ impl Run {
             Task::Fault => self.fault(),
             Task::DiskHeals => self.world.disk.fails = None,
             Task::Look => self.look(),
+            Task::Stop => self.stop(),
         }
     }
 
@@ -246,25 +273,28 @@ impl Run {
     /// The leader runs: somebody watches it.
     fn attend(&mut self) {
         self.auditor = self.world.connect(0);
-        if let Some(caller) = self.auditor
-            && self.phase == Phase::Boot
-        {
-            let tag = self.world.call::<WaitRun>(caller, Some(0), &Default::default());
-            self.purposes.insert((caller, tag), Purpose::Run);
-        }
+        self.journal.clear();
+        let Some(caller) = self.auditor else { return };
+        let tag = self.world.call::<WaitRun>(caller, Some(0), &Default::default());
+        self.purposes.insert((caller, tag), Purpose::Run);
     }
 
     fn exited(&mut self, rank: u32, code: i32) {
+        if self.phase == Phase::Stopping && rank == 0 && code == 0 {
+            // It was faster than its own answer.
+            self.enter(Phase::Shutdown);
+        }
         if self.phase == Phase::Shutdown {
-            self.exits += 1;
             if rank == 0 && code != 0 {
                 self.world.violation(format!("the leader exits with {code}"));
             }
-            let alive = (0..self.scenario.size).any(|rank| self.world.is_alive(rank));
-            if !alive {
-                self.enter(Phase::Over);
+            if rank == 0 {
+                // The service manager stops those that never came in.
+                for rank in 1..self.scenario.size {
+                    self.world.signal(rank, 15);
+                }
             }
-            return;
+            return self.stopped();
         }
         // The service manager starts it again.
         self.count("broker exits");
@@ -275,9 +305,38 @@ impl Run {
         self.world.start_after(after, rank);
     }
 
+    /// Whether all brokers have ended; then the run is over, or the instance starts again.
+    fn stopped(&mut self) {
+        if (0..self.scenario.size).any(|rank| self.world.is_alive(rank)) {
+            return;
+        }
+        if !std::mem::take(&mut self.again) {
+            return self.enter(Phase::Over);
+        }
+        self.count("restarts");
+        self.world.heal();
+        self.enter(Phase::Boot);
+        self.start_all();
+    }
+
+    fn start_all(&mut self) {
+        for rank in 0..self.scenario.size {
+            let after = self.rng.range(0, 2 * SEC);
+            self.world.start_after(after, rank);
+        }
+    }
+
     fn answered(&mut self, caller: Caller, purpose: Purpose, message: &Message) {
         match purpose {
             Purpose::Run => {
+                if message.errnum() == Errno::OK {
+                    let request = JournalRequest { allow: None, deny: None, full: true };
+                    let tag = self.world.stream::<Journal>(caller, Some(0), &request);
+                    self.purposes.insert((caller, tag), Purpose::Journal);
+                }
+                if self.phase != Phase::Boot {
+                    return;
+                }
                 if message.errnum() != Errno::OK {
                     let text = format!("boot: {}", message.errnum().text());
                     return self.world.violation(text);
@@ -287,10 +346,19 @@ impl Run {
                 self.begin_faults();
             }
             Purpose::Shutdown => {
-                if message.errnum() != Errno::OK {
+                let ok = message.errnum() == Errno::OK;
+                if self.phase == Phase::Stopping {
+                    if ok {
+                        self.enter(Phase::Shutdown);
+                    } else {
+                        self.ring(SEC, Task::Stop);
+                    }
+                } else if !ok {
                     self.world.violation(format!("shutdown: {}", message.errnum().text()));
                 }
             }
+            Purpose::Journal => self.journal_says(message),
+            Purpose::Listed => self.listed(message),
             Purpose::Online => self.online(message),
             Purpose::Active => self.active(message),
             Purpose::Log(_) | Purpose::Resources(_) | Purpose::Key(_) => {
@@ -298,6 +366,21 @@ impl Run {
             }
             _ => self.load_answered(caller, purpose, message),
         }
+    }
+
+    /// Shuts the instance down though there is work.
+    fn stop(&mut self) {
+        if self.phase == Phase::Load {
+            self.world.heal();
+            self.enter(Phase::Stopping);
+        }
+        if self.phase != Phase::Stopping {
+            return;
+        }
+        let Some(caller) = self.auditor else { return self.ring(SEC, Task::Stop) };
+        let request = ShutdownRequest { loglevel: None };
+        let tag = self.world.call::<ShutdownStart>(caller, Some(0), &request);
+        self.purposes.insert((caller, tag), Purpose::Shutdown);
     }
 
     fn begin_shutdown(&mut self) {

@@ -23,8 +23,12 @@ pub struct Faults {
     pub broken: bool,
     /// Clients hang up in the middle.
     pub clients: bool,
-    /// Jobs are canceled.
+    /// Jobs are canceled or get signals.
     pub cancels: bool,
+    /// Nodes are drained and given work again.
+    pub drains: bool,
+    /// The instance is shut down in the middle and started again.
+    pub restart: bool,
 }
 
 /// One run.
@@ -73,6 +77,8 @@ impl Scenario {
             broken: fault(15),
             clients: fault(40),
             cancels: fault(50),
+            drains: fault(30),
+            restart: fault(20),
         };
         let slow_link = rng.chance(20);
         let slow_disk = rng.chance(20);

@@ -215,6 +215,14 @@ impl World {
         self.plan(self.now + us, 0, Due::Start(rank));
     }
 
+    /// Joins every rank that was cut off.
+    pub fn heal(&mut self) {
+        self.disk.fails = None;
+        for slot in &mut self.slots {
+            slot.partitioned = 0;
+        }
+    }
+
     fn start(&mut self, rank: u32) {
         if self.is_alive(rank) {
             return;
@@ -235,6 +243,11 @@ impl World {
         }
         self.notices.push_back(Notice::Started(rank));
         self.collect(rank);
+    }
+
+    /// Sends a signal to the broker process of a rank.
+    pub fn signal(&mut self, rank: u32, signum: i32) {
+        self.plan_input(self.now, rank, Input::Signal(signum));
     }
 
     /// Ends the broker process of a rank without warning; its processes die with it.

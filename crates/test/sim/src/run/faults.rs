@@ -7,7 +7,11 @@ use crate::world::SEC;
 
 impl Run {
     pub(super) fn begin_faults(&mut self) {
-        self.ring(self.scenario.length(), Task::Look);
+        if self.again {
+            self.ring(self.scenario.length() / 2, Task::Stop);
+        } else {
+            self.ring(self.scenario.length(), Task::Look);
+        }
         let after = self.rng.range(SEC, 5 * SEC);
         self.ring(after, Task::Fault);
     }

@@ -1,13 +1,18 @@
 //! When all faults are over: everything comes to its end, and is as was promised.
 
+use std::collections::BTreeMap;
+
 use flux_api::Body;
-use flux_api::job::manager::{List, ListRequest, ListResponse};
+use flux_api::job::list::{List as JobListRpc, ListRequest as ListAll};
+use flux_api::job::manager::{JournalResponse, List, ListRequest, ListResponse};
 use flux_api::kvs::{Lookup, LookupRequest, PRIMARY};
 use flux_api::lifecycle::{GroupGet, GroupMembers, GroupName};
+use flux_api::resource::{DrainRequest, Undrain};
 use flux_id::{Idset, JobId};
 use flux_proto::{Errno, Message};
+use serde_json::Value;
 
-use super::load::{text_of, value_of};
+use super::load::{INACTIVE, text_of, value_of};
 use super::{Phase, Purpose, Run, Task};
 use crate::clients::Caller;
 use crate::world::SEC;
@@ -22,7 +27,7 @@ impl Run {
     /// Looks whether everything has ended.
     pub(super) fn look(&mut self) {
         if self.phase == Phase::Load {
-            self.world.disk.fails = None;
+            self.world.heal();
             self.enter(Phase::Recovery);
         }
         if self.phase != Phase::Recovery {
@@ -37,6 +42,13 @@ impl Run {
         if self.purposes.iter().any(|((who, _), what)| *who == caller && *what == Purpose::Active) {
             return;
         }
+        let targets = match self.scenario.size {
+            1 => "0".to_string(),
+            size => format!("0-{}", size - 1),
+        };
+        let request = DrainRequest { targets, reason: None, mode: Some("force".to_string()) };
+        let tag = self.world.call::<Undrain>(caller, Some(0), &request);
+        self.purposes.insert((caller, tag), Purpose::Ignored);
         let name = "broker.online".to_string();
         let tag = self.world.call::<GroupGet>(caller, Some(0), &GroupName { name });
         self.purposes.insert((caller, tag), Purpose::Online);
@@ -87,17 +99,70 @@ impl Run {
             self.read_key(caller, format!("{}.eventlog", JobId(id).kvs()), Purpose::Log(id));
             self.read_key(caller, format!("{}.R", JobId(id).kvs()), Purpose::Resources(id));
         }
+        let request = ListAll {
+            max_entries: 0,
+            attrs: vec!["state".to_string(), "result".to_string()],
+            constraint: None,
+            since: 0.0,
+            userid: None,
+            states: None,
+            results: None,
+            name: None,
+            queue: None,
+        };
+        let tag = self.world.call::<JobListRpc>(caller, Some(0), &request);
+        self.purposes.insert((caller, tag), Purpose::Listed);
+        self.auditing += 1;
         let keys: Vec<String> = self.oracle.keys.keys().cloned().collect();
         for key in keys {
             self.read_key(caller, key.clone(), Purpose::Key(key));
         }
-        if self.auditing == 0 {
-            self.begin_shutdown();
+    }
+
+    /// Events as they happened: none illegal, and in the end the same as in the eventlog.
+    pub(super) fn journal_says(&mut self, message: &Message) {
+        let Ok(said) = JournalResponse::take(message) else { return };
+        if let Ok(id) = u64::try_from(said.id) {
+            self.journal.entry(id).or_default().extend(said.events);
         }
     }
 
+    /// What `job-list` says of every job: all are there, and have ended.
+    pub(super) fn listed(&mut self, message: &Message) {
+        let body: Value = message.json().unwrap_or_default();
+        let states: BTreeMap<u64, u64> = body
+            .get("jobs")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(|job| Some((job.get("id")?.as_u64()?, job.get("state")?.as_u64()?)))
+            .collect();
+        for id in self.oracle.jobs.keys().copied().collect::<Vec<u64>>() {
+            if states.get(&id) != Some(&u64::from(INACTIVE)) {
+                let text = format!("job-list: job {} is in state {:?}", id, states.get(&id));
+                self.world.violation(text);
+            }
+        }
+        self.judged();
+    }
+
+    /// Replaying the eventlog gives what listeners saw live.
+    fn compare(&self, id: u64, log: &str) -> Result<(), String> {
+        let Ok(log) = log.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()
+        else {
+            return Err(format!("job {id}: eventlog is no JSON"));
+        };
+        let seen = self.journal.get(&id).map_or(&[][..], Vec::as_slice);
+        // Some events are for listeners only.
+        let durable: Vec<&Value> = seen.iter().filter(|event| log.contains(event)).collect();
+        if durable.len() == log.len() && durable.into_iter().eq(log.iter()) {
+            return Ok(());
+        }
+        let name = JobId(id).f58();
+        Err(format!("job {name}: the journal had {seen:?}, the eventlog has {log:?}"))
+    }
+
     pub(super) fn judge(&mut self, _caller: Caller, purpose: Purpose, message: &Message) {
-        self.auditing -= 1;
         let errnum = message.errnum();
         let text = if errnum == Errno::OK { text_of(message) } else { None };
         self.world.trace.line(self.world.now, || format!("{purpose:?}: {text:?}"));
@@ -113,7 +178,10 @@ impl Run {
                 }
             },
             Purpose::Resources(id) => match self.logs.get(&id) {
-                Some(log) => self.oracle.judge_job(id, log, text.as_deref()),
+                Some(log) => {
+                    let same = self.compare(id, log);
+                    self.oracle.judge_job(id, log, text.as_deref()).and(same)
+                }
                 None => Ok(()),
             },
             Purpose::Key(key) => {
@@ -125,6 +193,11 @@ impl Run {
         if let Err(text) = verdict {
             self.world.violation(text);
         }
+        self.judged();
+    }
+
+    fn judged(&mut self) {
+        self.auditing -= 1;
         if self.auditing == 0 {
             for text in self.oracle.double_allocations() {
                 self.world.violation(text);

@@ -2,11 +2,14 @@
 
 use flux_api::job::info::{EventlogWatch, EventlogWatch_, InfoLookup, Lookup as InfoLookupRpc};
 use flux_api::job::ingest::{Submit, SubmitRequest, SubmitResponse};
-use flux_api::job::manager::{Raise, RaiseRequest, Urgency, UrgencyRequest};
+use flux_api::job::list::{ListId, ListId_};
+use flux_api::job::manager::{Kill, KillRequest, Raise, RaiseRequest, Urgency, UrgencyRequest};
 use flux_api::kvs::{
     Commit, CommitRequest, Lookup, LookupRequest, LookupResponse, Operation, PRIMARY,
 };
+use flux_api::resource::{Drain, DrainRequest, Undrain};
 use flux_api::{Body, RpcError};
+use flux_id::JobId;
 use flux_model::sign::wrap_none;
 use flux_model::treeobj::Treeobj;
 use flux_proto::{Errno, Message};
@@ -25,13 +28,18 @@ pub(super) struct Session {
     value: u64,
 }
 
+/// State of jobs that have ended.
+pub(super) const INACTIVE: u32 = 64;
+
 /// Least pause between two actions of a session.
 const PAUSE: u64 = 5 * MS;
 
 impl Run {
     pub(super) fn begin_load(&mut self) {
         for at in 0..self.scenario.sessions as usize {
-            self.sessions.push(Session::default());
+            if self.sessions.len() <= at {
+                self.sessions.push(Session::default());
+            }
             self.ring(0, Task::Session(at));
         }
     }
@@ -89,9 +97,21 @@ impl Run {
         };
         let duration = if self.rng.chance(20) { 1.5 } else { 0.0 };
         let mut system = json!({"duration": duration});
-        if self.rng.chance(10) {
-            system["dependencies"] = json!([{"scheme": "begin-time",
-                "value": self.world.clock().wall + 3.0}]);
+        let known: Vec<u64> = self.oracle.jobs.keys().copied().collect();
+        match self.rng.range(0, 10) {
+            0 => {
+                let time = format!("{:.3}", self.world.clock().wall + 3.0);
+                system["dependencies"] = json!([{"scheme": "begin-time", "value": time}]);
+            }
+            1 => {
+                if let Some(id) = self.rng.pick(&known).copied() {
+                    let schemes = ["afterany", "afterok", "afterstart", "afternotok"];
+                    let scheme = *self.rng.pick(&schemes).unwrap_or(&"afterany");
+                    let value = JobId(id).f58();
+                    system["dependencies"] = json!([{"scheme": scheme, "value": value}]);
+                }
+            }
+            _ => {}
         }
         let jobspec = json!({
             "version": 1,
@@ -155,7 +175,23 @@ impl Run {
     fn disturb(&mut self, caller: Caller) {
         let ids: Vec<u64> = self.oracle.jobs.keys().copied().collect();
         let Some(id) = self.rng.pick(&ids).copied() else { return };
-        let tag = if self.scenario.faults.cancels && self.rng.chance(60) {
+        let tag = if self.scenario.faults.drains && self.rng.chance(30) {
+            let rank = self.rng.rank(0, self.scenario.size);
+            let mode = Some("overwrite".to_string());
+            let reason = Some("sim".to_string());
+            let request = DrainRequest { targets: rank.to_string(), reason, mode };
+            self.count("drains");
+            if self.rng.chance(50) {
+                self.world.call::<Drain>(caller, None, &request)
+            } else {
+                let request = DrainRequest { reason: None, mode: None, ..request };
+                self.world.call::<Undrain>(caller, None, &request)
+            }
+        } else if self.scenario.faults.cancels && self.rng.chance(20) {
+            let signum = if self.rng.chance(50) { 9 } else { 15 };
+            self.count("signals");
+            self.world.call::<Kill>(caller, None, &KillRequest { id, signum })
+        } else if self.scenario.faults.cancels && self.rng.chance(60) {
             let request = RaiseRequest {
                 id,
                 severity: 0,
@@ -175,6 +211,13 @@ impl Run {
     fn watch_job(&mut self, caller: Caller) {
         let ids: Vec<u64> = self.oracle.jobs.keys().copied().collect();
         let Some(id) = self.rng.pick(&ids).copied() else { return };
+        if self.rng.chance(50) {
+            let attrs = vec!["state".to_string()];
+            let request = ListId { id, attrs, state: Some(INACTIVE) };
+            let tag = self.world.call::<ListId_>(caller, None, &request);
+            self.purposes.insert((caller, tag), Purpose::Ended(id));
+            return self.count("waits for an end");
+        }
         let request = EventlogWatch { id, path: "eventlog".to_string(), flags: 0 };
         let tag = self.world.stream::<EventlogWatch_>(caller, None, &request);
         self.purposes.insert((caller, tag), Purpose::Watch);
@@ -202,6 +245,14 @@ impl Run {
             }
             Purpose::Known(id) if message.errnum() == Errno::ENOENT => {
                 self.world.violation(format!("job {id} was acknowledged but is not known"));
+            }
+            Purpose::Ended(id) if ok => {
+                let job: serde_json::Value = message.json().unwrap_or_default();
+                if job.pointer("/job/state").and_then(serde_json::Value::as_u64)
+                    != Some(u64::from(INACTIVE))
+                {
+                    self.world.violation(format!("job-list says that {id} has ended: {job}"));
+                }
             }
             Purpose::Commit(key, value) if ok => {
                 if let Some((acknowledged, _)) = self.oracle.keys.get_mut(&key) {
