@@ -531,6 +531,7 @@ impl KvsService {
             && self.waiting_txns == 0
             && self.admins.is_empty()
         {
+            self.end_requests(cx);
             cx.drained();
         }
     }

@@ -175,4 +175,41 @@ impl KvsService {
             None => {}
         }
     }
+
+    /// The service goes down: whoever still waits for something that this rank would have to ask
+    /// for is told so.
+    pub(super) fn end_requests(&mut self, cx: &mut Context<'_>) {
+        for parked in std::mem::take(&mut self.asking).into_values().flatten() {
+            match parked {
+                Parked::Call(call) => refuse(cx, *call, KvsError::Stopping),
+                Parked::Lookup(id) => self.lookup_failed(cx, id, KvsError::Stopping),
+            }
+        }
+        self.parked = 0;
+        for (_, answer) in std::mem::take(&mut self.relays).into_values() {
+            answer.err(cx, KvsError::Stopping);
+        }
+        for forward in std::mem::take(&mut self.forwards).into_values() {
+            match forward {
+                Forward::Create(answer) => answer.err(cx, KvsError::Stopping),
+                Forward::Remove(_, answer) => answer.err(cx, KvsError::Stopping),
+                Forward::List(answer) => answer.err(cx, KvsError::Stopping),
+            }
+        }
+        let mut waiters = Vec::new();
+        for space in self.spaces.values_mut() {
+            waiters.extend(std::mem::take(&mut space.waiters).into_values());
+        }
+        for waiter in waiters {
+            match waiter {
+                VersionWaiter::Version(answer) => answer.err(cx, KvsError::Stopping),
+                // The commit is durable; only this rank never showed it.
+                VersionWaiter::Commit(answer, response) => answer.ok(cx, &response),
+                VersionWaiter::Lookup(id) => self.lookup_failed(cx, id, KvsError::Stopping),
+            }
+        }
+        for (_, reading) in std::mem::take(&mut self.readings) {
+            reading.fail(cx, KvsError::Stopping);
+        }
+    }
 }

@@ -130,3 +130,22 @@ fn a_lost_leader_is_said_and_asked_again() {
     assert_eq!(rig.response(tag).unwrap_err().errno, Errno::EHOSTUNREACH);
     assert_eq!(ask(&mut store, &mut leader, &mut rig, "a.b"), Ok(val("1")));
 }
+
+#[test]
+fn at_the_end_a_follower_answers_everybody() {
+    let (_, _, mut rig) = follower();
+    let relayed = send(&mut rig, &[put("a", "1")]);
+    let parked = rig.request("kvs.lookup", json!({"key": "a.b", "namespace": "primary"}));
+    let created = rig.request(
+        "kvs.namespace-create",
+        json!({"namespace": "x", "rootref": "", "owner": 1000, "flags": 0}),
+    );
+    assert!(rig.try_response(relayed).is_none());
+    rig.drain();
+    for tag in [relayed, parked, created] {
+        assert_eq!(rig.response(tag).unwrap_err().errno, Errno::ENOSYS);
+    }
+    assert!(rig.drained);
+    rig.requests.clear();
+    rig.finish();
+}
