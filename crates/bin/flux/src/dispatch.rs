@@ -19,6 +19,15 @@ use crate::{
 
 /// Runs the command that `argv` (program name first) asks for and returns its exit status.
 pub(crate) fn dispatch(argv: impl IntoIterator<Item = OsString>) -> Result<i32, Failure> {
+    let argv: Vec<OsString> = argv.into_iter().collect();
+    // Every job starts one, on every node: it is spared the definition of the other commands.
+    if let [_, name, words @ ..] = argv.as_slice()
+        && name == "shell"
+    {
+        let words: Vec<String> =
+            words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        return Ok(flux_shell::main(&words));
+    }
     let matches = match root().allow_external_subcommands(true).try_get_matches_from(argv) {
         Ok(matches) => matches,
         Err(error) => return usage(&error, Style::Binary, "flux", "flux"),

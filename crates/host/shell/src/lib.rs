@@ -8,6 +8,7 @@ pub mod affinity;
 pub mod environment;
 pub mod exit;
 pub mod files;
+pub mod hardware;
 pub mod job;
 pub mod layout;
 pub mod link;

@@ -15,7 +15,6 @@ use flux_id::{Idset, JobId};
 use flux_model::stdio::{Header, Redirect, StdioEvent};
 use flux_pmi::{Server, ServerConfig};
 use flux_proto::Errno;
-use flux_topo::{Sysfs, Topology};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde_json::json;
@@ -24,6 +23,7 @@ use super::{Failure, Outbox, Shell, Waiting};
 use crate::affinity::{self, Plan};
 use crate::environment::{self, Common};
 use crate::exit::Policy;
+use crate::hardware;
 use crate::job;
 use crate::layout::Layout;
 use crate::link::Link;
@@ -356,7 +356,7 @@ impl Shell {
         if !needed && !self.options.hwloc_xmlfile {
             return;
         }
-        let topology = match Sysfs::default().discover() {
+        let topology = match hardware::of_host(self.link.uri()) {
             Ok(topology) => topology,
             Err(error) => {
                 self.log(Level::Warn, "cpu-affinity", &error.to_string());
