@@ -60,8 +60,10 @@ impl Node {
             message.push_route(self.connector.clone());
             self.route_request(message);
         }
+        // What a request that comes a moment later hears: to a caller it must not matter whether
+        // the server, which may have ended as planned, was gone before or after it had asked.
         for request in state.serving.take() {
-            self.refuse(&request, Errno::EHOSTUNREACH);
+            self.no_service(&request);
         }
     }
 
