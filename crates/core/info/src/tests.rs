@@ -121,6 +121,24 @@ fn a_job_that_never_ran_has_no_guest_eventlog() {
 }
 
 #[test]
+fn who_waits_for_the_log_of_a_job_that_never_ran_gets_an_empty_one() {
+    let mut rig = rig();
+    let body = json!({"id": 1, "path": "guest.exec.eventlog", "flags": 1});
+    let tag = rig.stream("job-info.eventlog-watch", body);
+    let guest = rig.expect("kvs.lookup");
+    rig.fail(&guest, Errno::ENOENT);
+    rig.expect("kvs-watch.lookup");
+    let main = rig.expect("kvs-watch.lookup");
+    rig.reply(&main, val(&format!("{SUBMIT}{CLEAN}")));
+    let rest = rig.expect("kvs.lookup");
+    rig.fail(&rest, Errno::ENOENT);
+    assert_eq!(rig.response(tag).unwrap_err().errno, Errno::ENODATA);
+    canceled(&mut rig);
+    canceled(&mut rig);
+    rig.finish();
+}
+
+#[test]
 fn a_watcher_that_leaves_is_forgotten() {
     let mut rig = rig();
     rig.stream("job-info.eventlog-watch", json!({"id": 1, "path": "eventlog"}));

@@ -33,6 +33,8 @@ pub struct Watch {
     /// Bytes of the guest eventlog that were sent.
     sent: usize,
     sentinel_owed: bool,
+    /// The guest directory was there when the watch began: the job had started.
+    existed: bool,
     /// The rest is being read; nothing else matters any more.
     resting: bool,
     /// Update watches: the object, once read, and events that came before it.
@@ -51,6 +53,7 @@ impl Watch {
             space: None,
             sent: 0,
             sentinel_owed: flags & WATCH_INITIAL_SENTINEL != 0,
+            existed: false,
             resting: false,
             object: None,
             before: Vec::new(),
@@ -183,6 +186,7 @@ impl InfoService {
         let Some(watch) = self.watches.get_mut(&ticket) else { return };
         let kind = match reply.decode::<kvs::Lookup>() {
             Ok(response) => {
+                watch.existed = true;
                 response.val.get("type").and_then(Value::as_str).unwrap_or("").to_string()
             }
             Err(error) if error.errno == Errno::ENOENT => "symlink".to_string(),
@@ -273,6 +277,14 @@ impl InfoService {
                 self.end_watch(cx, ticket, Ok(()));
             }
             Err(_) if watch.sent > 0 => self.end_watch(cx, ticket, Ok(())),
+            // Who waits for a log to be created has waited until none can come: an empty log.
+            Err(error)
+                if error.errno == Errno::ENOENT
+                    && !watch.existed
+                    && watch.flags & WATCH_WAITCREATE != 0 =>
+            {
+                self.end_watch(cx, ticket, Ok(()));
+            }
             Err(error) => {
                 let error = if error.errno == Errno::ENOENT {
                     RpcError::new(Errno::ENOENT, format!("{}: key not found", watch.path))
