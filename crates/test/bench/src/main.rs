@@ -1,0 +1,99 @@
+//! Measures an instance on this machine and prints a table, beside what the machine itself can do
+//! and the figures the design aims at.
+//!
+//! `cargo run --release -p flux-bench -- [--quick | --full] [--flux PROGRAM]`. It needs a release
+//! build of the `flux` program, by default the one beside it. Timings are no tests: nothing fails
+//! because it is slow.
+
+mod commands;
+mod floor;
+mod instance;
+mod jobs;
+mod messages;
+mod table;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use crate::table::Table;
+
+/// Why a measurement was not made.
+type Failure = Box<dyn std::error::Error>;
+
+/// Measures one part.
+type Measure = fn(&Plan, &mut Table) -> Result<(), Failure>;
+
+/// What is measured, and for how long.
+#[derive(Debug)]
+struct Plan {
+    flux: PathBuf,
+    /// Numbers of jobs with processes, and with mock execution.
+    jobs: Vec<u64>,
+    /// Numbers of brokers that are started and stopped.
+    brokers: Vec<u32>,
+    /// Repetitions of what takes milliseconds.
+    repeat: usize,
+    /// When nothing long is begun any more.
+    deadline: Instant,
+}
+
+fn plan(mut words: impl Iterator<Item = String>) -> Result<Plan, Failure> {
+    let beside = std::env::current_exe()?.with_file_name("flux");
+    let mut plan = Plan {
+        flux: beside,
+        jobs: vec![1_000, 10_000],
+        brokers: vec![1, 4, 16, 64],
+        repeat: 20,
+        deadline: Instant::now() + Duration::from_secs(300),
+    };
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--quick" => {
+                plan.jobs = vec![1_000];
+                plan.brokers = vec![1, 4, 16];
+                plan.repeat = 10;
+                plan.deadline = Instant::now() + Duration::from_secs(60);
+            }
+            "--full" => {
+                plan.jobs = vec![1_000, 10_000, 50_000];
+                plan.deadline = Instant::now() + Duration::from_secs(600);
+            }
+            "--flux" => plan.flux = words.next().ok_or("--flux needs a path")?.into(),
+            other => {
+                let text = "usage: flux-bench [--quick | --full] [--flux PROGRAM]";
+                return Err(format!("unknown option '{other}'\n{text}").into());
+            }
+        }
+    }
+    if !plan.flux.is_file() {
+        let text = "build it with: cargo build --release -p flux";
+        return Err(format!("{}: no such program; {text}", plan.flux.display()).into());
+    }
+    Ok(plan)
+}
+
+fn main() -> ExitCode {
+    let plan = match plan(std::env::args().skip(1)) {
+        Ok(plan) => plan,
+        Err(error) => {
+            table::complain(&format!("flux-bench: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut table = Table::new(&plan);
+    let parts: [(&str, Measure); 5] = [
+        ("floor", floor::measure),
+        ("commands", commands::measure),
+        ("start and stop", commands::start_and_stop),
+        ("messages", messages::measure),
+        ("jobs", jobs::measure),
+    ];
+    for (name, measure) in parts {
+        if let Err(error) = measure(&plan, &mut table) {
+            table.failed(name, &error.to_string());
+        }
+    }
+    table.end();
+    ExitCode::SUCCESS
+}
