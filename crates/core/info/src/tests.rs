@@ -104,27 +104,9 @@ fn a_guest_eventlog_goes_on_where_the_namespace_ended() {
 }
 
 #[test]
-fn a_job_that_never_ran_has_no_guest_eventlog() {
+fn a_job_that_never_ran_has_an_empty_guest_eventlog() {
     let mut rig = rig();
     let tag = rig.stream("job-info.eventlog-watch", json!({"id": 1, "path": "guest.output"}));
-    let guest = rig.expect("kvs.lookup");
-    rig.fail(&guest, Errno::ENOENT);
-    rig.expect("kvs-watch.lookup");
-    let main = rig.expect("kvs-watch.lookup");
-    rig.reply(&main, val(&format!("{SUBMIT}{CLEAN}")));
-    let rest = rig.expect("kvs.lookup");
-    rig.fail(&rest, Errno::ENOENT);
-    assert_eq!(rig.response(tag).unwrap_err().errno, Errno::ENOENT);
-    canceled(&mut rig);
-    canceled(&mut rig);
-    rig.finish();
-}
-
-#[test]
-fn who_waits_for_the_log_of_a_job_that_never_ran_gets_an_empty_one() {
-    let mut rig = rig();
-    let body = json!({"id": 1, "path": "guest.exec.eventlog", "flags": 1});
-    let tag = rig.stream("job-info.eventlog-watch", body);
     let guest = rig.expect("kvs.lookup");
     rig.fail(&guest, Errno::ENOENT);
     rig.expect("kvs-watch.lookup");
@@ -135,6 +117,22 @@ fn who_waits_for_the_log_of_a_job_that_never_ran_gets_an_empty_one() {
     assert_eq!(rig.response(tag).unwrap_err().errno, Errno::ENODATA);
     canceled(&mut rig);
     canceled(&mut rig);
+    rig.finish();
+}
+
+#[test]
+fn a_job_that_ran_without_that_log_has_none() {
+    let mut rig = rig();
+    let tag = rig.stream("job-info.eventlog-watch", json!({"id": 1, "path": "guest.absent"}));
+    let guest = rig.expect("kvs.lookup");
+    rig.reply(&guest, json!({"val": {"ver": 1, "type": "dir", "data": {}}}));
+    let rest = rig.expect("kvs.lookup");
+    rig.fail(&rest, Errno::ENOENT);
+    let error = rig.response(tag).unwrap_err();
+    assert_eq!(
+        (error.errno, error.message()),
+        (Errno::ENOENT, "guest.absent: key not found".into())
+    );
     rig.finish();
 }
 

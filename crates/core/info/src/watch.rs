@@ -277,12 +277,8 @@ impl InfoService {
                 self.end_watch(cx, ticket, Ok(()));
             }
             Err(_) if watch.sent > 0 => self.end_watch(cx, ticket, Ok(())),
-            // Who waits for a log to be created has waited until none can come: an empty log.
-            Err(error)
-                if error.errno == Errno::ENOENT
-                    && !watch.existed
-                    && watch.flags & WATCH_WAITCREATE != 0 =>
-            {
+            // The job was waited for until its end and never ran: its log is empty.
+            Err(error) if error.errno == Errno::ENOENT && !watch.existed => {
                 self.end_watch(cx, ticket, Ok(()));
             }
             Err(error) => {
