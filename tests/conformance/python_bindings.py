@@ -638,6 +638,31 @@ def memos_are_kept(handle):
     flux.job.cancel(handle, jobid)
 
 
+@check
+def guests_see_the_queue_and_touch_nothing_of_others(handle):
+    jobid = submit(handle, "true", urgency=0)
+    flux.job.event_wait(handle, jobid, "priority")
+    os.environ.update(FLUX_HANDLE_USERID="60001", FLUX_HANDLE_ROLEMASK="2")
+    guest = flux.Flux()
+    until(lambda: jobid in [j["id"] for j in flux.job.job_list(guest, max_entries=0).get_jobs()], "the job, seen by a guest")
+    equal(guest.rpc("broker.ping", {}).get()["userid"], 60001, "userid")
+    for name, action in {
+        "cancel": lambda: flux.job.cancel(guest, jobid),
+        "kill": lambda: flux.job.kill(guest, jobid, 15),
+        "urgency": lambda: guest.rpc("job-manager.urgency", {"id": int(jobid), "urgency": 1}).get(),
+        "watch": lambda: list(flux.job.event_watch(guest, jobid)),
+        "look up": lambda: flux.job.job_info_lookup(guest, jobid, keys=["jobspec"]).get(),
+        "read the KVS": lambda: flux.kvs.get(guest, "resource.R"),
+        "drain": lambda: guest.rpc("resource.drain", {"targets": "0", "reason": "x"}, nodeid=0).get(),
+        "set an attribute": lambda: guest.attr_set("test.guest", "x"),
+        "run a process": lambda: subprocess.rexec_bg(guest, ["true"], nodeid=0).get_pid(),
+        "stop a queue": lambda: guest.rpc("job-manager.queue-start", {"start": False, "all": True}).get(),
+        "submit unsigned": lambda: submit(guest, "true"),
+    }.items():
+        equal(errno_of(action), 1, f"errno of a guest who tries to {name}")
+    flux.job.cancel(handle, jobid)
+
+
 # --- resources and queues -----------------------------------------------------------------------
 
 
