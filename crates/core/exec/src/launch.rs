@@ -25,10 +25,15 @@ impl ExecService {
 
     pub(crate) fn named(&mut self, cx: &mut Cx<'_, Wait>, id: u64, reply: &Reply) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
-        if let Some(error) = reply.error()
-            && error.errno != Errno::EEXIST
-        {
-            let note = format!("failed to create guest namespace: {error}");
+        if let Some(error) = reply.error() {
+            // The namespace is on disk before the first shell is launched: where it is already,
+            // shells may have run when the leader went down. No job is started twice; what the
+            // shells wrote stays there.
+            let note = if error.errno == Errno::EEXIST {
+                "the job may have run before the instance was restarted".to_string()
+            } else {
+                format!("failed to create guest namespace: {error}")
+            };
             self.exception(cx, id, 0, "exec", &note);
             return self.release(cx, id);
         }

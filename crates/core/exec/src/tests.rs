@@ -183,3 +183,15 @@ fn a_mock_job_takes_one_commit() {
     assert_eq!(rig.response(tag).unwrap()["type"], json!("release"));
     rig.finish();
 }
+
+#[test]
+fn a_job_whose_namespace_is_there_already_is_not_started_again() {
+    let mut rig = rig();
+    let tag = start(&mut rig, "0", "a", json!({}));
+    let namespace = rig.expect("kvs.namespace-create");
+    rig.fail(&namespace, Errno::EEXIST);
+    let exception = rig.response(tag).unwrap();
+    assert_eq!(exception["data"]["severity"], json!(0));
+    assert_eq!(rig.response(tag).unwrap()["type"], json!("release"));
+    rig.finish();
+}
