@@ -16,6 +16,8 @@ pub struct Oracle {
     pub keys: BTreeMap<String, (u64, u64)>,
     /// When each core of each rank is taken: from, to, by which job.
     cores: BTreeMap<(u32, u32), Vec<(f64, f64, u64)>>,
+    /// What each session's keys were found to be.
+    found: BTreeMap<String, Option<u64>>,
     /// Jobs by their result.
     pub results: BTreeMap<String, u64>,
 }
@@ -90,5 +92,19 @@ impl Oracle {
             return Ok(());
         }
         Err(format!("{key} is {value}, but {acknowledged} was acknowledged and {sent} sent last"))
+    }
+
+    /// Judges keys that were only ever changed together.
+    ///
+    /// # Errors
+    /// They differ.
+    pub fn judge_twin(&mut self, key: &str, value: Option<u64>) -> Result<(), String> {
+        let session = key.trim_end_matches(".value").rsplit('.').next().unwrap_or(key);
+        match self.found.insert(session.to_string(), value) {
+            Some(other) if other != value => {
+                Err(format!("{key} is {value:?}, the key that changes with it is {other:?}"))
+            }
+            _ => Ok(()),
+        }
     }
 }

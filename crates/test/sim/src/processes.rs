@@ -135,6 +135,11 @@ impl World {
             ["/bin/sh", ..] => None,
             _ => return answer.err(out, Errno::ENOENT),
         };
+        if let Some(id) = job
+            && !self.started.insert((id, rank))
+        {
+            self.violation(format!("the shell of job {id} is started on rank {rank} again"));
+        }
         let shell = job.map(|job| Shell {
             job,
             caller: None,

@@ -173,6 +173,9 @@ impl Run {
 
     fn go(&mut self) {
         self.start_all();
+        if self.scenario.faults.early {
+            self.ring(SEC / 2, Task::Fault);
+        }
         while self.phase != Phase::Over {
             if !self.world.step() {
                 self.world.violation("nothing is left to happen");
@@ -298,7 +301,7 @@ impl Run {
         }
         // The service manager starts it again.
         self.count("broker exits");
-        if self.phase == Phase::Boot {
+        if self.phase == Phase::Boot && !self.scenario.faults.early {
             self.world.violation(format!("rank {rank} exits with {code} while booting"));
         }
         let after = self.rng.range(SEC, 6 * SEC);
@@ -335,6 +338,10 @@ impl Run {
                     self.purposes.insert((caller, tag), Purpose::Journal);
                 }
                 if self.phase != Phase::Boot {
+                    return;
+                }
+                if message.errnum() != Errno::OK && self.scenario.faults.early {
+                    // The leader goes down again; the next one is asked.
                     return;
                 }
                 if message.errnum() != Errno::OK {

@@ -29,6 +29,10 @@ pub struct Faults {
     pub drains: bool,
     /// The instance is shut down in the middle and started again.
     pub restart: bool,
+    /// Faults begin before the instance runs.
+    pub early: bool,
+    /// Faults follow each other closely.
+    pub storm: bool,
 }
 
 /// One run.
@@ -79,6 +83,8 @@ impl Scenario {
             cancels: fault(50),
             drains: fault(30),
             restart: fault(20),
+            early: fault(15),
+            storm: fault(25),
         };
         let slow_link = rng.chance(20);
         let slow_disk = rng.chance(20);
@@ -95,7 +101,7 @@ impl Scenario {
             tree,
             cores: rng.rank(1, 5),
             sessions: rng.rank(1, 6),
-            jobs: rng.rank(1, 30),
+            jobs: if rng.chance(8) { rng.rank(100, 250) } else { rng.rank(1, 30) },
             seconds: rng.range(20, 90),
             faults,
             pace,

@@ -4,7 +4,7 @@
 //! The one order of events is their time, then the order in which they were planned. Whatever
 //! else runs (a script, the checks) hears of it through [`Notice`]s.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use flux_api::driver::{ConfigFiles, Console, HostResources, Topo};
@@ -129,6 +129,8 @@ pub struct World {
     pub(crate) ends: BTreeMap<(u32, LinkId), u64>,
     pub(crate) clients: BTreeMap<Caller, Client>,
     pub(crate) processes: BTreeMap<u64, Process>,
+    /// Jobs whose shell was started, by rank.
+    pub(crate) started: BTreeSet<(u64, u32)>,
     queue: BTreeMap<(u64, u64), (u64, Due)>,
     planned: u64,
     pub(crate) numbers: u64,
@@ -155,6 +157,7 @@ impl World {
             ends: BTreeMap::new(),
             clients: BTreeMap::new(),
             processes: BTreeMap::new(),
+            started: BTreeSet::new(),
             queue: BTreeMap::new(),
             planned: 0,
             numbers: 0,

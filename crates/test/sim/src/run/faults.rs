@@ -5,15 +5,24 @@ use flux_proto::Errno;
 use super::{Phase, Run, Task};
 use crate::world::SEC;
 
+/// Faults do not keep an instance from its start for ever.
+const EARLY: u64 = 60 * SEC;
+
 impl Run {
     pub(super) fn begin_faults(&mut self) {
+        if self.scenario.faults.early {
+            // Nothing heals while an instance boots, so that the disk must not be left broken.
+            self.world.disk.fails = None;
+        }
         if self.again {
             self.ring(self.scenario.length() / 2, Task::Stop);
         } else {
             self.ring(self.scenario.length(), Task::Look);
         }
-        let after = self.rng.range(SEC, 5 * SEC);
-        self.ring(after, Task::Fault);
+        if !self.scenario.faults.early {
+            let after = self.rng.range(SEC, 5 * SEC);
+            self.ring(after, Task::Fault);
+        }
     }
 
     fn follower(&mut self) -> Option<u32> {
@@ -22,12 +31,18 @@ impl Run {
 
     /// Does one thing that this run may see.
     pub(super) fn fault(&mut self) {
-        if self.phase != Phase::Load {
+        let faults = self.scenario.faults;
+        let booting = faults.early && self.phase == Phase::Boot;
+        let late = self.world.now > self.phase_began + EARLY;
+        if self.phase > Phase::Load || (booting && late) {
             return;
         }
-        let after = self.rng.range(SEC / 10, 15 * SEC);
+        let most = if faults.storm { 2 * SEC } else { 15 * SEC };
+        let after = self.rng.range(SEC / 20, most);
         self.ring(after, Task::Fault);
-        let faults = self.scenario.faults;
+        if self.phase == Phase::Boot && !booting {
+            return;
+        }
         match self.rng.range(0, 6) {
             0 if faults.links => {
                 if let Some(rank) = self.follower()

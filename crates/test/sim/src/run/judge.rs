@@ -186,7 +186,9 @@ impl Run {
             },
             Purpose::Key(key) => {
                 let value = if errnum == Errno::OK { value_of(message) } else { None };
-                self.oracle.judge_key(&key, value)
+                self.oracle
+                    .judge_key(&key, value)
+                    .and_then(|()| self.oracle.judge_twin(&key, value))
             }
             _ => Ok(()),
         };

@@ -132,20 +132,28 @@ impl Run {
         format!("test.session{at}.value")
     }
 
+    fn twin(at: usize) -> String {
+        format!("twin.session{at}")
+    }
+
     fn commit(&mut self, at: usize, caller: Caller) {
         let Some(session) = self.sessions.get_mut(at) else { return };
         session.value += 1;
         let value = session.value;
         let key = Self::key(at);
         self.oracle.keys.entry(key.clone()).or_default().1 = value;
+        self.oracle.keys.entry(Self::twin(at)).or_default().1 = value;
         let request = CommitRequest {
             namespace: PRIMARY.to_string(),
             flags: 0,
-            ops: vec![Operation {
-                key: key.clone(),
-                flags: 0,
-                dirent: Treeobj::val(value.to_string().into_bytes()).to_value(),
-            }],
+            // Two keys that always change together.
+            ops: [key.clone(), Self::twin(at)]
+                .map(|key| Operation {
+                    key,
+                    flags: 0,
+                    dirent: Treeobj::val(value.to_string().into_bytes()).to_value(),
+                })
+                .to_vec(),
         };
         let tag = self.world.call::<Commit>(caller, None, &request);
         self.purposes.insert((caller, tag), Purpose::Commit(key, value));
