@@ -52,6 +52,8 @@ pub struct Node {
     pub(crate) drivers: Vec<Driver>,
     pub(crate) connector: flux_proto::RouteId,
     pub(crate) clients: BTreeMap<ClientId, Client>,
+    /// Connections there have been.
+    pub(crate) connects: u64,
     pub(crate) events: Events,
     pub(crate) overlay: Overlay,
     pub(crate) boot: Boot,
@@ -82,7 +84,7 @@ impl Node {
         let mut ids = Ids::new(cfg.seed ^ u64::from(cfg.rank).wrapping_mul(0x2545_f491_4f6c_dd1d));
         ids.insert(cfg.uuid.clone(), Peer::Own);
         let connector = ids.make(Peer::Connector);
-        let registry = ["broker", "event", "service", "module", "overlay"]
+        let registry = ["broker", "event", "service", "module", "overlay", "connector-local"]
             .map(|name| (name.to_string(), Peer::Own));
         let mut node = Self {
             clock: Clock::default(),
@@ -96,6 +98,7 @@ impl Node {
             drivers: Vec::new(),
             connector,
             clients: BTreeMap::new(),
+            connects: 0,
             events: Events::default(),
             overlay: Overlay::new(&cfg),
             boot: Boot::new(modules),

@@ -5,6 +5,7 @@ use flux_api::rpc::refusal;
 use flux_api::{Body, RpcError};
 use flux_proto::{Cred, Errno, Message, MsgType, Rolemask, RouteId, USERID_UNKNOWN};
 use flux_svc::engine::{ClientId, Output};
+use serde_json::{Value, json};
 
 use crate::ids::Peer;
 use crate::node::Node;
@@ -17,6 +18,7 @@ pub(crate) struct Client {
     pub(crate) cred: Cred,
     pub(crate) pid: i32,
     pub(crate) received: u64,
+    pub(crate) sent: u64,
     disconnects: Disconnects,
     /// Requests that it serves.
     serving: Tracker,
@@ -42,8 +44,9 @@ impl Node {
     pub(crate) fn client_joined(&mut self, client: ClientId, cred: Cred, pid: i32) {
         let id = self.ids.make(Peer::Client(client));
         let (disconnects, serving) = (Disconnects::default(), Tracker::default());
-        let state = Client { id, cred, pid, received: 0, disconnects, serving };
+        let state = Client { id, cred, pid, received: 0, sent: 0, disconnects, serving };
         self.clients.insert(client, state);
+        self.connects += 1;
     }
 
     /// A connection ended: its services and subscriptions end, who serves it is told, and whom
@@ -110,8 +113,35 @@ impl Node {
         message.push_route(self.cfg.uuid.clone());
         if let Some(client) = self.clients.get_mut(&id) {
             client.serving.request(&message);
+            self.send_client(id, message);
+        }
+    }
+
+    /// Writes a message to a connection.
+    pub(crate) fn send_client(&mut self, id: ClientId, message: Message) {
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.sent += 1;
             self.out.push_back(Output::Client(id, message));
         }
+    }
+
+    /// What `connector-local.stats-get` tells: who is connected, and who may.
+    pub(crate) fn connector_stats(&self) -> Value {
+        let entry = |client: &Client| {
+            json!({
+                "uuid": client.id.to_str_lossy(),
+                "userid": client.cred.userid,
+                "pid": client.pid,
+                "txcount": client.sent,
+                "rxcount": client.received,
+            })
+        };
+        let clients: Vec<Value> = self.clients.values().map(entry).collect();
+        json!({
+            "server": { "clients": clients, "connects": self.connects },
+            "allow_guest_user": self.access.allow_guest_user,
+            "allow_root_owner": self.access.allow_root_owner,
+        })
     }
 
     /// Subscriptions and services are the client's own affair: they are answered before the
@@ -127,7 +157,7 @@ impl Node {
         };
         response.cred = Cred { userid: USERID_UNKNOWN, rolemask: Rolemask::OWNER };
         response.pop_route();
-        self.out.push_back(Output::Client(id, response));
+        self.send_client(id, response);
     }
 
     fn connector_result(&mut self, id: ClientId, message: &Message) -> Result<(), RpcError> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use flux_proto::{Errno, Message, subscription_matches};
 use flux_svc::Level;
-use flux_svc::engine::{ClientId, Output};
+use flux_svc::engine::ClientId;
 
 use crate::ids::Peer;
 use crate::node::{Node, Work};
@@ -121,6 +121,6 @@ impl Node {
         }
         let mut message = message.clone();
         message.push_route(self.cfg.uuid.clone());
-        self.out.push_back(Output::Client(id, message));
+        self.send_client(id, message);
     }
 }

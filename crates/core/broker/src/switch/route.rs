@@ -2,7 +2,6 @@
 
 use flux_api::RpcError;
 use flux_proto::{Errno, Message, MsgType, NODEID_ANY};
-use flux_svc::engine::Output;
 
 use crate::ids::Peer;
 use crate::node::{Node, Work};
@@ -129,7 +128,7 @@ impl Node {
                 Peer::Own | Peer::Connector => {}
                 Peer::Module(seat) => return self.work.push_back(Work::Deliver(seat, message)),
                 Peer::Driver(at) => return self.give_driver(at, message),
-                Peer::Client(client) => return self.out.push_back(Output::Client(client, message)),
+                Peer::Client(client) => return self.send_client(client, message),
                 Peer::Child(rank) => return self.response_down(rank, message),
                 Peer::Parent => return,
             }

@@ -90,6 +90,25 @@ fn a_server_that_goes_away_leaves_no_request_open() {
 }
 
 #[test]
+fn the_local_socket_counts_its_clients() {
+    let mut cluster = Cluster::new("kary:2", 1);
+    let first = cluster.client(0, OWNER);
+    cluster.leave(first);
+    let client = cluster.client(0, GUEST);
+    cluster.call(client, "broker.ping", NODEID_ANY, json!({})).unwrap();
+    let ask =
+        |cluster: &mut Cluster, topic| cluster.call(client, topic, NODEID_ANY, json!({})).unwrap();
+    let stats = ask(&mut cluster, "connector-local.stats-get");
+    assert_eq!(stats["server"]["connects"], json!(2));
+    let clients = stats["server"]["clients"].as_array().unwrap();
+    assert_eq!(clients.len(), 1);
+    assert_eq!(clients[0]["userid"], json!(GUEST));
+    assert_eq!((&clients[0]["rxcount"], &clients[0]["txcount"]), (&json!(2), &json!(1)));
+    assert_eq!(stats["allow_root_owner"], json!(false));
+    assert_eq!(ask(&mut cluster, "broker.stats-get")["clients"], json!(1));
+}
+
+#[test]
 fn services_hear_of_clients_that_go_away() {
     let mut cluster = Cluster::new("kary:1", 3);
     let caller = cluster.client(2, GUEST);
