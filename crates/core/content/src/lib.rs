@@ -257,6 +257,27 @@ impl Service for ContentService {
         }
     }
 
+    /// Whoever still waits is told so; what is on its way to the store may yet get there.
+    fn on_drain(&mut self, cx: &mut Cx<'_, Wait>) {
+        let error = RpcError::new(Errno::ENOSYS, "content: the service is shutting down");
+        for answer in std::mem::take(&mut self.loads).into_values().flatten() {
+            answer.err(cx, error.clone());
+        }
+        for answer in std::mem::take(&mut self.stores).into_values().flatten() {
+            answer.err(cx, error.clone());
+        }
+        for (_, answer) in std::mem::take(&mut self.commits).into_values() {
+            answer.err(cx, error.clone());
+        }
+        for answer in std::mem::take(&mut self.gets).into_values() {
+            answer.err(cx, error.clone());
+        }
+        for answer in std::mem::take(&mut self.puts).into_values() {
+            answer.err(cx, error.clone());
+        }
+        cx.drained();
+    }
+
     fn stats(&self) -> Option<Value> {
         Some(json!({
             "count": self.cache.len(),

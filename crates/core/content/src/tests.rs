@@ -91,3 +91,19 @@ fn a_commit_is_one_batch_and_fills_the_cache() {
     assert_eq!(rig.responses.pop_front().unwrap().raw(), b"b");
     rig.finish();
 }
+
+#[test]
+fn at_the_end_everybody_is_answered() {
+    let mut rig = leader();
+    let digest = HashAlg::Sha1.hash(b"blob");
+    ask(&mut rig, "content.store", 1, b"other");
+    rig.expect("content-backing.store");
+    ask(&mut rig, "content.load", 2, digest.digest());
+    rig.expect("content-backing.load");
+    rig.drain();
+    for _ in 0..2 {
+        assert_eq!(rig.responses.pop_front().unwrap().errnum(), Errno::ENOSYS);
+    }
+    assert!(rig.drained);
+    rig.finish();
+}
