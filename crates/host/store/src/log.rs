@@ -24,8 +24,8 @@ const COMPRESS_MIN: usize = 256;
 pub enum Durability {
     /// The data survives a power cut: each transaction is synced.
     Synced,
-    /// The data survives the end of the process: for a state directory that goes with the
-    /// instance anyway.
+    /// The data lasts as long as the process, which is all that a state directory needs that goes
+    /// with the instance: commits are answered when they are accepted, and written soon after.
     Process,
 }
 
@@ -185,6 +185,12 @@ impl BlobLog {
     #[must_use]
     pub fn hash(&self) -> HashAlg {
         self.hash
+    }
+
+    /// Lets the file grow to so many pages only.
+    #[cfg(test)]
+    pub(crate) fn limit_pages(&self, pages: u32) {
+        self.connection.execute_batch(&format!("PRAGMA max_page_count = {pages}")).unwrap();
     }
 
     /// Number of blobs.
