@@ -7,10 +7,25 @@ use bytes::Bytes;
 /// Cost of an entry beside its blob, a rough figure.
 const OVERHEAD: usize = 128;
 
+/// A digest with its first bytes as a number: comparing that decides, without a look elsewhere in
+/// memory.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Key(u64, Bytes);
+
+impl Key {
+    fn new(digest: &Bytes) -> Self {
+        let mut first = [0; 8];
+        for (to, from) in first.iter_mut().zip(digest.iter()) {
+            *to = *from;
+        }
+        Self(u64::from_be_bytes(first), digest.clone())
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Cache {
-    blobs: BTreeMap<Bytes, (u64, Bytes)>,
-    order: BTreeMap<u64, Bytes>,
+    blobs: BTreeMap<Key, (u64, Bytes)>,
+    order: BTreeMap<u64, Key>,
     clock: u64,
     bytes: usize,
     limit: usize,
@@ -36,10 +51,14 @@ impl Cache {
     }
 
     pub(crate) fn get(&mut self, digest: &Bytes) -> Option<Bytes> {
-        let (used, blob) = self.blobs.get_mut(digest)?;
+        self.find(&Key::new(digest))
+    }
+
+    fn find(&mut self, key: &Key) -> Option<Bytes> {
+        let (used, blob) = self.blobs.get_mut(key)?;
         self.clock += 1;
-        if let Some(digest) = self.order.remove(used) {
-            self.order.insert(self.clock, digest);
+        if let Some(key) = self.order.remove(used) {
+            self.order.insert(self.clock, key);
         }
         *used = self.clock;
         Some(blob.clone())
@@ -47,14 +66,15 @@ impl Cache {
 
     pub(crate) fn put(&mut self, digest: Bytes, blob: Bytes) {
         let cost = blob.len() + OVERHEAD;
-        if cost > self.limit || self.get(&digest).is_some() {
+        let key = Key::new(&digest);
+        if cost > self.limit || self.find(&key).is_some() {
             return;
         }
         // A slice of a larger message would keep all of it alive.
         let blob = Bytes::copy_from_slice(&blob);
         self.clock += 1;
-        self.order.insert(self.clock, digest.clone());
-        self.blobs.insert(digest, (self.clock, blob));
+        self.order.insert(self.clock, key.clone());
+        self.blobs.insert(key, (self.clock, blob));
         self.bytes += cost;
         while self.bytes > self.limit {
             let Some((_, oldest)) = self.order.pop_first() else { break };
