@@ -4,8 +4,8 @@
 //! share them, and one host name for each rank. All operations are near-linear in runs and ranks.
 
 mod algebra;
-mod config;
 mod assemble;
+mod config;
 mod error;
 mod json;
 mod nodes;

@@ -2,7 +2,7 @@
 //!
 //! Nothing is decided here. [`options`] reads the command line, [`place`] finds rank and
 //! neighbours, [`services`] lists what runs on which rank, [`surroundings`] makes directories and
-//! cleans the environment, [`enclosing`] speaks with the instance around this one.
+//! cleans the environment, [`mod@enclosing`] speaks with the instance around this one.
 
 mod enclosing;
 pub(crate) mod options;

@@ -17,9 +17,11 @@ const ARROWS: &[(&str, &[&str])] = &[
 const FRAME: &str = "flux-svc";
 
 /// Arrows that the law leaves open, each with its reason.
-const EXCEPTIONS: &[(&str, &str, &str)] = &[
-    ("flux-shell", "flux-client", "the shell is a client of its broker, in a process of its own"),
-];
+const EXCEPTIONS: &[(&str, &str, &str)] = &[(
+    "flux-shell",
+    "flux-client",
+    "the shell is a client of its broker, in a process of its own",
+)];
 
 /// Crates that may use tokio, FFI and threads live in `host`, `client` and `bin` only.
 const HOST_ONLY: &[&str] = &["tokio", "rustls", "rusqlite", "nix", "rustix", "tempfile"];
@@ -35,7 +37,8 @@ pub fn violations(packages: &[Package]) -> Vec<String> {
         };
         for used in &package.uses {
             let Some(other) = packages.iter().find(|other| other.name == *used) else { continue };
-            let excepted = EXCEPTIONS.iter().any(|(from, to, _)| *from == package.name && to == used);
+            let excepted =
+                EXCEPTIONS.iter().any(|(from, to, _)| *from == package.name && to == used);
             let frame = used == FRAME && matches!(package.layer.as_str(), "core" | "host");
             if !excepted && !frame && !allowed.contains(&other.layer.as_str()) {
                 found.push(format!(

@@ -5,7 +5,7 @@ use flux_arch::{reference, workspace};
 fn golden(name: &str, page: &str) {
     let path = workspace::root().join("docs/reference").join(name);
     if std::env::var_os("BLESS").is_some() {
-        std::fs::write(&path, page).unwrap();
+        std::fs::write(&path, page).expect("docs/reference is there to be written");
         return;
     }
     let found = std::fs::read_to_string(&path).unwrap_or_default();

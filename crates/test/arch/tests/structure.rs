@@ -32,7 +32,8 @@ fn names_say_what_is_inside() {
 #[test]
 fn nothing_is_left_to_be_done_later() {
     // Spelled apart, so that this file does not hold them.
-    let marks: Vec<String> = ["todo", "unimplemented", "dbg"].iter().map(|word| format!("{word}!(")).collect();
+    let marks: Vec<String> =
+        ["todo", "unimplemented", "dbg"].iter().map(|word| format!("{word}!(")).collect();
     let left: Vec<String> = workspace::sources()
         .into_keys()
         .filter(|path| {
@@ -49,7 +50,8 @@ fn every_package_takes_the_lints_of_the_workspace() {
     let without: Vec<String> = workspace::packages()
         .into_iter()
         .filter(|package| {
-            let manifest = std::fs::read_to_string(package.root.join("Cargo.toml")).unwrap_or_default();
+            let manifest =
+                std::fs::read_to_string(package.root.join("Cargo.toml")).unwrap_or_default();
             !manifest.contains("[lints]\nworkspace = true")
         })
         .map(|package| package.name)

@@ -76,7 +76,7 @@ fn publish(matches: &ArgMatches) -> Result<i32, Failure> {
     let private = matches.get_flag("private");
     if matches.get_flag("synchronous") || loopback {
         let request = PublishRequest {
-            topic: topic.clone(),
+            topic,
             flags: if private { PRIVATE } else { 0 },
             payload: bytes.map(|bytes| STANDARD.encode(bytes)),
         };

@@ -6,13 +6,16 @@ use crate::{dispatch::Invocation, failure::Failure};
 
 /// The options of `flux shell`.
 pub(crate) fn command() -> Command {
-    Command::new("shell").about("Run the tasks of a job (started by the execution service)").hide(true).arg(
-        Arg::new("arguments")
-            .num_args(0..)
-            .trailing_var_arg(true)
-            .allow_hyphen_values(true)
-            .help("Options and the job id"),
-    )
+    Command::new("shell")
+        .about("Run the tasks of a job (started by the execution service)")
+        .hide(true)
+        .arg(
+            Arg::new("arguments")
+                .num_args(0..)
+                .trailing_var_arg(true)
+                .allow_hyphen_values(true)
+                .help("Options and the job id"),
+        )
 }
 
 /// Runs `flux shell`.

@@ -9,7 +9,7 @@ use flux_id::{Hostlist, fsd};
 use flux_model::taskmap::Taskmap;
 
 use crate::{
-    broker::{self, options, surroundings},
+    broker::{options, surroundings},
     dispatch::Invocation,
     failure::Failure,
     output,
@@ -26,7 +26,12 @@ pub(crate) fn command() -> Command {
             .help("Start N brokers on this host"),
     );
     let command = command
-        .arg(Arg::new("test-hosts").long("test-hosts").value_name("HOSTLIST").help("Host names of the brokers"))
+        .arg(
+            Arg::new("test-hosts")
+                .long("test-hosts")
+                .value_name("HOSTLIST")
+                .help("Host names of the brokers"),
+        )
         .arg(
             Arg::new("test-exit-timeout")
                 .long("test-exit-timeout")
@@ -150,7 +155,11 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
 /// One broker, as this process.
 fn one(matches: &ArgMatches, mut broker: Vec<String>, command: &[String]) -> Result<i32, String> {
     const TEST_ONLY: [&str; 6] = [
-        "test-hosts", "test-exit-timeout", "test-exit-mode", "test-start-mode", "test-rundir",
+        "test-hosts",
+        "test-exit-timeout",
+        "test-exit-mode",
+        "test-start-mode",
+        "test-rundir",
         "test-pmi-clique",
     ];
     if let Some(name) = TEST_ONLY.iter().find(|name| matches.contains_id(name)) {
@@ -179,7 +188,9 @@ fn many(
 ) -> Result<i32, String> {
     let (rundir, temporary) = match matches.get_one::<PathBuf>("test-rundir") {
         Some(path) => (path.clone(), matches.get_flag("test-rundir-cleanup")),
-        None if matches.get_flag("noexec") => (surroundings::temporary().join("flux-XXXXXX"), false),
+        None if matches.get_flag("noexec") => {
+            (surroundings::temporary().join("flux-XXXXXX"), false)
+        }
         None => (surroundings::unique_directory().map_err(|error| error.to_string())?, true),
     };
     let hosts: Option<Vec<String>> = match matches.get_one::<String>("test-hosts") {
@@ -220,7 +231,8 @@ fn many(
         instance.start_mode = StartMode::Leader;
     }
     if let Some(text) = matches.get_one::<String>("test-exit-timeout") {
-        let seconds = fsd::parse(text).map_err(|_| format!("--test-exit-timeout: '{text}' is not a duration"))?;
+        let seconds = fsd::parse(text)
+            .map_err(|_| format!("--test-exit-timeout: '{text}' is not a duration"))?;
         instance.exit_timeout = seconds.is_finite().then(|| Duration::from_secs_f64(seconds));
     }
     let result = test_instance(instance).map_err(|error| error.to_string());
