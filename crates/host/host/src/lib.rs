@@ -5,7 +5,7 @@
 //! at once, and everything for one client goes out in one write. There are no queues between the
 //! socket and the engine, and no wakeups without a cause.
 //!
-//! Read first: [`run`], [`HostOptions`], then [`Driver`] (how the host does things for services).
+//! Read first: [`run()`], [`HostOptions`], then [`Driver`] (how the host does things for services).
 //!
 //! Must never: decide what a service decides, or block the loop on something outside.
 
