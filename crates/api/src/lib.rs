@@ -17,6 +17,7 @@ pub mod content;
 pub mod driver;
 pub mod job;
 pub mod kvs;
+pub mod launch;
 pub mod lifecycle;
 pub mod overlay;
 pub mod resource;

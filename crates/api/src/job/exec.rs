@@ -46,6 +46,11 @@ bodies! {
         pub id: u64,
         /// Broker rank of the shell.
         pub rank: u32,
+        /// Barriers of this job that the shell has passed already. With it a barrier that some
+        /// shells had passed when rank 0 was lost is completed for the others: a shell whose
+        /// request ended in EHOSTUNREACH or ECONNRESET asks again.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub passed: Option<u32>,
     }
 }
 

@@ -56,6 +56,7 @@ pub fn rpc_page() -> String {
     methods::<flux_api::job::info::Info>(&mut page);
     methods::<flux_api::job::list::JobList>(&mut page);
     methods::<flux_api::rexec::Rexec>(&mut page);
+    methods::<flux_api::launch::Launch>(&mut page);
     methods::<flux_api::driver::Console>(&mut page);
     methods::<flux_api::driver::Topo>(&mut page);
     page

@@ -244,7 +244,11 @@ impl World {
                 if r.nnodes() > 1
                     && let Some(caller) = caller
                 {
-                    let tag = self.call::<ShellBarrier_>(caller, None, &ShellBarrier { id, rank });
+                    let tag = self.call::<ShellBarrier_>(
+                        caller,
+                        None,
+                        &ShellBarrier { id, rank, passed: None },
+                    );
                     self.at_stage(pid, Stage::Barrier, tag);
                 } else {
                     self.shell_runs(pid);

@@ -188,7 +188,7 @@ impl Shell {
             return Ok(());
         }
         let node = &self.layout.nodes[self.rank as usize];
-        let request = ShellBarrier { id: self.job.id.0, rank: node.broker_rank };
+        let request = ShellBarrier { id: self.job.id.0, rank: node.broker_rank, passed: Some(0) };
         let mut pending = client.start(To::Any, rpc::request::<ShellBarrier_>(&request));
         loop {
             let quiet = Failure { code: 1, text: None };
@@ -229,7 +229,7 @@ impl Shell {
             return;
         }
         let node = &self.layout.nodes[self.rank as usize];
-        let request = ShellBarrier { id: self.job.id.0, rank: node.broker_rank };
+        let request = ShellBarrier { id: self.job.id.0, rank: node.broker_rank, passed: Some(1) };
         drop(self.link.ask(Waiting::Barrier, To::Any, rpc::request::<ShellBarrier_>(&request)));
     }
 
