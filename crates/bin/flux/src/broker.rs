@@ -5,6 +5,7 @@
 //! cleans the environment, [`mod@enclosing`] speaks with the instance around this one.
 
 mod enclosing;
+mod installed;
 pub(crate) mod options;
 mod place;
 mod services;
@@ -28,6 +29,7 @@ use flux_topo::Sysfs;
 use serde_json::Value;
 
 use self::enclosing::Enclosing;
+use self::installed::Installed;
 use self::options::BrokerOptions;
 use self::services::Plan;
 
@@ -81,6 +83,7 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
     let rexec =
         RexecDriver::new(RexecOptions { rank, local_uri: local_uri.clone(), env: env.clone() });
     drivers.push(Box::new(rexec));
+    let installed = Installed::find()?;
     let hosts: Vec<String> = boot.hostlist.iter().collect();
     let plan = Plan {
         rank,
@@ -89,7 +92,7 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
         config: options.config.clone(),
         life: life(options, &hosts, boot.size)?,
         resources: resources(options, &hosts, &topology, rank, enclosing.as_ref())?,
-        shell: shell()?,
+        shell: installed.shell(),
     };
     let mut config = NodeConfig::new(rank, topology, RouteId::from(uuid.as_str()), owner());
     config.version = VERSION;
@@ -98,6 +101,7 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
     config.drivers = drivers.iter().map(|driver| driver.name()).collect();
     config.seed = surroundings::seed().map_err(|error| error.to_string())?;
     config.env = env;
+    config.builtin_paths = installed.paths();
     let node = Node::new(config, services::builtins(&plan)?, services::modules(&plan));
     if rank == 0
         && let Some(enclosing) = &enclosing
@@ -168,12 +172,6 @@ fn topology_source() -> Box<dyn flux_topo::Topology> {
         }
         None => Box::new(Sysfs::default()),
     }
-}
-
-/// The job shell is this program under another word.
-fn shell() -> Result<Vec<String>, String> {
-    let program = std::env::current_exe().map_err(|error| format!("own program: {error}"))?;
-    Ok(vec![program.display().to_string(), "shell".to_string()])
 }
 
 fn resources(

@@ -19,7 +19,14 @@ use crate::{
 
 /// Runs the command that `argv` (program name first) asks for and returns its exit status.
 pub(crate) fn dispatch(argv: impl IntoIterator<Item = OsString>) -> Result<i32, Failure> {
-    let argv: Vec<OsString> = argv.into_iter().collect();
+    let mut argv: Vec<OsString> = argv.into_iter().collect();
+    // Installed under the name `flux-NAME`, the program is that command.
+    let name = argv.first().and_then(|path| Path::new(path).file_name()).and_then(OsStr::to_str);
+    if let Some(name) = name.and_then(|name| name.strip_prefix("flux-"))
+        && COMMANDS.iter().any(|entry| entry.name == name)
+    {
+        argv.insert(1, name.into());
+    }
     // Every job starts one, on every node: it is spared the definition of the other commands.
     if let [_, name, words @ ..] = argv.as_slice()
         && name == "shell"
@@ -208,6 +215,13 @@ mod tests {
         let failure = fail(&["nosuch", "-x"]);
         assert_eq!(failure.lines(), ["flux: `nosuch' is not a flux command.  See 'flux --help'"]);
         assert_eq!(failure.code, 1);
+    }
+
+    #[test]
+    fn a_link_named_after_a_command_is_that_command() {
+        let argv = ["/usr/libexec/flux/flux-keygen", "--nosuch"].map(OsString::from);
+        let failure = dispatch(argv).expect_err("the option is wrong");
+        assert!(failure.message.starts_with("flux-keygen: "), "{}", failure.message);
     }
 
     #[test]

@@ -164,6 +164,10 @@ impl Cert {
             return Err(CertError::Format { path: path.to_owned(), what });
         }
         check_access(path, found.mode(), found.uid(), rustix::process::geteuid().as_raw())?;
+        if found.len() == 0 {
+            let what = "empty: make a certificate with flux keygen".to_owned();
+            return Err(CertError::Format { path: path.to_owned(), what });
+        }
         let mut text = String::new();
         file.take(FILE_MAX + 1).read_to_string(&mut text).map_err(io)?;
         if text.len() as u64 > FILE_MAX {
@@ -216,12 +220,20 @@ impl Cert {
     }
 
     /// Writes the file with mode 0600, whole or not at all. An existing file is never
-    /// overwritten, since it may hold the only copy of a key in use.
+    /// overwritten, since it may hold the only copy of a key in use; but an empty one of this
+    /// user, which others cannot read, is a place made ready for the key, in a directory where
+    /// the user may make no files.
     ///
     /// # Errors
     /// [`CertError::Io`], with `EEXIST` when the file is there already.
     pub fn save(&self, path: &Path) -> Result<(), CertError> {
         let io = |source| CertError::Io { path: path.to_owned(), source };
+        if let Some(mut place) = empty_place(path) {
+            return place
+                .write_all(self.to_text().as_bytes())
+                .and_then(|()| place.sync_all())
+                .map_err(io);
+        }
         let dir = match path.parent() {
             Some(dir) if !dir.as_os_str().is_empty() => dir,
             _ => Path::new("."),
@@ -240,6 +252,17 @@ impl Cert {
         written.and(removed).map_err(io)?;
         File::open(dir).and_then(|d| d.sync_all()).map_err(io)
     }
+}
+
+/// An empty regular file that is this user's alone, open for writing.
+fn empty_place(path: &Path) -> Option<File> {
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let file =
+        OpenOptions::new().write(true).custom_flags(flags.bits().cast_signed()).open(path).ok()?;
+    let found = file.metadata().ok()?;
+    let private =
+        check_access(path, found.mode(), found.uid(), rustix::process::geteuid().as_raw());
+    (found.is_file() && found.len() == 0 && private.is_ok()).then_some(file)
 }
 
 fn write_draft(path: &Path, text: &[u8]) -> io::Result<()> {

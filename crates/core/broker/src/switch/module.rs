@@ -128,7 +128,9 @@ impl Node {
 
     fn module_log(&mut self, at: usize, level: Level, text: &str) {
         let name = self.seats.get(at).map(|seat| seat.name.clone()).unwrap_or_default();
-        self.log(&name, level, text);
+        // The life of the broker is its own news; that a module keeps it is nobody's business.
+        let app = if name == "state-machine" { "broker" } else { &name };
+        self.log(app, level, text);
     }
 
     fn take_module(&mut self, at: usize, mut message: Message) {

@@ -38,6 +38,21 @@ fn an_existing_file_is_not_overwritten() {
 }
 
 #[test]
+fn an_empty_private_file_is_filled() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("curve.cert");
+    std::fs::write(&path, "").unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(sample().save(&path).is_err(), "others could read the key");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let error = Cert::load(&path).unwrap_err().to_string();
+    assert!(error.ends_with("empty: make a certificate with flux keygen"), "{error}");
+    sample().save(&path).unwrap();
+    assert_eq!(Cert::load(&path).unwrap().public(), sample().public());
+    assert!(sample().save(&path).is_err(), "now it holds a key");
+}
+
+#[test]
 fn a_file_that_others_can_read_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("curve.cert");
