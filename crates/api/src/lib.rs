@@ -13,6 +13,7 @@ mod declare;
 pub mod rpc;
 
 pub mod broker;
+pub mod config;
 pub mod content;
 pub mod driver;
 pub mod job;

@@ -3,7 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use flux_api::config::{self as catalogue, Grade, Step};
 use serde_json::{Map, Value};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 /// The largest configuration file in bytes.
 const FILE_MAX: u64 = 64 << 20;
@@ -30,6 +33,16 @@ pub enum ConfigError {
         /// What is wrong there.
         text: String,
     },
+    /// A value that its key cannot have.
+    #[error("Config file error: {}:{line}: {text}", path.display())]
+    Type {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// The key and what is wrong with its value.
+        text: String,
+    },
     /// A value that JSON cannot express.
     #[error("Config file error: {}: {key}: {text}", path.display())]
     Value {
@@ -48,17 +61,35 @@ pub enum ConfigError {
     },
 }
 
+/// Reads a configuration as [`read_configuration`] does, for those who show no warnings.
+///
+/// # Errors
+/// As there.
+pub fn read_config(path: &Path) -> Result<Map<String, Value>, ConfigError> {
+    read_configuration(path).map(|found| found.config)
+}
+
+/// What was read.
+#[derive(Debug, Default)]
+pub struct Configuration {
+    /// The merged tables.
+    pub config: Map<String, Value>,
+    /// Keys that nobody knows, a sentence each with file and line.
+    pub warnings: Vec<String>,
+}
+
 /// Reads `path`: the `*.toml` files of a directory in the order of their names, or one `.toml`
 /// or `.json` file. Tables of the same name are merged; of other values the last one counts.
 /// Dates become strings.
 ///
 /// # Errors
-/// At the first file that cannot be read or parsed.
-pub fn read_config(path: &Path) -> Result<Map<String, Value>, ConfigError> {
-    let mut config = Map::new();
+/// At the first file that cannot be read or parsed, or that has a value of a wrong type.
+pub fn read_configuration(path: &Path) -> Result<Configuration, ConfigError> {
+    let mut found = Configuration::default();
     if !path.is_dir() {
-        merge(&mut config, read_file(path)?);
-        return Ok(config);
+        let table = read_file(path, &mut found.warnings)?;
+        merge(&mut found.config, table);
+        return Ok(found);
     }
     let failed = |source| ConfigError::Io { path: path.to_path_buf(), source };
     let mut files = Vec::new();
@@ -71,9 +102,10 @@ pub fn read_config(path: &Path) -> Result<Map<String, Value>, ConfigError> {
     }
     files.sort();
     for file in files {
-        merge(&mut config, read_file(&file)?);
+        let table = read_file(&file, &mut found.warnings)?;
+        merge(&mut found.config, table);
     }
-    Ok(config)
+    Ok(found)
 }
 
 /// Lays `update` over `config`: tables are merged, other values replaced.
@@ -88,18 +120,59 @@ pub fn merge(config: &mut Map<String, Value>, update: Map<String, Value>) {
     }
 }
 
-fn read_file(path: &Path) -> Result<Map<String, Value>, ConfigError> {
+/// The line of a key or value in TOML text, from 1; that of its table where it has none itself.
+fn line_of(text: &str, steps: &[Step]) -> usize {
+    fn in_table(table: &DeTable<'_>, steps: &[Step]) -> Option<usize> {
+        let (Step::Key(name), rest) = steps.split_first()? else { return None };
+        let (key, value) = table.iter().find(|(key, _)| key.get_ref() == name.as_str())?;
+        Some(in_value(value, rest).unwrap_or(key.span().start))
+    }
+    fn in_value(value: &Spanned<DeValue<'_>>, steps: &[Step]) -> Option<usize> {
+        match (value.get_ref(), steps.first()?) {
+            (DeValue::Table(table), Step::Key(_)) => in_table(table, steps),
+            (DeValue::Array(items), Step::Index(at)) => {
+                let item = items.get(*at)?;
+                Some(in_value(item, steps.get(1..)?).unwrap_or(item.span().start))
+            }
+            _ => None,
+        }
+    }
+    let start = DeTable::parse(text).ok().and_then(|table| in_table(table.get_ref(), steps));
+    line_at(text, start.unwrap_or(0))
+}
+
+fn line_at(text: &str, start: usize) -> usize {
+    1 + text.bytes().take(start).filter(|byte| *byte == b'\n').count()
+}
+
+fn read_file(path: &Path, warnings: &mut Vec<String>) -> Result<Map<String, Value>, ConfigError> {
     let failed = |source| ConfigError::Io { path: path.to_path_buf(), source };
     let size = std::fs::metadata(path).map_err(failed)?.len();
     if size > FILE_MAX {
         return Err(failed(io::Error::other(format!("file exceeds {FILE_MAX} bytes"))));
     }
     let text = std::fs::read_to_string(path).map_err(failed)?;
-    match path.extension().and_then(std::ffi::OsStr::to_str) {
+    let config = match path.extension().and_then(std::ffi::OsStr::to_str) {
         Some("toml") => parse_toml(path, &text),
         Some("json") => parse_json(path, &text),
         _ => Err(ConfigError::Suffix { path: path.to_path_buf() }),
+    }?;
+    // JSON has no lines to tell: its findings are at the beginning.
+    let mut findings: Vec<_> = catalogue::check(&config)
+        .into_iter()
+        .map(|finding| (line_of(&text, &finding.path), finding))
+        .collect();
+    findings.sort_by_key(|(line, _)| *line);
+    for (line, finding) in findings {
+        match finding.grade {
+            Grade::Error => {
+                let path = path.to_path_buf();
+                return Err(ConfigError::Type { path, line, text: finding.text });
+            }
+            Grade::Warning => warnings.push(format!("{}:{line}: {}", path.display(), finding.text)),
+        }
     }
+    Ok(config)
 }
 
 /// Parses TOML text as JSON; `path` is for messages.
@@ -109,7 +182,7 @@ fn read_file(path: &Path) -> Result<Map<String, Value>, ConfigError> {
 pub fn parse_toml(path: &Path, text: &str) -> Result<Map<String, Value>, ConfigError> {
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
         let start = error.span().map_or(0, |span| span.start);
-        let line = 1 + text.bytes().take(start).filter(|byte| *byte == b'\n').count();
+        let line = line_at(text, start);
         let text = error.message().to_string();
         ConfigError::Syntax { path: path.to_path_buf(), line, text }
     })?;
@@ -177,6 +250,27 @@ mod tests {
             "u": { "when": "2020-01-01T00:00:00Z" },
         });
         assert_eq!(Value::Object(config), expected);
+    }
+
+    #[test]
+    fn wrong_types_are_refused_and_unknown_keys_told_with_file_and_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.toml");
+        let text = "# tree\n[tbon]\nkeepalive_count = 3\nkeepalive_cout = 3\n\n[own]\nx = 1\n";
+        std::fs::write(&path, text).unwrap();
+        let found = read_configuration(dir.path()).unwrap();
+        let at = |line, text| format!("{}:{line}: {text}", path.display());
+        let expected = [
+            at(4, "tbon.keepalive_cout: unknown key (did you mean keepalive_count?)"),
+            at(6, "own: unknown table"),
+        ];
+        assert_eq!(found.warnings, expected);
+        assert_eq!(found.config["own"]["x"], 1);
+        let text = "[bootstrap]\nhosts = [\n  { host = \"a\" },\n  { host = 3 },\n]\n";
+        std::fs::write(&path, text).unwrap();
+        let error = read_config(dir.path()).unwrap_err().to_string();
+        let text = at(4, "bootstrap.hosts[1].host: expected a string, found 3");
+        assert_eq!(error, format!("Config file error: {text}"));
     }
 
     #[test]

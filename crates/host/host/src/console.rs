@@ -31,8 +31,14 @@ impl Console {
     fn read_config(&self) -> Result<ConfigFiles, RpcError> {
         let config = match &self.config {
             None => Map::new(),
-            Some(path) => config::read_config(path)
-                .map_err(|error| RpcError::new(Errno::EINVAL, error.to_string()))?,
+            Some(path) => {
+                let found = config::read_configuration(path)
+                    .map_err(|error| RpcError::new(Errno::EINVAL, error.to_string()))?;
+                for warning in &found.warnings {
+                    write_stderr(&format!("config.warning: {warning}"));
+                }
+                found.config
+            }
         };
         Ok(ConfigFiles { config })
     }

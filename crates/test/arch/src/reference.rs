@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use flux_api::config::catalogue::KEYS;
 use flux_api::rpc::Shape;
 use flux_api::{Api, Method};
 use flux_lifecycle::attributes;
@@ -80,6 +81,34 @@ pub fn attribute_page() -> String {
         };
         let default = default.map_or("–".to_string(), |value| format!("`{value}`"));
         writeln!(page, "| `{name}` | {line} | {set} | {default} |").ok();
+    }
+    page
+}
+
+/// The page of every configuration key.
+#[must_use]
+pub fn config_page() -> String {
+    let mut page = String::from(
+        "# Configuration\n\nMade from `crates/api/src/config/catalogue.rs`.\n\n\
+         A *live* key takes effect with `flux config reload` (`systemctl reload flux`); the others \
+         with a\nrestart of the brokers. `*` is a name that you choose.\n",
+    );
+    let mut table = "";
+    for key in KEYS {
+        let head = key.name.split('.').next().unwrap_or_default();
+        if head != table {
+            table = head;
+            writeln!(page, "\n## `[{table}]`\n").ok();
+            writeln!(page, "| Key | Holds | Takes effect | Default | What it is for |").ok();
+            writeln!(page, "|---|---|---|---|---|").ok();
+        }
+        let when = if key.live { "live" } else { "restart" };
+        let default = match key.default {
+            "" => "–".to_string(),
+            value => format!("`{value}`"),
+        };
+        let (name, holds, doc) = (key.name, key.kind.phrase(), key.doc);
+        writeln!(page, "| `{name}` | {holds} | {when} | {default} | {doc} |").ok();
     }
     page
 }

@@ -21,3 +21,8 @@ fn the_rpc_page_is_fresh() {
 fn the_attribute_page_is_fresh() {
     golden("attributes.md", &reference::attribute_page());
 }
+
+#[test]
+fn the_configuration_page_is_fresh() {
+    golden("config.md", &reference::config_page());
+}

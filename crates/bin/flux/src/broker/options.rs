@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use flux_api::config::Grade;
 use flux_host::config;
 use flux_lifecycle::Attributes;
 use serde_json::{Map, Value};
+
+use crate::output;
 
 /// What a broker is told.
 #[derive(Debug, Clone)]
@@ -108,11 +111,21 @@ impl BrokerOptions {
         }
         let config_path = matches.get_one::<PathBuf>("config-path").cloned();
         let mut config = match &config_path {
-            Some(path) => config::read_config(path).map_err(|error| error.to_string())?,
+            Some(path) => {
+                let found = config::read_configuration(path).map_err(|error| error.to_string())?;
+                for warning in &found.warnings {
+                    output::error_line(&format!("flux-broker: warning: {warning}"));
+                }
+                found.config
+            }
             None => Map::new(),
         };
         for update in matches.get_many::<String>("conf").into_iter().flatten() {
             config::merge(&mut config, conf(update)?);
+        }
+        let mut findings = flux_api::config::check(&config).into_iter();
+        if let Some(wrong) = findings.find(|finding| finding.grade == Grade::Error) {
+            return Err(format!("Config error: {}", wrong.text));
         }
         if let Some(path) = &config_path {
             attributes.set("config.path", path.display().to_string());
