@@ -49,6 +49,12 @@ bodies! {
         /// A node that was booted later has lost its records, and answers `lost`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub since: Option<f64>,
+        /// Bytes of stdout that are known already, should it run.
+        #[serde(default)]
+        pub stdout: u64,
+        /// Bytes of stderr that are known already, should it run.
+        #[serde(default)]
+        pub stderr: u64,
     }
 
     /// Body of `launch.attach`: output from these positions on.

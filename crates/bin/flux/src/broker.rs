@@ -11,6 +11,7 @@ mod place;
 mod services;
 pub(crate) mod surroundings;
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -19,6 +20,7 @@ use flux_bootstrap::Boot;
 use flux_broker::{Node, NodeConfig, Topology};
 use flux_host::{Console, Driver, HostOptions, Topo};
 use flux_id::fsd;
+use flux_launch::{LaunchDriver, LaunchOptions, Supervised};
 use flux_lifecycle::{Attributes, Settings};
 use flux_model::blobref::HashAlg;
 use flux_proc::{RexecDriver, RexecOptions};
@@ -35,6 +37,9 @@ use self::services::Plan;
 
 /// Version that brokers and clients see: the interfaces are those of this release.
 pub(crate) const VERSION: (u32, u32, u32) = (0, 88, 0);
+
+/// Seconds that job shells outlive the broker of an instance that cannot come back.
+const SHELL_GRACE: f64 = 10.0;
 
 /// Runs a broker to its end; the exit code.
 ///
@@ -80,6 +85,7 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
         drivers.push(Box::new(store));
     }
     let env = surroundings::environment(&local_uri, options.attributes.get("jobid"));
+    drivers.push(Box::new(launcher(options, rank, rundir, &env)?));
     let rexec =
         RexecDriver::new(RexecOptions { rank, local_uri: local_uri.clone(), env: env.clone() });
     drivers.push(Box::new(rexec));
@@ -110,6 +116,24 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
     }
     let host = host_options(&socket, boot);
     flux_host::run(Box::new(node), host, drivers).map_err(|error| error.to_string())
+}
+
+/// What starts job shells, which outlive this broker where the instance can come back.
+fn launcher(
+    options: &mut BrokerOptions,
+    rank: u32,
+    rundir: &Path,
+    env: &BTreeMap<String, String>,
+) -> Result<LaunchDriver, String> {
+    let (directory, durable) = surroundings::job_rundir(&mut options.attributes, rundir)?;
+    let keeper = Supervised {
+        program: vec![own_program()?, "supervise".to_string()],
+        directory: directory.join(rank.to_string()),
+    };
+    let grace = if durable { None } else { Some(SHELL_GRACE) };
+    let mut env = env.clone();
+    env.remove("INVOCATION_ID");
+    Ok(LaunchDriver::new(LaunchOptions { rank, env, grace }, Box::new(keeper)))
 }
 
 fn host_options(socket: &str, boot: Boot) -> HostOptions {
@@ -172,6 +196,11 @@ fn topology_source() -> Box<dyn flux_topo::Topology> {
         }
         None => Box::new(Sysfs::default()),
     }
+}
+
+fn own_program() -> Result<String, String> {
+    let program = std::env::current_exe().map_err(|error| format!("own program: {error}"))?;
+    Ok(program.display().to_string())
 }
 
 fn resources(

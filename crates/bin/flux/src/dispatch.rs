@@ -35,6 +35,14 @@ pub(crate) fn dispatch(argv: impl IntoIterator<Item = OsString>) -> Result<i32, 
             words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
         return Ok(flux_shell::main(&words));
     }
+    // The same for the one that watches over them; no command of anybody else's.
+    if let [_, name, directory] = argv.as_slice()
+        && name == "supervise"
+    {
+        return flux_launch::supervisor::run(Path::new(directory)).map(|()| 0).map_err(|error| {
+            Failure::binary("flux-supervise", format!("{}: {error}", directory.display()))
+        });
+    }
     let matches = match root().allow_external_subcommands(true).try_get_matches_from(argv) {
         Ok(matches) => matches,
         Err(error) => return usage(&error, Style::Binary, "flux", "flux"),

@@ -20,6 +20,7 @@ pub const TABLE: &[(&str, u8, Option<&str>)] = &[
     ("size", READ_ONLY | IMMUTABLE, None),
     ("version", READ_ONLY, None),
     ("rundir", 0, None),
+    ("job-rundir", IMMUTABLE, None),
     ("rundir-cleanup", IMMUTABLE, None),
     ("statedir", 0, None),
     ("statedir-cleanup", IMMUTABLE, None),

@@ -24,3 +24,4 @@ mod watch;
 pub use driver::{RexecDriver, RexecOptions};
 pub use environment::RexecHandle;
 pub use launch::{Direct, Launch, Launcher, Stdio};
+pub use spawn::kill;

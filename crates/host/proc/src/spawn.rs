@@ -127,8 +127,11 @@ pub(crate) fn spawn(request: &Spawn<'_>) -> Result<i32, Errno> {
     check(code).map(|()| pid)
 }
 
-/// Sends a signal to a process, or to its group.
-pub(crate) fn kill(pid: i32, group: bool, signum: i32) -> Result<(), Errno> {
+/// Sends a signal, real-time ones included, to a process or to its group.
+///
+/// # Errors
+/// ESRCH, EPERM or EINVAL.
+pub fn kill(pid: i32, group: bool, signum: i32) -> Result<(), Errno> {
     // 0 and -1 would mean far more than one process or group.
     if pid <= 1 {
         return Err(Errno::ESRCH);

@@ -117,6 +117,28 @@ pub(crate) fn statedir(attributes: &mut Attributes, rundir: &Path) -> Result<Pat
     Ok(path)
 }
 
+/// The directory of records of job shells, below which each rank has its own, and whether the
+/// instance can come back: then they are with its persistent state, since a directory of sockets
+/// may go with a reboot or with its service.
+pub(crate) fn job_rundir(
+    attributes: &mut Attributes,
+    rundir: &Path,
+) -> Result<(PathBuf, bool), String> {
+    let statedir = attributes
+        .get("statedir")
+        .filter(|_| !attributes.is_on("statedir-cleanup"))
+        .map(PathBuf::from)
+        .filter(|path| path.is_dir());
+    let durable = statedir.is_some();
+    let path = match attributes.get("job-rundir") {
+        Some(path) => PathBuf::from(path),
+        None => statedir.unwrap_or_else(|| rundir.to_path_buf()).join("jobs"),
+    };
+    let path = std::path::absolute(&path).map_err(|error| format!("job-rundir: {error}"))?;
+    attributes.set("job-rundir", path.display().to_string());
+    Ok((path, durable))
+}
+
 /// Removes what this broker made.
 pub(crate) fn clean_up(attributes: &Attributes) {
     for name in ["statedir", "rundir"] {
@@ -130,7 +152,8 @@ pub(crate) fn clean_up(attributes: &Attributes) {
 }
 
 /// Variables that tell of the enclosing instance or its launcher, and are not passed on.
-const REMOVED: [&str; 11] = [
+const REMOVED: [&str; 12] = [
+    "FLUX_LAUNCH_ID",
     "FLUX_JOB_ID",
     "FLUX_ENCLOSING_ID",
     "FLUX_JOB_SIZE",

@@ -1,0 +1,157 @@
+//! What `/proc` tells of processes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use flux_id::JobId;
+use nix::time::{ClockId, clock_gettime};
+
+/// Identity of this run of the kernel; empty when it cannot be told.
+pub(crate) fn boot_id() -> String {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    text.trim().to_string()
+}
+
+/// Seconds since 1970 by the wall clock.
+pub(crate) fn wall() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// When this node was booted, by the wall clock as it is now.
+pub(crate) fn booted_at() -> f64 {
+    match clock_gettime(ClockId::CLOCK_BOOTTIME) {
+        Ok(up) => wall() - (up.tv_sec() as f64 + up.tv_nsec() as f64 * 1e-9),
+        Err(_) => 0.0,
+    }
+}
+
+/// The fields of `/proc/PID/stat` after the name, which may hold anything.
+fn stat(pid: i32) -> Option<Vec<String>> {
+    let bytes = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let (_, rest) = text.rsplit_once(')')?;
+    Some(rest.split_whitespace().map(str::to_string).collect())
+}
+
+/// When a process was started, in clock ticks since the boot: with its id it names the process.
+/// `None` when there is none, or only what is left of one that has ended.
+pub(crate) fn born(pid: i32) -> Option<u64> {
+    let fields = stat(pid)?;
+    if matches!(fields.first().map(String::as_str), Some("Z" | "X")) {
+        return None;
+    }
+    fields.get(19)?.parse().ok()
+}
+
+fn parent(pid: i32) -> Option<i32> {
+    stat(pid)?.get(1)?.parse().ok()
+}
+
+/// Every process id.
+fn all() -> Vec<i32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Children of this process, including those that have ended and were not waited for.
+pub(crate) fn children() -> io::Result<Vec<i32>> {
+    let own = std::process::id();
+    match fs::read_to_string(format!("/proc/self/task/{own}/children")) {
+        Ok(text) => Ok(text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()),
+        // A kernel without that file: look at every process.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let own = i32::try_from(own).unwrap_or(0);
+            Ok(all().into_iter().filter(|pid| parent(*pid) == Some(own)).collect())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Every process that comes from one of `roots`, without these.
+pub(crate) fn descendants(roots: &[i32]) -> Vec<i32> {
+    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    for pid in all() {
+        if let Some(parent) = parent(pid) {
+            children.entry(parent).or_default().push(pid);
+        }
+    }
+    let (mut found, mut todo) = (BTreeSet::new(), roots.to_vec());
+    while let Some(pid) = todo.pop() {
+        for child in children.get(&pid).into_iter().flatten() {
+            if !roots.contains(child) && found.insert(*child) {
+                todo.push(*child);
+            }
+        }
+    }
+    found.into_iter().collect()
+}
+
+/// The environment that a process was given.
+fn environment(pid: i32) -> Option<Vec<u8>> {
+    fs::read(format!("/proc/{pid}/environ")).ok()
+}
+
+fn variable<'a>(environment: &'a [u8], name: &str) -> Option<&'a str> {
+    let mut entries = environment.split(|&byte| byte == 0);
+    let value = entries
+        .find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=".as_slice()))?;
+    std::str::from_utf8(value).ok()
+}
+
+fn job_in(environment: &[u8]) -> Option<u64> {
+    let text =
+        variable(environment, "FLUX_JOB_ID").or_else(|| variable(environment, "FLUX_LAUNCH_ID"))?;
+    text.parse().ok().map(|JobId(id)| id)
+}
+
+/// Which job the environment of a process names.
+pub(crate) fn job_of(pid: i32) -> Option<u64> {
+    job_in(&environment(pid)?)
+}
+
+/// Every process whose environment names this job and the broker behind `uri`.
+pub(crate) fn of_job(id: u64, uri: Option<&str>) -> Vec<i32> {
+    if uri.is_none() {
+        return Vec::new();
+    }
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    let theirs = |pid: &i32| {
+        environment(*pid).is_some_and(|environment| {
+            job_in(&environment) == Some(id)
+                && variable(&environment, "FLUX_URI") == uri
+                && born(*pid).is_some()
+        })
+    };
+    all().into_iter().filter(|pid| *pid != own).filter(theirs).collect()
+}
+
+/// The process group of a process.
+pub(crate) fn group(pid: i32) -> Option<i32> {
+    stat(pid)?.get(2)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_known_by_the_time_of_its_start() {
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let first = born(pid);
+        assert!(first.is_some() && first == born(pid));
+        assert!(children().is_ok());
+        assert!(descendants(&[i32::try_from(std::process::id()).unwrap()]).contains(&pid));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(born(pid), None);
+    }
+
+    #[test]
+    fn the_boot_lies_in_the_past_and_has_a_name() {
+        assert!(booted_at() < wall() && booted_at() > 0.0);
+        assert_eq!(boot_id().len(), 36);
+    }
+}
