@@ -511,7 +511,7 @@ impl State {
                 }
             }
             Event::Finished { id, status, left } => {
-                self.ended(id, Stage::Exited(status, left), back)
+                self.ended(id, Stage::Exited(status, left), back);
             }
             Event::Lost { id, note } => self.ended(id, Stage::Lost(note), back),
             Event::Killed { seq, errno } => {
