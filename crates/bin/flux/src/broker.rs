@@ -99,6 +99,7 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
         life: life(options, &hosts, boot.size)?,
         resources: resources(options, &hosts, &topology, rank, enclosing.as_ref())?,
         shell: installed.shell(),
+        imp_helper: installed.imp_helper(),
     };
     let mut config = NodeConfig::new(rank, topology, RouteId::from(uuid.as_str()), owner());
     config.version = VERSION;

@@ -23,6 +23,7 @@ mod exec;
 mod getattr;
 mod hostlist;
 mod human_time;
+mod imp_exec_helper;
 mod job;
 mod jobs;
 mod keygen;
@@ -93,6 +94,12 @@ pub(crate) const COMMANDS: &[Entry] = &[
         style: Style::Script,
         command: hostlist::command,
         run: hostlist::run,
+    },
+    Entry {
+        name: "imp_exec_helper",
+        style: Style::Binary,
+        command: imp_exec_helper::command,
+        run: imp_exec_helper::run,
     },
     Entry { name: "job", style: Style::Binary, command: job::command, run: job::run },
     Entry { name: "keygen", style: Style::Binary, command: keygen::command, run: keygen::run },

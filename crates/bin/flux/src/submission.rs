@@ -17,6 +17,7 @@ pub(crate) mod rlimit;
 pub(crate) mod script;
 pub(crate) mod send;
 pub(crate) mod shell;
+pub(crate) mod signing;
 pub(crate) mod spec;
 pub(crate) mod when;
 

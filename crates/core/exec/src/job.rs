@@ -55,6 +55,8 @@ pub struct Job {
     pub id: JobId,
     /// Its user.
     pub userid: u32,
+    /// Its user is not the instance owner: a privileged launcher starts its shells.
+    pub guest: bool,
     /// Its resources.
     pub r: ResourceSet,
     /// Its jobspec.

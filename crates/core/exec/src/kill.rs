@@ -6,7 +6,7 @@ use flux_api::rexec::{Kill, KillRequest};
 use flux_svc::{Cx, Level, To};
 
 use crate::job::{Shell, Step};
-use crate::{ExecService, Wait, ending};
+use crate::{ExecService, Wait, ending, guest};
 
 /// Kill signals to the tasks before the shells are signalled directly.
 const TASK_KILLS: u32 = 5;
@@ -56,10 +56,9 @@ impl ExecService {
     }
 
     pub(crate) fn signal_shell(&self, cx: &mut Cx<'_, Wait>, id: u64, rank: u32, signum: i32) {
-        let Some(Shell::Running(pid)) = self.jobs.get(&id).and_then(|job| job.shells.get(&rank))
-        else {
-            return;
-        };
+        let Some(job) = self.jobs.get(&id) else { return };
+        let Some(Shell::Running(pid)) = job.shells.get(&rank) else { return };
+        let signum = guest::signal_for(signum, job.guest);
         let request = KillRequest { pid: *pid, signum, label: None };
         cx.call::<Kill>(To::Rank(rank), &request, Wait::Signal);
     }

@@ -8,6 +8,7 @@ use flux_proto::Errno;
 use flux_svc::{Cx, Level, Reply, To};
 use serde_json::{Map, Value, json};
 
+use crate::guest::ShellCommand;
 use crate::job::{Shell, Step};
 use crate::{ExecService, Wait, append};
 
@@ -76,12 +77,18 @@ impl ExecService {
     /// Launches the shells, each on its rank.
     fn launch(&mut self, cx: &mut Cx<'_, Wait>, id: u64) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
-        let mut cmdline = self.settings.shell.clone();
-        cmdline.push(job.id.dec());
+        let ShellCommand { cmdline, env } = match self.settings.shell_command(job.id, job.guest) {
+            Ok(command) => command,
+            Err(note) => {
+                // The configuration was changed since the job began.
+                self.exception(cx, id, 0, "exec", &note);
+                return self.nothing_ran(cx, id);
+            }
+        };
         let request = ExecRequest {
             cmd: Command {
                 cmdline,
-                env: Map::new(),
+                env,
                 opts: Map::new(),
                 channels: Vec::new(),
                 cwd: Some("/".to_string()),

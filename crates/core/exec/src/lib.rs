@@ -13,6 +13,7 @@
 //! touch a process (the `rexec` driver does).
 
 mod finish;
+mod guest;
 pub mod job;
 mod kill;
 mod launch;
@@ -155,8 +156,12 @@ impl ExecService {
             let note = "reattach to running job is not implemented: Function not implemented";
             return refuse(cx, answer, note.to_string());
         }
-        if request.userid != cx.owner() {
-            let note = "jobs of other users need a privileged launcher, which is not configured";
+        let guest = request.userid != cx.owner();
+        if let Err(note) = self.settings.shell_command(JobId(id), guest) {
+            return refuse(cx, answer, note);
+        }
+        if guest && request.jobspec.pointer("/attributes/system/exec/test").is_some() {
+            let note = "jobs of other users cannot use test execution";
             return refuse(cx, answer, note.to_string());
         }
         let shells =
@@ -165,6 +170,7 @@ impl ExecService {
         let job = Job {
             id: JobId(id),
             userid: request.userid,
+            guest,
             r,
             jobspec: request.jobspec,
             answer,

@@ -8,6 +8,10 @@ use serde_json::{Map, Value};
 pub struct Settings {
     /// Program and first arguments of the job shell; the job id follows.
     pub shell: Vec<String>,
+    /// Program that starts shells of other users; without one they have no jobs here.
+    pub imp: Option<String>,
+    /// Command that prints the input of [`Settings::imp`]; the job id follows.
+    pub helper: String,
     /// Seconds between kill signals.
     pub kill_timeout: f64,
     /// First signal to a job that shall end.
@@ -28,6 +32,8 @@ impl Settings {
     pub fn new(shell: Vec<String>) -> Self {
         Self {
             shell,
+            imp: None,
+            helper: "flux imp_exec_helper".to_string(),
             kill_timeout: 5.0,
             term_signal: 15,
             kill_signal: 9,
@@ -72,8 +78,9 @@ impl Settings {
                 "method" if value.as_str() == Some("bulk-exec") => {}
                 "service" if value.as_str() == Some("rexec") => {}
                 "imp" => {
-                    return Err("exec.imp: jobs of other users are not supported by this release"
-                        .to_string());
+                    let path = value.as_str().filter(|path| path.starts_with('/'));
+                    let path = path.ok_or("exec.imp: must be an absolute path")?;
+                    next.imp = Some(path.to_string());
                 }
                 _ => return Err(format!("exec.{key}: not supported")),
             }
@@ -129,6 +136,11 @@ mod tests {
         let config = json!({"exec": {"kill-timeout": "1s", "term-signal": "SIGINT", "barrier-timeout": "none"}});
         let next = base.with_config(config.as_object().unwrap()).unwrap();
         assert_eq!((next.kill_timeout, next.term_signal, next.barrier_timeout), (1.0, 2, None));
+        let config = json!({"exec": {"imp": "flux-imp"}});
+        assert!(base.with_config(config.as_object().unwrap()).unwrap_err().contains("absolute"));
+        let config = json!({"exec": {"imp": "/usr/libexec/flux/flux-imp"}});
+        let imp = base.with_config(config.as_object().unwrap()).unwrap().imp;
+        assert_eq!(imp.as_deref(), Some("/usr/libexec/flux/flux-imp"));
         let config = json!({"exec": {"x": 1}});
         assert_eq!(
             base.with_config(config.as_object().unwrap()).unwrap_err(),

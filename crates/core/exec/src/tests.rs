@@ -4,6 +4,8 @@ use flux_svc::Rig;
 
 use super::*;
 
+mod guests;
+
 const ID: u64 = 0x0001_0000;
 
 fn r(ranks: &str, hosts: &str) -> Value {

@@ -39,6 +39,12 @@ impl Installed {
         }
     }
 
+    /// Command that prints the input of the privileged launcher, for `/bin/sh`.
+    pub(crate) fn imp_helper(&self) -> String {
+        let quoted = self.program.display().to_string().replace('\'', "'\\''");
+        format!("'{quoted}' imp_exec_helper")
+    }
+
     /// Directory of site configuration.
     pub(crate) fn sysconf(&self) -> PathBuf {
         match &self.prefix {

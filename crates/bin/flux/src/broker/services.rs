@@ -33,6 +33,8 @@ pub(crate) struct Plan {
     pub(crate) resources: ResourceSettings,
     /// Program and first arguments of the job shell.
     pub(crate) shell: Vec<String>,
+    /// Command that prints what the privileged launcher reads for a job; the job id follows.
+    pub(crate) imp_helper: String,
 }
 
 fn module<S: Service>(service: S) -> Box<dyn Module> {
@@ -73,8 +75,9 @@ pub(crate) fn modules(plan: &Plan) -> Vec<Box<dyn Module>> {
     }
     modules.push(module(IngestService::default()));
     if leader {
-        modules
-            .push(module(ExecService::new(flux_exec::settings::Settings::new(plan.shell.clone()))));
+        let mut settings = flux_exec::settings::Settings::new(plan.shell.clone());
+        settings.helper.clone_from(&plan.imp_helper);
+        modules.push(module(ExecService::new(settings)));
         modules.push(module(SchedService::new(SchedSettings::default())));
     }
     modules

@@ -217,7 +217,7 @@ impl<'a> Work<'a> {
                     self.sinks.insert(sent, sinks);
                 }
                 let job = plan.job(context, index).map_err(|error| error.to_string())?;
-                self.sender.push(&job);
+                self.sender.push(&job).map_err(|error| error.message())?;
                 sent += 1;
             }
             let followed = self.follower.as_ref().is_none_or(Follower::is_done);

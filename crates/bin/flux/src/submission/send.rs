@@ -7,10 +7,8 @@ use flux_api::{
     job::ingest::{Submit, SubmitRequest},
 };
 use flux_client::{Client, Pending, To};
-use flux_model::sign::wrap_none;
-use flux_proto::Errno;
 
-use super::Job;
+use super::{Job, signing::Signing};
 use crate::session;
 
 /// Requests in flight at most. An instance gathers requests for its disk, so that many at once cost
@@ -21,7 +19,7 @@ const IN_FLIGHT: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct Sender<'a> {
     client: &'a Client,
-    uid: u32,
+    signing: Signing,
     /// Jobs on their way, oldest first, with the answer once it is there.
     waiting: VecDeque<(Pending<Submit>, Option<Result<u64, RpcError>>)>,
     /// Number of the first of them.
@@ -34,24 +32,21 @@ impl<'a> Sender<'a> {
     /// Prepares to sign for the current user.
     ///
     /// # Errors
-    /// The broker cannot be asked for its owner, or the user is a guest, for whom jobs would have to
-    /// be signed with MUNGE.
+    /// The broker cannot be asked for its owner, or the user is a guest and the site has not
+    /// configured how guests sign.
     pub(crate) fn new(client: &'a Client) -> Result<Self, RpcError> {
-        let uid = session::uid();
-        let owner = session::owner(client)?;
-        if uid != owner {
-            let text = format!(
-                "user {uid} is a guest of this instance (owner {owner}), and signing with MUNGE is not available yet"
-            );
-            return Err(RpcError::new(Errno::EPERM, text));
-        }
-        Ok(Self { client, uid, waiting: VecDeque::new(), first: 0, tags: BTreeMap::new() })
+        let signing = Signing::of_user(session::uid(), session::owner(client)?)?;
+        Ok(Self { client, signing, waiting: VecDeque::new(), first: 0, tags: BTreeMap::new() })
     }
 
     /// Puts a job on its way.
-    pub(crate) fn push(&mut self, job: &Job) {
-        let j = self.sign(job.text().as_bytes());
+    ///
+    /// # Errors
+    /// It cannot be signed.
+    pub(crate) fn push(&mut self, job: &Job) -> Result<(), RpcError> {
+        let j = self.signing.sign(job.text().as_bytes())?;
         self.push_signed(j, job.urgency.into(), job.flags);
+        Ok(())
     }
 
     /// Puts a request on its way that is signed already.
@@ -60,11 +55,6 @@ impl<'a> Sender<'a> {
         let pending = self.client.send::<Submit>(To::Any, &request);
         self.tags.insert(pending.matchtag(), self.first + self.waiting.len() as u64);
         self.waiting.push_back((pending, None));
-    }
-
-    /// Signs a jobspec for the current user.
-    pub(crate) fn sign(&self, jobspec: &[u8]) -> String {
-        wrap_none(jobspec, self.uid)
     }
 
     /// Whether another job should wait for an answer first.
@@ -99,8 +89,8 @@ impl<'a> Sender<'a> {
     ///
     /// # Errors
     /// The instance refuses the job.
-    pub(crate) fn submit(self, job: &Job) -> Result<u64, RpcError> {
-        let j = self.sign(job.text().as_bytes());
+    pub(crate) fn submit(mut self, job: &Job) -> Result<u64, RpcError> {
+        let j = self.signing.sign(job.text().as_bytes())?;
         let request = SubmitRequest { j, urgency: job.urgency.into(), flags: job.flags };
         self.client.call::<Submit>(To::Any, &request).map(|answer| answer.id)
     }

@@ -60,13 +60,7 @@ fn give_up(client: &Client, id: JobId, error: impl ToString) -> Failure {
 /// A directory for the job below the broker's own, or where temporary files go.
 fn make_tmpdir(uri: &str, rank: u32, id: JobId) -> std::io::Result<PathBuf> {
     let name = format!("jobtmp-{rank}-{}", id.f58());
-    let make = |parent: &Path| {
-        let dir = parent.join(&name);
-        match DirBuilder::new().mode(0o700).create(&dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
-            _ => Ok(dir),
-        }
-    };
+    let make = |parent: &Path| private_directory(&parent.join(&name));
     // The socket is in the broker's run directory.
     let rundir = uri.strip_prefix("local://").and_then(|path| Path::new(path).parent());
     if let Some(rundir) = rundir
@@ -76,6 +70,25 @@ fn make_tmpdir(uri: &str, rank: u32, id: JobId) -> std::io::Result<PathBuf> {
     }
     let tmp = std::env::var_os("TMPDIR").unwrap_or_else(|| "/tmp".into());
     make(Path::new(&tmp))
+}
+
+/// Makes a directory for this user alone, or takes the one that is there if it is so: in `/tmp`
+/// somebody else may have guessed its name.
+fn private_directory(dir: &Path) -> std::io::Result<PathBuf> {
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            let found = std::fs::symlink_metadata(dir)?;
+            let mine = found.is_dir()
+                && found.uid() == rustix::process::geteuid().as_raw()
+                && found.mode() & 0o077 == 0;
+            if !mine {
+                let text = format!("{}: is not this user's own", dir.display());
+                return Err(std::io::Error::new(std::io::ErrorKind::AlreadyExists, text));
+            }
+        }
+        made => made?,
+    }
+    Ok(dir.to_path_buf())
 }
 
 impl Shell {
@@ -98,11 +111,16 @@ impl Shell {
             return Err(Failure::new("no connection"));
         };
         let uid = rustix::process::getuid().as_raw();
-        let job = job::fetch(&client, id, uid).map_err(Failure::new)?;
         // The socket belongs to the instance owner; a guest's output has a lower limit.
         let socket = link.uri().strip_prefix("local://").and_then(|p| std::fs::metadata(p).ok());
         let guest = socket.is_some_and(|socket| socket.uid() != uid);
         let fail = |error: &dyn std::fmt::Display| give_up(&client, id, error);
+        let job = match job::fetch(&client, id, uid, guest) {
+            Ok(job) => job,
+            // A signature that does not count is said where the user sees it.
+            Err(error) if error.errno == Errno::EPERM => return Err(fail(&error)),
+            Err(error) => return Err(Failure::new(error)),
+        };
         let options =
             Options::read(job.jobspec.shell_options(), guest).map_err(|error| fail(&error))?;
         let (scheme, value) = options.taskmap.clone();
@@ -455,4 +473,24 @@ impl Shell {
 /// `SIGUSR1`, or the number of a signal without a name.
 pub(super) fn signal_name(signum: i32) -> String {
     Signal::try_from(signum).map_or_else(|_| signum.to_string(), |signal| signal.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_directory_that_somebody_else_prepared_is_not_used() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = base.path().join("jobtmp");
+        private_directory(&dir).unwrap();
+        private_directory(&dir).unwrap();
+        std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o777)).unwrap();
+        private_directory(&dir).unwrap_err();
+        let link = base.path().join("link");
+        symlink(base.path(), &link).unwrap();
+        private_directory(&link).unwrap_err();
+    }
 }

@@ -10,8 +10,8 @@ use super::JOB;
 use crate::{
     commands::program::{text, value, word},
     failure::Failure,
-    output,
-    submission::{options, send::Sender},
+    output, session,
+    submission::{options, signing::Signing},
 };
 
 /// Largest jobspec.
@@ -24,8 +24,8 @@ pub(super) fn command() -> Command {
         .about("Submit a jobspec")
         .arg(value("urgency", 'u', "N", "0 to 31, hold, default or expedite"))
         .arg(value("flags", 'f', "FLAGS", "debug, waitable, novalidate, signed"))
-        .arg(value("security-config", 'c', "GLOB", "Configuration of signing (for MUNGE)"))
-        .arg(value("sign-type", 's', "TYPE", "How to sign: none"))
+        .arg(value("security-config", 'c', "GLOB", "Files with the configuration of signing"))
+        .arg(value("sign-type", 's', "TYPE", "How to sign: munge or none"))
         .arg(word("file", "FILE", "The jobspec (default: standard input)").required(false))
 }
 
@@ -47,9 +47,6 @@ pub(super) fn run(matches: &ArgMatches) -> Result<i32, Failure> {
     let flags = flags(text(matches, "flags").unwrap_or_default()).map_err(|e| JOB.fail(e))?;
     let urgency = text(matches, "urgency").unwrap_or("default");
     let urgency = options::urgency(urgency).map_err(|error| JOB.fail(error.to_string()))?;
-    if let Some(kind) = text(matches, "sign-type").filter(|kind| *kind != "none") {
-        return Err(JOB.fail(format!("signing with {kind} is not available yet")));
-    }
     let mut input = Vec::new();
     let path = text(matches, "file").unwrap_or("-");
     let read = match path {
@@ -64,7 +61,15 @@ pub(super) fn run(matches: &ArgMatches) -> Result<i32, Failure> {
         let text = String::from_utf8(input).map_err(|_| JOB.fail(format!("{path}: not signed")))?;
         text.trim_end().to_owned()
     } else {
-        Sender::new(&client).map_err(|error| JOB.error(&error))?.sign(&input)
+        let (kind, pattern) = (text(matches, "sign-type"), text(matches, "security-config"));
+        let uid = session::uid();
+        let signing = if kind.is_some() || pattern.is_some() {
+            Signing::of_choice(uid, kind, pattern)
+        } else {
+            session::owner(&client).and_then(|owner| Signing::of_user(uid, owner))
+        };
+        let signed = signing.and_then(|mut signing| signing.sign(&input));
+        signed.map_err(|error| JOB.fail(error.message()))?
     };
     let request = flux_api::job::ingest::SubmitRequest {
         j,
