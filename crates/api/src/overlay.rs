@@ -20,6 +20,29 @@ bodies! {
         /// one, so that answers to what it asked before do not meet what it asks now.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub link: Option<String>,
+        /// Instance that it has been part of; not there at its first hello.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub instance: Option<String>,
+        /// Number of the newest event it has seen, when it comes back.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub sequence: Option<u32>,
+        /// Its services are up: it runs already.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        pub up: bool,
+    }
+
+    /// The way from a broker up to the leader, as it tells its children.
+    pub struct WayNews {
+        /// Requests get through.
+        pub open: bool,
+        /// Identity of the instance, kept with its state; empty as long as it is not known.
+        pub instance: String,
+        /// The instance outlives its leader's process: whoever loses its parent waits for it.
+        pub durable: bool,
+        /// Identity of the leader's incarnation; empty as long as it is not known.
+        pub leader: String,
+        /// Number of the newest event.
+        pub sequence: u32,
     }
 
     /// What the parent answers.
@@ -29,6 +52,9 @@ bodies! {
         /// Identity on this link, when it is not `uuid`; see [`Hello::link`].
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub link: Option<String>,
+        /// The way up from there. A parent that does not tell has an open one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub way: Option<WayNews>,
     }
 
     /// A direct child as its parent sees it.
@@ -94,6 +120,14 @@ bodies! {
         pub uuid: String,
     }
 
+    /// How new children are turned away (`overlay.spurn`).
+    pub struct SpurnRequest {
+        /// Those that are there are let go, too: they wait for this broker, or another in its
+        /// place, to come back.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        pub release: bool,
+    }
+
     /// Counters of the overlay.
     pub struct OverlayStats {
         /// Configured children.
@@ -130,16 +164,23 @@ api! {
         /// Connects to the parent; answered when it has accepted this broker (at once at rank 0),
         /// or with why it did not. A refused connection is tried again until it succeeds.
         Join = "overlay.join", owner, unary, Empty => Joined;
+        /// Connects again to a parent that was lost, for as long as `tbon.rejoin-timeout` says.
+        /// EHOSTUNREACH in an instance that does not outlive its brokers, ESHUTDOWN when the parent
+        /// goes down in order, ETIMEDOUT when it did not come back in time, ESTALE when this broker
+        /// cannot go on as it is: it has to start again.
+        Rejoin = "overlay.rejoin", owner, unary, Empty => Joined;
         /// Answers when the parent link is lost (never at rank 0).
         Orphaned = "overlay.orphaned", owner, unary, Empty => Empty;
         /// Says goodbye to the parent: this broker leaves in order. Answered when it has heard.
         Leave = "overlay.leave", owner, unary, Empty => Empty;
         /// From this on new children are turned away.
-        Spurn = "overlay.spurn", owner, unary, Empty => Empty;
+        Spurn = "overlay.spurn", owner, unary, SpurnRequest => Empty;
         /// Counters.
         Stats = "overlay.stats-get", user, unary, Empty => OverlayStats;
         /// Between brokers: a child introduces itself.
         Hello_ = "overlay.hello", owner, unary, Hello => HelloResponse;
+        /// Between brokers: a parent tells of its way to the leader.
+        Way_ = "overlay.way", owner, silent, WayNews => Empty;
         /// Between brokers: a child leaves in order.
         Goodbye = "overlay.goodbye", owner, unary, Empty => Empty;
     }

@@ -6,6 +6,7 @@
 
 mod enclosing;
 mod installed;
+mod links;
 pub(crate) mod options;
 mod place;
 mod services;
@@ -28,6 +29,7 @@ use flux_proto::RouteId;
 use flux_resource::ResourceSettings;
 use flux_store::{Durability, StoreDriver};
 use flux_topo::Sysfs;
+use flux_wire::ConnectOptions;
 use serde_json::Value;
 
 use self::enclosing::Enclosing;
@@ -55,6 +57,8 @@ pub(crate) fn run(mut options: BrokerOptions) -> Result<i32, String> {
 
 fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i32, String> {
     let (boot, topology) = place::find(options, hostname, rundir)?;
+    let connect = links::connections(&options.attributes, &options.config)?;
+    links::show(&mut options.attributes, &options.config);
     let rank = boot.rank;
     let uuid = surroundings::uuid().map_err(|error| error.to_string())?;
     identify(&mut options.attributes, rank, rundir, &uuid);
@@ -72,6 +76,7 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
         Box::new(Console::new(options.config_path.clone())),
         Box::new(Topo::new(topology_source())),
     ];
+    let mut instance = None;
     if rank == 0 {
         let statedir = surroundings::statedir(&mut options.attributes, rundir)?;
         // A directory that goes with the instance need not survive a power cut.
@@ -82,6 +87,8 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
         };
         let store =
             StoreDriver::open(&statedir, hash, durability).map_err(|error| error.to_string())?;
+        // What does not outlive the leader need not wait for it.
+        instance = (durability == Durability::Synced).then(|| store.instance().to_string());
         drivers.push(Box::new(store));
     }
     let env = surroundings::environment(&local_uri, options.attributes.get("jobid"));
@@ -97,7 +104,10 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
         attributes: options.attributes.clone(),
         config: options.config.clone(),
         life: life(options, &hosts, boot.size)?,
-        resources: resources(options, &hosts, &topology, rank, enclosing.as_ref())?,
+        resources: ResourceSettings {
+            ranks_return: instance.is_some(),
+            ..resources(options, &hosts, &topology, rank, enclosing.as_ref())?
+        },
         shell: installed.shell(),
         imp_helper: installed.imp_helper(),
     };
@@ -109,13 +119,16 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
     config.seed = surroundings::seed().map_err(|error| error.to_string())?;
     config.env = env;
     config.builtin_paths = installed.paths();
+    config.instance = instance;
+    config.fixed_parent = boot.method == "config";
+    config.tbon = links::settings(&options.attributes);
     let node = Node::new(config, services::builtins(&plan)?, services::modules(&plan));
     if rank == 0
         && let Some(enclosing) = &enclosing
     {
         enclosing.announce(&local_uri, hostname);
     }
-    let host = host_options(&socket, boot);
+    let host = host_options(&socket, boot, connect);
     flux_host::run(Box::new(node), host, drivers).map_err(|error| error.to_string())
 }
 
@@ -137,8 +150,9 @@ fn launcher(
     Ok(LaunchDriver::new(LaunchOptions { rank, env, grace }, Box::new(keeper)))
 }
 
-fn host_options(socket: &str, boot: Boot) -> HostOptions {
+fn host_options(socket: &str, boot: Boot, connect: ConnectOptions) -> HostOptions {
     let mut host = HostOptions::new(socket);
+    host.link = connect;
     host.bind = boot.bind;
     host.parent = boot.parent;
     host.keys = boot.keys;

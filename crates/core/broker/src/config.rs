@@ -29,6 +29,13 @@ pub struct NodeConfig {
     pub drivers: Vec<&'static str>,
     /// Seed of everything random in this broker. Must differ between brokers and incarnations.
     pub seed: u64,
+    /// Identity of the instance, when its state outlives its leader's process; rank 0 only.
+    pub instance: Option<String>,
+    /// The parent's address does not change when it is started again (bootstrap from
+    /// configuration).
+    pub fixed_parent: bool,
+    /// Settings of `[tbon]` from the command line, over those of the configuration.
+    pub tbon: Map<String, Value>,
     /// Seconds of idle time on the link to the parent before a heartbeat is sent.
     pub torpid_min: f64,
     /// Seconds of silence before a child counts as torpid; 0 for never.
@@ -53,6 +60,9 @@ impl NodeConfig {
             config: Map::new(),
             drivers: Vec::new(),
             seed: u64::from(rank) + 1,
+            instance: None,
+            fixed_parent: false,
+            tbon: Map::new(),
             torpid_min: 5.0,
             torpid_max: 30.0,
             env: BTreeMap::new(),

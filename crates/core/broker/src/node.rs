@@ -6,7 +6,7 @@ use flux_api::rpc::{Answer, refusal};
 use flux_api::{Rpc, RpcError};
 use flux_proto::{Cred, Message, Rolemask};
 use flux_svc::engine::{Admission, ClientId, Engine, Input, LinkId, Output};
-use flux_svc::{Clock, Level, Module};
+use flux_svc::{Clock, Level, Module, Way};
 use serde_json::{Map, Value};
 
 use crate::access::Access;
@@ -29,6 +29,8 @@ pub(crate) enum Work {
     Deliver(usize, Message),
     /// Starts it.
     Start(usize),
+    /// Tells it of the way to the leader.
+    Way(usize, Way),
     /// Tells it to settle.
     Drain(usize),
     /// Starts the next module, or answers that all are up.
@@ -196,6 +198,7 @@ impl Node {
             match work {
                 Work::Deliver(seat, message) => self.give(seat, message),
                 Work::Start(seat) => self.start_seat(seat),
+                Work::Way(seat, way) => self.tell_seat(seat, way),
                 Work::Drain(seat) => self.drain_seat(seat),
                 Work::Boot => self.boot_next(),
                 Work::Stop => self.stop_next(),

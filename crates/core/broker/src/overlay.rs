@@ -9,10 +9,11 @@ pub(crate) mod parent;
 pub(crate) mod service;
 pub(crate) mod status;
 pub(crate) mod watch;
+pub(crate) mod way;
 
 use std::collections::BTreeMap;
 
-use flux_api::overlay::{Health_, Join, Leave, Monitor, Orphaned};
+use flux_api::overlay::{Health_, Join, Leave, Monitor, Orphaned, Rejoin};
 use flux_api::rpc::Answer;
 use flux_proto::{Message, RouteId};
 use flux_svc::engine::LinkId;
@@ -22,6 +23,7 @@ use crate::track::{Tracker, farewell};
 
 use self::parent::Parent;
 use self::status::Status;
+use self::way::WayUp;
 
 /// Control messages between neighbours (RFC 3); the number is their type.
 pub(crate) mod control {
@@ -101,15 +103,21 @@ pub(crate) struct Overlay {
     pub(crate) count: [u32; 6],
     pub(crate) links: BTreeMap<LinkId, Visitor>,
     pub(crate) parent: Parent,
+    pub(crate) way: WayUp,
     /// New children are turned away.
     pub(crate) spurn: bool,
+    /// New children are to come again later.
+    pub(crate) releasing: bool,
     pub(crate) torpid_min: u64,
     pub(crate) torpid_max: u64,
+    /// `tbon.rejoin-timeout` in seconds, if it is set.
+    pub(crate) rejoin_timeout: Option<f64>,
     /// When idle links were last looked at.
     pub(crate) checked: u64,
     pub(crate) health: Vec<Answer<Health_>>,
     pub(crate) monitors: Vec<Answer<Monitor>>,
     pub(crate) joins: Vec<Answer<Join>>,
+    pub(crate) rejoins: Vec<Answer<Rejoin>>,
     pub(crate) orphans: Vec<Answer<Orphaned>>,
     pub(crate) leaves: Vec<Answer<Leave>>,
 }
@@ -140,13 +148,17 @@ impl Overlay {
             count,
             links: BTreeMap::new(),
             parent: Parent::new(cfg.rank),
+            way: WayUp::new(cfg),
             spurn: false,
+            releasing: false,
             torpid_min: 0,
             torpid_max: 0,
+            rejoin_timeout: None,
             checked: 0,
             health: Vec::new(),
             monitors: Vec::new(),
             joins: Vec::new(),
+            rejoins: Vec::new(),
             orphans: Vec::new(),
             leaves: Vec::new(),
         }
@@ -174,6 +186,7 @@ impl Overlay {
         self.health.drain(..).for_each(Answer::forget);
         self.monitors.drain(..).for_each(Answer::forget);
         self.joins.drain(..).for_each(Answer::forget);
+        self.rejoins.drain(..).for_each(Answer::forget);
         self.orphans.drain(..).for_each(Answer::forget);
         self.leaves.drain(..).for_each(Answer::forget);
     }

@@ -3,6 +3,7 @@
 mod commit;
 mod follow;
 mod lookup;
+mod resync;
 mod start;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +15,7 @@ use flux_api::kvs::{
 use flux_api::{Call, Empty, RpcError};
 use flux_model::blobref::{Blobref, HashAlg};
 use flux_proto::{Cred, Message};
-use flux_svc::{Cx, Reply, Service};
+use flux_svc::{Cx, Reply, Service, Way};
 use serde_json::{Map, Value, json};
 
 use crate::cache::Cache;
@@ -46,6 +47,8 @@ pub enum Wait {
     Pace,
     /// The root of a namespace, on a follower.
     Getroot(String),
+    /// The same, after the way to rank 0 was lost.
+    Resync(String),
     /// A commit of a follower, by its number.
     Relay(u64),
     /// A request that rank 0 answers, by its number.
@@ -383,6 +386,7 @@ impl Service for KvsService {
             // A timer, not a call.
             Wait::Pace => {}
             Wait::Getroot(name) => self.got_root(cx, &name, &reply),
+            Wait::Resync(name) => self.resynced(cx, &name, &reply),
             Wait::Relay(ticket) => self.relay_answered(cx, ticket, &reply),
             Wait::Forward(ticket) => self.forward_answered(cx, ticket, &reply),
         }
@@ -398,6 +402,12 @@ impl Service for KvsService {
     fn on_event(&mut self, cx: &mut Context<'_>, event: &Message) {
         if self.rank > 0 {
             self.followed(cx, event);
+        }
+    }
+
+    fn on_way(&mut self, cx: &mut Context<'_>, way: Way) {
+        if way == Way::Back && matches!(self.phase, Phase::Up) {
+            self.resync(cx);
         }
     }
 

@@ -5,6 +5,7 @@
 //! made with the credentials of the watcher, so that the store decides what it may see.
 
 mod append;
+mod cut;
 mod deliver;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -14,10 +15,10 @@ use flux_api::kvs::{
     Root, STREAM, Setroot, TREEOBJ, WAITCREATE, WATCH, WATCH_APPEND, WATCH_FULL,
     WATCH_INITIAL_SENTINEL, WATCH_UNIQ, WatchLookup,
 };
-use flux_api::{Answer, Body, Call, RpcError, rpc};
+use flux_api::{Answer, Call, RpcError, rpc};
 use flux_model::treeobj::normalize_key;
 use flux_proto::{Errno, Message};
-use flux_svc::{Cx, Reply, Service, To};
+use flux_svc::{Cx, Reply, Service, To, Way};
 use serde_json::{Map, Value, json};
 
 use append::Seen;
@@ -34,6 +35,10 @@ const MAX_WATCHERS: usize = 1 << 18;
 pub enum WatchWait {
     /// The root of a namespace.
     Getroot(String),
+    /// The root of a namespace, after the way to the leader was lost.
+    Resync(String),
+    /// To try again what the leader could not be asked for.
+    Retry(u64),
     /// The key of a watcher, by its number.
     Lookup(u64),
     /// A piece of a value of a watcher, and which one.
@@ -57,6 +62,8 @@ enum State {
     Reading { listed: bool },
     /// Pieces of a value are on their way.
     Loading(Pieces),
+    /// The leader could not be reached for the next version.
+    Cut,
     /// All is shown; `absent` while the key does not exist yet.
     Idle { absent: bool },
 }
@@ -222,13 +229,22 @@ impl WatchService {
                 continue;
             }
             watcher.seq = Some(version.seq);
-            Self::read(cx, id, watcher, version.listed, |request| {
-                let rootdir = json!({ "data": [version.rootref], "type": "dirref", "ver": 1 });
-                request.rootdir = Some(rootdir);
-                request.rootseq = Some(version.seq);
-            });
-            return;
+            return Self::read_at(cx, id, watcher, version.listed, version.seq, &version.rootref);
         }
+    }
+
+    fn read_at(
+        cx: &mut Context<'_>,
+        id: u64,
+        watcher: &mut Watcher,
+        listed: bool,
+        seq: i64,
+        rootref: &str,
+    ) {
+        Self::read(cx, id, watcher, listed, |request| {
+            request.rootdir = Some(json!({ "data": [rootref], "type": "dirref", "ver": 1 }));
+            request.rootseq = Some(seq);
+        });
     }
 
     fn take(&mut self, cx: &mut Context<'_>, id: u64) -> Option<Watcher> {
@@ -288,6 +304,9 @@ impl WatchService {
             watcher.state = State::NoNamespace;
             return;
         }
+        if cut::is_cut(&error) && watcher.endures() && cx.rank() > 0 {
+            return Self::park(cx, id, watcher);
+        }
         let error = match error.errno {
             Errno::EISDIR if watcher.has(WATCH_APPEND) => append::directory(),
             Errno::EISDIR if watcher.has(STREAM) => deliver::directory(),
@@ -343,9 +362,14 @@ impl WatchService {
                 }
             }
         }
+        self.show(cx, due, body.rootseq, &body.rootref);
+    }
+
+    /// Shows a version to watchers, each with whether the event named its key.
+    fn show(&mut self, cx: &mut Context<'_>, due: BTreeMap<u64, bool>, seq: i64, rootref: &str) {
         for (id, listed) in due {
             let Some(watcher) = self.watchers.get_mut(&id) else { continue };
-            let version = Version { seq: body.rootseq, rootref: body.rootref.clone(), listed };
+            let version = Version { seq, rootref: rootref.to_string(), listed };
             match &watcher.state {
                 State::NoNamespace => {}
                 _ if watcher.queue.len() >= MAX_BEHIND => {
@@ -397,6 +421,8 @@ impl Service for WatchService {
         match wait {
             WatchWait::Lookup(id) => self.looked_up(cx, id, &reply),
             WatchWait::Piece(id, at) => self.piece(cx, id, at, &reply),
+            WatchWait::Resync(name) => self.resynced(cx, &name, &reply),
+            WatchWait::Retry(_) => {}
             WatchWait::Getroot(name) => {
                 match reply.decode::<Getroot>() {
                     Ok(root) => self.appeared(cx, root),
@@ -410,22 +436,19 @@ impl Service for WatchService {
         }
     }
 
-    fn on_timer(&mut self, _cx: &mut Context<'_>, _wait: WatchWait) {}
+    fn on_timer(&mut self, cx: &mut Context<'_>, wait: WatchWait) {
+        if let WatchWait::Retry(id) = wait {
+            self.retry(cx, id);
+        }
+    }
 
     fn on_event(&mut self, cx: &mut Context<'_>, event: &Message) {
-        let topic = event.topic();
-        if topic.ends_with("-setroot") {
-            if let Ok(body) = Setroot::take(event) {
-                self.changed(cx, body);
-            }
-        } else if topic.ends_with("-created") {
-            if let Ok(root) = Root::take(event) {
-                self.appeared(cx, root);
-            }
-        } else if topic.ends_with("-removed")
-            && let Ok(body) = NamespaceRequest::take(event)
-        {
-            self.removed(cx, &body.namespace);
+        self.told(cx, event);
+    }
+
+    fn on_way(&mut self, cx: &mut Context<'_>, way: Way) {
+        if way == Way::Back {
+            self.resync(cx);
         }
     }
 

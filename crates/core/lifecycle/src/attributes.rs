@@ -1,6 +1,6 @@
 //! `attr`: named text values of a broker.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use flux_api::lifecycle::{Attr, AttrNames, AttrSet, AttrValue, Set, Setattr};
 use flux_api::{Answer, Empty, RpcError};
@@ -68,6 +68,13 @@ pub const TABLE: &[(&str, u8, Option<&str>)] = &[
     ("tbon.torpid_max", 0, Some("30s")),
     ("tbon.tcp_user_timeout", 0, Some("20s")),
     ("tbon.connect_timeout", 0, Some("30s")),
+    ("tbon.keepalive_idle", 0, Some("30s")),
+    ("tbon.keepalive_interval", 0, Some("10s")),
+    ("tbon.keepalive_count", 0, Some("12")),
+    ("tbon.rejoin-timeout", 0, None),
+    ("tbon.zmqdebug", 0, Some("0")),
+    ("tbon.zmq_io_threads", 0, Some("1")),
+    ("tbon.child_rcvhwm", 0, Some("0")),
     ("tbon.fanout", 0, None),
     ("log-ring-size", IMMUTABLE, Some("1024")),
     ("log-forward-level", IMMUTABLE, Some("3")),
@@ -98,6 +105,8 @@ fn flags_of(name: &str) -> Option<u8> {
 #[derive(Debug, Clone)]
 pub struct Attributes {
     values: BTreeMap<String, String>,
+    /// Those that the command line has set.
+    given: BTreeSet<String>,
 }
 
 impl Default for Attributes {
@@ -116,7 +125,7 @@ impl Attributes {
                 default.map(|value| (name.to_string(), value.to_string()))
             })
             .collect();
-        Self { values }
+        Self { values, given: BTreeSet::new() }
     }
 
     /// Sets one from the command line (`-S NAME=VALUE`).
@@ -131,9 +140,22 @@ impl Attributes {
             }
             Some(_) => {
                 self.set(name, value);
+                self.given.insert(name.to_string());
                 Ok(())
             }
         }
+    }
+
+    /// Whether there is an attribute of that name.
+    #[must_use]
+    pub fn is_known(name: &str) -> bool {
+        flags_of(name).is_some()
+    }
+
+    /// Reads one that the command line has set.
+    #[must_use]
+    pub fn given(&self, name: &str) -> Option<&str> {
+        self.get(name).filter(|_| self.given.contains(name))
     }
 
     /// Sets one, whatever its flags: for the broker itself.

@@ -8,7 +8,7 @@ use flux_api::driver::ReadConfig;
 use flux_api::lifecycle::{Config, ConfigGet, ConfigLoad, ConfigReload};
 use flux_api::{Answer, Empty, RpcError, body::AnyObject};
 use flux_proto::{Errno, Message};
-use flux_svc::{Cx, Level, Reply, Service, To};
+use flux_svc::{Cx, Level, Reply, Service, To, Way};
 use serde_json::{Map, Value};
 
 /// What the service waits for.
@@ -68,6 +68,8 @@ pub struct ConfigService {
     readers: Vec<Asker>,
     early: Vec<Answer<ConfigGet>>,
     streams: Vec<Answer<ConfigGet>>,
+    /// The parent's configuration is being followed.
+    following: bool,
 }
 
 /// Changes that may wait for the one in progress.
@@ -84,7 +86,13 @@ impl ConfigService {
             readers: Vec::new(),
             early: Vec::new(),
             streams: Vec::new(),
+            following: false,
         }
+    }
+
+    fn follow(&mut self, cx: &mut Cx<'_, Wait>) {
+        self.following = true;
+        cx.stream::<ConfigGet>(To::Upstream, &AnyObject::default(), Wait::Parent);
     }
 
     fn begin(&mut self, cx: &mut Cx<'_, Wait>, asker: Asker, next: Map<String, Value>) {
@@ -191,8 +199,8 @@ impl Service for ConfigService {
                 }
                 None => {
                     // The first question of this rank starts the following of the parent.
-                    if self.early.is_empty() {
-                        cx.stream::<ConfigGet>(To::Upstream, &AnyObject::default(), Wait::Parent);
+                    if !self.following {
+                        self.follow(cx);
                     }
                     self.early.push(call.answer);
                 }
@@ -218,6 +226,7 @@ impl Service for ConfigService {
             Wait::Parent => match reply.decode::<ConfigGet>() {
                 Ok(config) => self.begin(cx, Asker::Parent, config),
                 Err(error) => {
+                    self.following = false;
                     for answer in self.early.drain(..) {
                         answer.err(cx, error.clone());
                     }
@@ -251,6 +260,14 @@ impl Service for ConfigService {
     }
 
     fn on_timer(&mut self, _cx: &mut Cx<'_, Wait>, _wait: Wait) {}
+
+    fn on_way(&mut self, cx: &mut Cx<'_, Wait>, way: Way) {
+        // The stream ended with the way; what changed meanwhile comes first.
+        if way == Way::Back && !self.following && (self.config.is_some() || !self.early.is_empty())
+        {
+            self.follow(cx);
+        }
+    }
 
     fn on_disconnect(&mut self, _cx: &mut Cx<'_, Wait>, message: &Message) {
         for list in [&mut self.streams, &mut self.early] {

@@ -8,7 +8,7 @@ use flux_api::overlay::{Monitor, RankRequest, Subtree, Topology};
 use flux_api::{Answer, Empty, RpcError};
 use flux_id::Idset;
 use flux_proto::{Cred, Errno, Message, Rolemask, RouteId};
-use flux_svc::{Cx, Reply, Service, To};
+use flux_svc::{Cx, Reply, Service, To, Way};
 use serde_json::{Map, Value};
 
 /// How long changes are collected before they go to the parent, in microseconds.
@@ -34,6 +34,8 @@ pub struct GroupsService {
     flushing: bool,
     watchers: Vec<(String, Answer<GroupGet>)>,
     torpid: Idset,
+    /// The way to the leader is lost: above, nobody of this subtree is a member any more.
+    cut: bool,
 }
 
 fn ranks(subtree: &Subtree, into: &mut Idset) {
@@ -46,6 +48,10 @@ fn ranks(subtree: &Subtree, into: &mut Idset) {
 impl GroupsService {
     fn change(&mut self, cx: &mut Cx<'_, Wait>, name: &str, set: &Idset, join: bool) {
         let members = self.members.entry(name.to_string()).or_default();
+        let set = &if join { set.difference(members) } else { set.intersection(members) };
+        if set.is_empty() {
+            return;
+        }
         *members = if join { members.union(set) } else { members.difference(set) };
         if cx.rank() == 0 {
             let response = GroupMembers { members: members.to_string() };
@@ -58,6 +64,10 @@ impl GroupsService {
         }
         let change = GroupChange { ranks: set.to_string(), set: join };
         self.pending.entry(name.to_string()).or_default().push(change);
+        self.flush_soon(cx);
+    }
+
+    fn flush_soon(&mut self, cx: &mut Cx<'_, Wait>) {
         if !self.flushing {
             self.flushing = true;
             cx.timer(BATCH_US, Wait::Flush);
@@ -215,8 +225,23 @@ impl Service for GroupsService {
 
     fn on_timer(&mut self, cx: &mut Cx<'_, Wait>, _wait: Wait) {
         self.flushing = false;
+        if self.cut {
+            return;
+        }
         let update = std::mem::take(&mut self.pending);
         cx.notify::<GroupUpdate_>(To::Upstream, &GroupUpdate { update });
+    }
+
+    fn on_way(&mut self, cx: &mut Cx<'_, Wait>, way: Way) {
+        self.cut = way == Way::Lost;
+        self.pending.clear();
+        if way == Way::Back {
+            for (name, members) in self.members.iter().filter(|(_, members)| !members.is_empty()) {
+                let change = GroupChange { ranks: members.to_string(), set: true };
+                self.pending.insert(name.clone(), vec![change]);
+            }
+            self.flush_soon(cx);
+        }
     }
 
     fn on_disconnect(&mut self, cx: &mut Cx<'_, Wait>, message: &Message) {

@@ -6,7 +6,7 @@ use flux_api::overlay::{DisconnectParent, DisconnectReason};
 use flux_api::{Empty, RpcError};
 use flux_id::fsd;
 use flux_proto::{Errno, Message};
-use flux_svc::{Cx, Level, Reply, Service, To};
+use flux_svc::{Cx, Level, Reply, Service, To, Way};
 use serde_json::{Map, Value};
 
 /// Topic of the pulse.
@@ -27,12 +27,25 @@ pub struct HeartbeatService {
     warn_thresh: u32,
     count: u64,
     last_us: u64,
+    /// When this rank last looked whether pulses come.
+    looked_us: u64,
     warned: bool,
+    /// The way to the leader is lost, which is known without pulses.
+    cut: bool,
 }
 
 impl Default for HeartbeatService {
     fn default() -> Self {
-        Self { period: 2.0, timeout: 300.0, warn_thresh: 3, count: 0, last_us: 0, warned: false }
+        Self {
+            period: 2.0,
+            timeout: 300.0,
+            warn_thresh: 3,
+            count: 0,
+            last_us: 0,
+            looked_us: 0,
+            warned: false,
+            cut: false,
+        }
     }
 }
 
@@ -50,6 +63,12 @@ impl HeartbeatService {
     }
 
     fn missed(&mut self, cx: &mut Cx<'_, Wait>) {
+        let period = (self.period * 1e6) as u64;
+        let since = cx.now_us().saturating_sub(std::mem::replace(&mut self.looked_us, cx.now_us()));
+        if self.cut || since > 3 * period {
+            // Nobody can be heard, or this process stood still: what has come is yet to be read.
+            self.last_us = cx.now_us();
+        }
         let silent = cx.now_us().saturating_sub(self.last_us) as f64 / 1e6;
         if silent > self.period * f64::from(self.warn_thresh) && !self.warned {
             self.warned = true;
@@ -70,6 +89,7 @@ impl Service for HeartbeatService {
 
     fn start(&mut self, cx: &mut Cx<'_, Wait>) {
         self.last_us = cx.now_us();
+        self.looked_us = cx.now_us();
         if cx.rank() > 0 {
             cx.subscribe(PULSE);
         }
@@ -103,6 +123,11 @@ impl Service for HeartbeatService {
             self.missed(cx);
         }
         self.arm(cx);
+    }
+
+    fn on_way(&mut self, cx: &mut Cx<'_, Wait>, way: Way) {
+        self.cut = way == Way::Lost;
+        self.last_us = cx.now_us();
     }
 
     fn on_event(&mut self, cx: &mut Cx<'_, Wait>, _event: &Message) {

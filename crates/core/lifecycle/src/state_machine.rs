@@ -14,6 +14,7 @@
 //! | exit | ends the process | |
 
 mod cleanup;
+mod rejoin;
 mod runat;
 pub mod state;
 
@@ -26,7 +27,7 @@ use flux_api::lifecycle::{
     ConfigGet, Dmesg, Dmesg_, GroupGet, GroupName, Join as JoinGroup, Monitor, MonitorRequest,
     ShutdownLine, ShutdownStart, StateMachine, StateNow, StateNumber, WaitRun,
 };
-use flux_api::overlay::{Join, Leave, Monitor as MonitorChildren, Spurn};
+use flux_api::overlay::{Join, Leave, Monitor as MonitorChildren, Spurn, SpurnRequest};
 use flux_api::{Answer, Empty, RpcError, Text};
 use flux_id::{Idset, fsd};
 use flux_proto::{Errno, Message};
@@ -74,6 +75,8 @@ pub enum Wait {
     Join,
     /// States of the parent.
     Parent,
+    /// A lost parent to be back.
+    Rejoin,
     /// The leader's configuration.
     Sync,
     /// Every module to be up.
@@ -120,6 +123,12 @@ pub struct StateMachineService {
     runat: Runat,
     code: i32,
     hurried: bool,
+    /// A lost parent is waited for.
+    rejoining: bool,
+    /// The configuration is to be asked for again.
+    sync_again: bool,
+    /// This broker stops by itself, and those below it need not.
+    leaving: bool,
     monitors: Vec<(Option<i32>, Answer<Monitor>)>,
     waiters: Vec<Answer<WaitRun>>,
     shutdown: Option<(i32, Answer<ShutdownStart>)>,
@@ -146,6 +155,9 @@ impl StateMachineService {
             runat,
             code: 0,
             hurried: false,
+            rejoining: false,
+            sync_again: false,
+            leaving: false,
             monitors: Vec::new(),
             waiters: Vec::new(),
             shutdown: None,
@@ -204,7 +216,13 @@ impl StateMachineService {
     fn tell(&mut self, cx: &mut Cx<'_, Wait>) {
         let number = self.state as i32;
         let mut kept = Vec::new();
+        // Children that are let go do not hear why.
+        let silent = self.leaving && self.state > State::Run;
         for (last, answer) in self.monitors.drain(..) {
+            if silent {
+                kept.push((last, answer));
+                continue;
+            }
             answer.item(cx, &StateNumber { state: number });
             if last.is_some_and(|last| number >= last) {
                 answer.end(cx);
@@ -256,8 +274,7 @@ impl StateMachineService {
                 }
             }
             State::Run => {
-                let role = if cx.rank() == 0 { "leader" } else { "member" };
-                self.status(cx, &format!("Running as {role} of {} node Flux instance", cx.size()));
+                self.running(cx);
                 if cx.rank() == 0 && self.settings.program.is_some() {
                     self.run_group(cx, Group::Program);
                 } else {
@@ -270,7 +287,7 @@ impl StateMachineService {
             State::Cleanup => self.begin_cleanup(cx),
             State::Shutdown => {
                 self.status(cx, "Waiting for overlay peers to shutdown");
-                cx.call::<Spurn>(here, &Empty, Wait::Spurn);
+                cx.call::<Spurn>(here, &SpurnRequest { release: self.leaving }, Wait::Spurn);
                 if self.children.is_empty() {
                     return self.post(cx, "children-none", false);
                 }
@@ -304,12 +321,18 @@ impl StateMachineService {
         }
     }
 
+    fn running(&self, cx: &mut Cx<'_, Wait>) {
+        let role = if cx.rank() == 0 { "leader" } else { "member" };
+        self.status(cx, &format!("Running as {role} of {} node Flux instance", cx.size()));
+    }
+
     fn status(&self, cx: &mut Cx<'_, Wait>, text: &str) {
         let here = To::Rank(cx.rank());
         cx.notify::<Notify>(here, &Text(format!("STATUS={text}")));
     }
 
     fn parent_moved(&mut self, cx: &mut Cx<'_, Wait>) {
+        self.resume_sync(cx);
         if let Some(parent) = self.parent
             && let Some(event) = parent_event(self.state, Some(parent))
         {
@@ -322,14 +345,6 @@ impl StateMachineService {
     fn abort_init(&mut self, cx: &mut Cx<'_, Wait>) {
         if self.state == State::Init {
             self.abort_group(cx, Group::Rc1);
-        }
-    }
-
-    fn parent_lost(&mut self, cx: &mut Cx<'_, Wait>) {
-        self.parent = None;
-        if let Some(event) = parent_event(self.state, None) {
-            self.abort_init(cx);
-            self.post(cx, event, true);
         }
     }
 
@@ -521,9 +536,9 @@ impl Service for StateMachineService {
                 }
             }
             StateMachine::Signal(call) => {
-                let signum = call.request.signum;
                 call.answer.forget();
-                self.signal(cx, signum);
+                self.leaving |= call.request.alone && self.state <= State::Run;
+                self.signal(cx, call.request.signum);
             }
             StateMachine::SdNotify_(call) => {
                 if let Some(text) = &call.request.status {
@@ -544,15 +559,13 @@ impl Service for StateMachineService {
     fn on_reply(&mut self, cx: &mut Cx<'_, Wait>, wait: Wait, reply: Reply) {
         match wait {
             Wait::Join => match reply.error() {
-                None => {
-                    let request = MonitorRequest { last: Some(State::Shutdown as i32) };
-                    cx.stream::<Monitor>(To::Upstream, &request, Wait::Parent);
-                }
+                None => self.follow_parent(cx),
                 Some(error) => {
                     cx.log(Level::Err, format!("overlay.join: {error}"));
                     self.post(cx, "parent-fail", true);
                 }
             },
+            Wait::Rejoin => self.rejoined(cx, &reply),
             Wait::Parent => match reply.decode::<Monitor>() {
                 Ok(number) => {
                     self.parent = State::from_number(number.state);
@@ -566,10 +579,7 @@ impl Service for StateMachineService {
                     self.config = config;
                     self.post(cx, "sync-success", false);
                 }
-                Err(error) => {
-                    cx.log(Level::Err, format!("config.get: {error}"));
-                    self.post(cx, "sync-fail", true);
-                }
+                Err(error) => self.sync_failed(cx, &error),
             },
             Wait::Modules => match reply.error() {
                 None => self.run_group(cx, Group::Rc1),

@@ -65,8 +65,8 @@ impl ResourceService {
         self.post_ids(cx, "online", &joined);
         self.post_ids(cx, "offline", &left);
         // Without a configuration nobody knows that a rank which left would come back.
-        let configured =
-            self.inventory.as_ref().is_none_or(|inventory| inventory.method == "configuration");
+        let configured = self.settings.ranks_return
+            || self.inventory.as_ref().is_none_or(|inventory| inventory.method == "configuration");
         let lost = if configured || self.muted || self.stopping { Idset::new() } else { left };
         self.lost.insert_all(&lost);
         self.tell_scheduler(cx, &lost);

@@ -10,7 +10,7 @@ use flux_api::{Answer, Call, Empty, RpcError};
 use flux_id::Idset;
 use flux_model::resource_set::ResourceSet;
 use flux_proto::{Errno, Message};
-use flux_svc::{Cx, Reply, Service, To};
+use flux_svc::{Cx, Reply, Service, To, Way};
 use serde_json::{Map, Value, json};
 
 use crate::acquire::Acquirer;
@@ -320,6 +320,12 @@ impl Service for ResourceService {
             Wait::Online => self.watch_group(cx, true),
             Wait::Torpid => self.watch_group(cx, false),
             _ => {}
+        }
+    }
+
+    fn on_way(&mut self, cx: &mut Cx<'_, Wait>, way: Way) {
+        if way == Way::Back {
+            self.report_again(cx);
         }
     }
 

@@ -17,6 +17,8 @@ pub struct ResourceSettings {
     pub scheduling: Option<Value>,
     /// There is a table `[bootstrap]`: ranks of a configured R follow its hosts.
     pub has_bootstrap: bool,
+    /// Ranks that leave are expected back, so that they stay part of the inventory.
+    pub ranks_return: bool,
     /// All ranks count as online from the start.
     pub monitor_force_up: bool,
     /// Hardware is not compared with the inventory.

@@ -19,6 +19,8 @@ pub(crate) struct Reduction {
     parts: Vec<ResourceSet>,
     ranks: Idset,
     reported: bool,
+    /// What was reported to the parent.
+    report: Option<TopoReduce>,
 }
 
 impl ResourceService {
@@ -77,9 +79,17 @@ impl ResourceService {
             let count = u32::try_from(set.nnodes()).unwrap_or(u32::MAX);
             let report = TopoReduce { count, resource: set.to_value() };
             cx.notify::<TopoReduce_>(To::Upstream, &report);
+            self.reduction.report = Some(report);
         } else {
             self.found = Some(set);
             self.define(cx);
+        }
+    }
+
+    /// The way to the leader is back: whoever is above may have started anew and know nothing.
+    pub(crate) fn report_again(&mut self, cx: &mut Cx<'_, Wait>) {
+        if let Some(report) = &self.reduction.report {
+            cx.notify::<TopoReduce_>(To::Upstream, report);
         }
     }
 

@@ -18,7 +18,7 @@ pub mod service;
 pub mod wait;
 
 pub use cx::{Cx, Level, To};
-pub use module::{Clock, Module, Out, Port};
+pub use module::{Clock, Module, Out, Port, Way};
 pub use reply::Reply;
 pub use rig::Rig;
 pub use runner::Runner;

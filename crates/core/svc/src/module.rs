@@ -39,6 +39,16 @@ pub enum Out {
     Drained,
 }
 
+/// The way from a follower up to the leader, whichever of its links is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// It is broken: what is asked above fails at once, and no event comes.
+    Lost,
+    /// It is whole again. Events were missed meanwhile, and who is above may be a new process: what
+    /// follows the leader must be compared with it, and what it was told must be told again.
+    Back,
+}
+
 /// What a module sees of the broker, and its effects.
 #[derive(Debug)]
 pub struct Port {
@@ -87,6 +97,10 @@ pub trait Module {
     fn start(&mut self, port: &mut Port, config: &Map<String, Value>);
     /// A request, response or event for it.
     fn deliver(&mut self, port: &mut Port, message: Message);
+    /// The way to the leader was lost, or is back. Never at rank 0.
+    fn way(&mut self, port: &mut Port, way: Way) {
+        let _ = (port, way);
+    }
     /// Runs timers that are due.
     fn tick(&mut self, port: &mut Port);
     /// When it wants the next tick, in monotonic microseconds.

@@ -14,7 +14,7 @@ use flux_proto::{Cred, Flags, Message, MsgType, Rolemask, RouteId};
 use serde_json::{Map, Value};
 
 use crate::cx::Level;
-use crate::module::{Clock, Module, Out, Port};
+use crate::module::{Clock, Module, Out, Port, Way};
 use crate::runner::Runner;
 use crate::service::Service;
 
@@ -207,6 +207,12 @@ impl<S: Service> Rig<S> {
         message.flags.insert(Flags::NORESPONSE);
         message.push_route(RouteId::from(format!("client-{}", cred.userid).as_str()));
         self.deliver(message);
+    }
+
+    /// The way to the leader was lost, or is back.
+    pub fn way(&mut self, way: Way) {
+        self.runner.way(&mut self.port, way);
+        self.collect();
     }
 
     /// Lets time pass, firing timers in order at their own time.

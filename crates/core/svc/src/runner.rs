@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::cx::Cx;
 use crate::defaults;
-use crate::module::{Module, Port};
+use crate::module::{Module, Port, Way};
 use crate::reply::Reply;
 use crate::service::Service;
 use crate::wait::{Alarm, Timers, Waits};
@@ -182,6 +182,10 @@ impl<S: Service> Module for Runner<S> {
             }
             MsgType::Control => {}
         }
+    }
+
+    fn way(&mut self, port: &mut Port, way: Way) {
+        self.with(port, |service, cx| service.on_way(cx, way));
     }
 
     fn tick(&mut self, port: &mut Port) {

@@ -7,6 +7,7 @@ use flux_proto::Message;
 use serde_json::{Map, Value};
 
 use crate::cx::Cx;
+use crate::module::Way;
 use crate::reply::Reply;
 
 /// A service: a state machine whose inputs are calls, replies, timers and events, and whose
@@ -43,6 +44,13 @@ pub trait Service: 'static {
     /// An event that matches a subscription.
     fn on_event(&mut self, cx: &mut Cx<'_, Self::Wait>, event: &Message) {
         let _ = (cx, event);
+    }
+
+    /// The way to the leader was lost, or is back; never called at rank 0. `Back` comes after every
+    /// answer to what was asked before, and what is asked then reaches the leader. A service that
+    /// starts while the way is lost hears of its return only.
+    fn on_way(&mut self, cx: &mut Cx<'_, Self::Wait>, way: Way) {
+        let _ = (cx, way);
     }
 
     /// A client went away: drop what it waits for (see `Answer::same_sender`). `message` is the

@@ -24,6 +24,9 @@ const BATCH: usize = 256;
 /// How long to accept nobody when the system gives no connection.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(10);
 
+/// Longest try to connect to a parent that was lost.
+const REJOIN_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// Something that happened on a link. `serial` tells a link from an earlier one of the same
 /// number that was closed.
 #[derive(Debug)]
@@ -59,6 +62,8 @@ pub(crate) struct Links {
     options: ConnectOptions,
     queue: usize,
     next: u64,
+    /// The parent has been reached before.
+    connected: bool,
 }
 
 impl Links {
@@ -73,6 +78,7 @@ impl Links {
             options: options.link,
             queue: options.link_queue.max(1),
             next: 1,
+            connected: false,
         };
         (links, received)
     }
@@ -120,7 +126,12 @@ impl Links {
         self.close(LinkId::PARENT);
         let serial = self.serial();
         let (hub, parent) = (Rc::clone(hub), self.parent.clone());
-        let (keys, options) = (self.keys.clone(), self.options);
+        let (keys, mut options) = (self.keys.clone(), self.options);
+        if self.connected {
+            // A host that has gone does not refuse: when it is back, the wait must be short.
+            options.timeout =
+                Some(options.timeout.map_or(REJOIN_TIMEOUT, |t| t.min(REJOIN_TIMEOUT)));
+        }
         let task = tokio::task::spawn_local(async move {
             let connected = match &parent {
                 None => Err("no parent endpoint is known".to_string()),
@@ -177,6 +188,7 @@ async fn run_link(hub: Rc<Hub>, id: LinkId, serial: u64, connection: Connection)
         let (sender, outbox) = mpsc::channel(links.queue);
         let events = links.events.clone();
         links.current(id, serial)?.sender = Some(sender);
+        links.connected |= id == LinkId::PARENT;
         Some((events, outbox))
     }) else {
         return;

@@ -34,6 +34,7 @@ const RETRY: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub struct StoreDriver {
     requests: Sender<Work>,
+    instance: String,
     durability: Durability,
     ahead: Arc<Ahead>,
 }
@@ -71,6 +72,7 @@ impl StoreDriver {
     ) -> Result<Self, StoreError> {
         let path = statedir.join("content.sqlite");
         let log = BlobLog::open(&path, hash, durability)?;
+        let instance = log.instance()?;
         let (requests, queue) = channel();
         let ahead = Arc::new(Ahead::default());
         let behind = Arc::clone(&ahead);
@@ -78,7 +80,13 @@ impl StoreDriver {
             .name("store".to_string())
             .spawn(move || serve(log, &queue, &behind))
             .map_err(|error| StoreError::Damaged { path, text: error.to_string() })?;
-        Ok(Self { requests, durability, ahead })
+        Ok(Self { requests, instance, durability, ahead })
+    }
+
+    /// The identity of the instance whose state this is.
+    #[must_use]
+    pub fn instance(&self) -> &str {
+        &self.instance
     }
 
     /// Answers a commit that need not outlive this process before it is written; gives back what

@@ -7,6 +7,7 @@
 //! Read first: [`log::BlobLog`] (the file), then [`driver::StoreDriver`] (the service).
 
 pub mod driver;
+mod identity;
 pub mod index;
 pub mod log;
 

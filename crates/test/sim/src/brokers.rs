@@ -96,6 +96,7 @@ pub fn broker(shape: &Shape, rank: u32, uuid: &str, seed: u64) -> Node {
     let resources = ResourceSettings {
         hosts,
         descendants: shape.topology.descendants(rank),
+        ranks_return: true,
         ..ResourceSettings::default()
     };
     let builtins = vec![
@@ -134,5 +135,7 @@ pub fn broker(shape: &Shape, rank: u32, uuid: &str, seed: u64) -> Node {
         config.drivers.push("content-backing");
     }
     config.seed = seed;
+    // The state on the disk outlives the leader.
+    config.instance = leader.then(|| "simulated".to_string());
     Node::new(config, builtins, modules)
 }

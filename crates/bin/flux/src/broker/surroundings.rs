@@ -101,6 +101,10 @@ pub(crate) fn rundir(attributes: &mut Attributes) -> Result<PathBuf, String> {
 
 /// The directory of persistent state.
 pub(crate) fn statedir(attributes: &mut Attributes, rundir: &Path) -> Result<PathBuf, String> {
+    // One that was asked for stays, also when it has to be made.
+    if attributes.get("statedir").is_some() && attributes.get("statedir-cleanup").is_none() {
+        attributes.set("statedir-cleanup", "0");
+    }
     let path = directory(attributes, "statedir", || {
         let path = rundir.join("state");
         fs::DirBuilder::new().mode(0o700).recursive(true).create(&path)?;

@@ -90,12 +90,28 @@ impl Node {
     }
 
     fn hello(&mut self, link: LinkId, message: &Message) {
+        if self.overlay.releasing {
+            // It shall try again, until this broker is back.
+            self.overlay.links.remove(&link);
+            return self.out.push_back(Output::CloseLink(link));
+        }
         if self.overlay.spurn {
             return self.turn_away(link);
         }
         let result = self.check_hello(message);
         let rank = Hello::take(message).map(|hello| hello.rank).ok();
         let result = result.and_then(|(hello, status)| {
+            let own = &self.overlay.way.instance;
+            if let Some(theirs) = &hello.instance
+                && !own.is_empty()
+                && theirs != own
+            {
+                let text = format!(
+                    "rank {} belongs to instance {theirs}, and this is instance {own}",
+                    hello.rank
+                );
+                return Err(RpcError::new(Errno::ESTALE, text));
+            }
             self.supersede(hello.rank);
             let id = RouteId::from(hello.link.as_deref().unwrap_or(&hello.uuid));
             if id.as_bytes().is_empty() || self.ids.get(&id).is_some() {
@@ -129,7 +145,10 @@ impl Node {
             }
         };
         let name = self.child_name(hello.rank);
-        let text = format!("accepting connection from {name} status {}", status.name());
+        let mut text = format!("accepting connection from {name} status {}", status.name());
+        if hello.up {
+            text += ", which runs already";
+        }
         self.log("overlay", Level::Debug, text);
         let uuid = RouteId::from(hello.link.as_deref().unwrap_or(&hello.uuid));
         self.ids.insert(uuid.clone(), Peer::Child(hello.rank));
@@ -144,7 +163,8 @@ impl Node {
         let face = self.new_face(hello.rank);
         let uuid = self.cfg.uuid.to_str_lossy().into_owned();
         let mut response = Message::response_to(message);
-        HelloResponse { uuid, link: face }.put(&mut response);
+        let way = Some(self.way_news());
+        HelloResponse { uuid, link: face, way }.put(&mut response);
         self.out.push_back(Output::Link(link, response));
         self.child_status(hello.rank, status);
     }
@@ -206,7 +226,7 @@ impl Node {
                     message.push_route(uuid);
                 }
                 child.traffic.received(&message);
-                if self.passes(&message) {
+                if self.passes_from_child(&message) {
                     self.route_request(message);
                 }
             }
@@ -248,6 +268,18 @@ impl Node {
         self.child_failed(rank, "disconnected by request");
         self.child_gone(rank, Status::Lost, "administrative disconnect");
         Ok(())
+    }
+
+    /// Lets every child go that is there: it waits for this broker to come back.
+    pub(crate) fn release_children(&mut self) {
+        let ranks: Vec<u32> = self.overlay.children.keys().copied().collect();
+        for rank in ranks {
+            if let Some(link) = self.overlay.children.get(&rank).and_then(|child| child.link) {
+                self.overlay.links.remove(&link);
+                self.out.push_back(Output::CloseLink(link));
+                self.child_gone(rank, Status::Lost, "released");
+            }
+        }
     }
 
     /// A child is no longer online: every request on its way to it ends, and every stream that

@@ -1,8 +1,9 @@
 //! The link to the parent: connect, greet, use, lose, and connect again.
 
-use flux_api::overlay::{Hello, Hello_, HelloResponse, Joined};
+use flux_api::overlay::{Hello, Hello_, HelloResponse, Joined, Way_, WayNews};
 use flux_api::rpc::request;
 use flux_api::{Body, Empty, Rpc, RpcError, overlay};
+use flux_id::fsd;
 use flux_proto::{Cred, Errno, Message, MsgType, Rolemask, RouteId, USERID_UNKNOWN};
 use flux_svc::Level;
 use flux_svc::engine::{LinkId, Output};
@@ -13,7 +14,10 @@ use crate::overlay::{Traffic, control};
 
 /// First delay before a connection is tried again, and the longest, in microseconds.
 const BACKOFF: u64 = 16_000;
-const MAX_BACKOFF: u64 = 2_000_000;
+const MAX_BACKOFF: u64 = 1_000_000;
+
+/// How long the answer to a hello may take, in microseconds.
+const GREET_MAX: u64 = 10_000_000;
 
 /// Where the link stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +36,8 @@ pub(crate) enum Uplink {
     Joined(Joint),
     /// Was in use.
     Lost,
+    /// Was in use, and cannot be again: why.
+    Barred(RpcError),
     /// Left in order.
     Left,
 }
@@ -53,6 +59,10 @@ pub(crate) struct Parent {
     backoff: u64,
     /// This broker has said hello before.
     known: bool,
+    /// When the answer to the hello must be there, monotonic microseconds.
+    greet_by: u64,
+    /// When it was lost, monotonic microseconds.
+    lost_at: u64,
     /// When something was last sent, monotonic microseconds.
     pub(crate) sent: u64,
     /// The status that the parent knows of.
@@ -66,6 +76,8 @@ impl Parent {
             traffic: Traffic::default(),
             backoff: BACKOFF,
             known: false,
+            greet_by: 0,
+            lost_at: 0,
             sent: 0,
             reported: 0,
         }
@@ -91,7 +103,7 @@ impl Node {
     /// Begins to connect, unless that has happened already.
     pub(crate) fn connect_parent(&mut self) {
         let parent = &mut self.overlay.parent;
-        if matches!(parent.state, Uplink::Idle | Uplink::Lost | Uplink::Left) {
+        if matches!(parent.state, Uplink::Idle | Uplink::Lost | Uplink::Left | Uplink::Barred(_)) {
             parent.state = Uplink::Connecting;
             parent.backoff = BACKOFF;
             self.out.push_back(Output::ConnectParent);
@@ -100,11 +112,63 @@ impl Node {
 
     /// The time for another try has come, if it has.
     pub(crate) fn retry_parent(&mut self) {
-        if let Uplink::Waiting(at) = self.overlay.parent.state
-            && at <= self.clock.mono_us
-        {
-            self.overlay.parent.state = Uplink::Connecting;
-            self.out.push_back(Output::ConnectParent);
+        let now = self.clock.mono_us;
+        if self.rejoin_deadline().is_some_and(|at| at <= now) {
+            return self.give_up_rejoin();
+        }
+        match self.overlay.parent.state {
+            Uplink::Waiting(at) if at <= now => {
+                self.overlay.parent.state = Uplink::Connecting;
+                self.out.push_back(Output::ConnectParent);
+            }
+            Uplink::Greeting if self.overlay.parent.greet_by <= now => {
+                self.out.push_back(Output::CloseLink(LinkId::PARENT));
+                self.parent_down("no answer to hello");
+            }
+            _ => {}
+        }
+    }
+
+    /// When the link wants to be looked at, monotonic microseconds.
+    pub(crate) fn parent_deadline(&self) -> Option<u64> {
+        let next = match self.overlay.parent.state {
+            Uplink::Waiting(at) => Some(at),
+            Uplink::Greeting => Some(self.overlay.parent.greet_by),
+            _ => None,
+        };
+        [next, self.rejoin_deadline()].into_iter().flatten().min()
+    }
+
+    /// Tries to join again after a loss. The answer, if it is known already.
+    pub(crate) fn rejoin(&mut self) -> Option<Result<Joined, RpcError>> {
+        match &self.overlay.parent.state {
+            Uplink::Root => return Some(Ok(Joined { uuid: String::new() })),
+            Uplink::Joined(joint) => return Some(Ok(Joined { uuid: joint.uuid.clone() })),
+            Uplink::Barred(error) => return Some(Err(error.clone())),
+            Uplink::Lost if self.rejoin_limit() == Some(0) => {
+                let text = format!("{} is lost", self.parent_name());
+                return Some(Err(RpcError::new(Errno::EHOSTUNREACH, text)));
+            }
+            _ => {}
+        }
+        self.connect_parent();
+        None
+    }
+
+    fn rejoin_deadline(&self) -> Option<u64> {
+        if self.overlay.rejoins.is_empty() {
+            return None;
+        }
+        self.rejoin_limit().map(|limit| self.overlay.parent.lost_at.saturating_add(limit))
+    }
+
+    fn give_up_rejoin(&mut self) {
+        let silent = self.clock.mono_us.saturating_sub(self.overlay.parent.lost_at) as f64 / 1e6;
+        let text = format!("{} did not come back for {}", self.parent_name(), fsd::format(silent));
+        self.overlay.parent.state = Uplink::Lost;
+        self.out.push_back(Output::CloseLink(LinkId::PARENT));
+        for answer in std::mem::take(&mut self.overlay.rejoins) {
+            self.reply(answer, Err(RpcError::new(Errno::ETIMEDOUT, text.clone())));
         }
     }
 
@@ -113,6 +177,7 @@ impl Node {
             return;
         }
         self.overlay.parent.state = Uplink::Greeting;
+        self.overlay.parent.greet_by = self.clock.mono_us + GREET_MAX;
         let status = self.overlay.status as u32;
         self.overlay.parent.reported = status;
         let again = std::mem::replace(&mut self.overlay.parent.known, true);
@@ -124,6 +189,9 @@ impl Node {
             uuid: self.cfg.uuid.to_str_lossy().into_owned(),
             status,
             hostname: self.cfg.hostlist.get(self.cfg.rank as usize).cloned(),
+            instance: Some(self.overlay.way.instance.clone()).filter(|text| !text.is_empty()),
+            sequence: again.then_some(self.events.sequence),
+            up: self.boot.is_up(),
         };
         let cred = Cred { userid: USERID_UNKNOWN, rolemask: Rolemask::OWNER };
         self.send_up(request::<Hello_>(&hello).with_cred(cred));
@@ -136,13 +204,15 @@ impl Node {
         let parent = &mut self.overlay.parent;
         match parent.state {
             Uplink::Connecting | Uplink::Greeting => {
-                parent.state = Uplink::Waiting(now + parent.backoff);
+                // Not all children of a lost parent at the same moment.
+                let jitter = self.ids.random() % (parent.backoff / 2);
+                parent.state = Uplink::Waiting(now + parent.backoff - jitter);
                 parent.backoff = (parent.backoff * 2).min(MAX_BACKOFF);
                 self.log("overlay", Level::Debug, format!("{name}: {reason}; trying again"));
             }
             Uplink::Joined(_) => {
                 self.log("overlay", Level::Err, format!("{name} failed: {reason}"));
-                self.parent_lost();
+                self.parent_lost(Uplink::Lost);
             }
             _ => {}
         }
@@ -173,6 +243,7 @@ impl Node {
         }
         message.cred.rolemask.remove(Rolemask::LOCAL);
         match message.kind {
+            MsgType::Request if message.topic() == Way_::TOPIC => self.way_message(&message),
             MsgType::Request => {
                 self.overlay.parent.traffic.received(&message);
                 if self.passes(&message) {
@@ -211,18 +282,31 @@ impl Node {
                 for answer in std::mem::take(&mut self.overlay.joins) {
                     self.reply(answer, Ok(Joined { uuid: hello.uuid.clone() }));
                 }
+                for answer in std::mem::take(&mut self.overlay.rejoins) {
+                    self.reply(answer, Ok(Joined { uuid: hello.uuid.clone() }));
+                }
+                self.way_heard(hello.way.unwrap_or(WayNews {
+                    open: true,
+                    instance: String::new(),
+                    durable: false,
+                    leader: String::new(),
+                    sequence: 0,
+                }));
             }
-            Err(error) => self.refused(&error),
+            Err(error) => self.refused(&error, Errno::ESTALE),
         }
     }
 
-    /// The parent does not take this broker.
-    fn refused(&mut self, error: &RpcError) {
+    /// The parent does not take this broker; whoever wants to join again hears `again`.
+    fn refused(&mut self, error: &RpcError, again: Errno) {
         self.overlay.parent.state = Uplink::Idle;
         self.out.push_back(Output::CloseLink(LinkId::PARENT));
         self.log("overlay", Level::Err, format!("overlay.hello: {}", error.message()));
         for answer in std::mem::take(&mut self.overlay.joins) {
             self.reply(answer, Err(error.clone()));
+        }
+        for answer in std::mem::take(&mut self.overlay.rejoins) {
+            self.reply(answer, Err(RpcError::new(again, error.message())));
         }
     }
 
@@ -232,10 +316,11 @@ impl Node {
         let text = format!("{name} sent disconnect control message");
         self.log("overlay", Level::Crit, &text);
         if greeting {
-            return self.refused(&RpcError::new(Errno::EHOSTUNREACH, text));
+            let error = RpcError::new(Errno::EHOSTUNREACH, text);
+            return self.refused(&error, Errno::ESHUTDOWN);
         }
         self.out.push_back(Output::CloseLink(LinkId::PARENT));
-        self.parent_lost();
+        self.parent_lost(Uplink::Barred(RpcError::new(Errno::ESTALE, text)));
     }
 
     /// Leaves the parent as if it were lost.
@@ -243,13 +328,15 @@ impl Node {
         if self.overlay.parent.is_joined() {
             self.log("overlay", Level::Crit, format!("disconnecting: {reason}"));
             self.out.push_back(Output::CloseLink(LinkId::PARENT));
-            self.parent_lost();
+            self.parent_lost(Uplink::Lost);
         }
     }
 
     /// Every request on its way up ends, and every stream that came down.
-    fn parent_lost(&mut self) {
-        self.end_uplink(Uplink::Lost);
+    pub(crate) fn parent_lost(&mut self, state: Uplink) {
+        self.overlay.parent.lost_at = self.clock.mono_us;
+        self.end_uplink(state);
+        self.way_lost();
         for answer in std::mem::take(&mut self.overlay.orphans) {
             self.reply(answer, Ok(Empty));
         }

@@ -58,8 +58,12 @@ impl Node {
                     self.connect_parent();
                 }
             },
+            Api::Rejoin(call) => match self.rejoin() {
+                Some(result) => self.reply(call.answer, result),
+                None => self.overlay.rejoins.push(call.answer),
+            },
             Api::Orphaned(call) => {
-                if self.overlay.parent.state == Uplink::Lost {
+                if matches!(self.overlay.parent.state, Uplink::Lost | Uplink::Barred(_)) {
                     self.reply(call.answer, Ok(Empty));
                 } else {
                     self.overlay.orphans.push(call.answer);
@@ -78,6 +82,10 @@ impl Node {
             Api::Spurn(call) => {
                 self.overlay.spurn = true;
                 self.out.push_back(Output::StopListening);
+                if call.request.release {
+                    self.overlay.releasing = true;
+                    self.release_children();
+                }
                 self.reply(call.answer, Ok(Empty));
             }
             Api::Stats(call) => {
@@ -85,6 +93,7 @@ impl Node {
                 self.reply(call.answer, Ok(stats));
             }
             Api::Hello_(call) => self.only_between_brokers(call.answer),
+            Api::Way_(call) => self.only_between_brokers(call.answer),
             Api::Goodbye(call) => self.only_between_brokers(call.answer),
         }
     }
@@ -104,6 +113,7 @@ impl Node {
             without(&mut self.overlay.health, message);
             without(&mut self.overlay.monitors, message);
             without(&mut self.overlay.joins, message);
+            without(&mut self.overlay.rejoins, message);
             without(&mut self.overlay.orphans, message);
             without(&mut self.overlay.leaves, message);
         }

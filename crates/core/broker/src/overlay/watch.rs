@@ -9,12 +9,14 @@ use serde_json::Value;
 
 use crate::node::Node;
 use crate::overlay::control;
-use crate::overlay::parent::Uplink;
 
 /// Links are looked at when the heart beats, never more often than this, nor less often than
 /// that; microseconds.
 const CHECK_MIN: u64 = 1_000_000;
 const CHECK_MAX: u64 = 5_000_000;
+
+/// When they were not looked at for so long, this process was stopped meanwhile.
+const SLEPT: u64 = 3 * CHECK_MAX;
 
 /// Seconds of a duration: a number, or text with a unit (RFC 23).
 fn seconds(value: &Value) -> Option<f64> {
@@ -32,20 +34,29 @@ impl Node {
     /// Takes the settings of `[tbon]` from the configuration. Those that only count at start are
     /// not looked at here.
     pub(crate) fn configure_overlay(&mut self) -> Result<(), RpcError> {
-        let setting = |name: &str, default: f64| match self.config.get("tbon") {
-            Some(tbon) => match tbon.get(name) {
-                Some(value) => seconds(value).ok_or_else(|| {
-                    RpcError::new(Errno::EINVAL, format!("[tbon]: {name} is not a duration"))
-                }),
-                None => Ok(default),
-            },
-            None => Ok(default),
+        let setting = |name: &str| -> Result<Option<f64>, RpcError> {
+            let configured = self.config.get("tbon").and_then(|tbon| tbon.get(name));
+            let Some(value) = self.cfg.tbon.get(name).or(configured) else { return Ok(None) };
+            seconds(value).map(Some).ok_or_else(|| {
+                RpcError::new(Errno::EINVAL, format!("[tbon]: {name} is not a duration"))
+            })
         };
-        let min = setting("torpid_min", self.cfg.torpid_min)?;
-        let max = setting("torpid_max", self.cfg.torpid_max)?;
+        let min = setting("torpid_min")?.unwrap_or(self.cfg.torpid_min);
+        let max = setting("torpid_max")?.unwrap_or(self.cfg.torpid_max);
+        let rejoin = setting("rejoin-timeout")?;
         self.overlay.torpid_min = micros(min);
         self.overlay.torpid_max = micros(max);
+        self.overlay.rejoin_timeout = rejoin;
         Ok(())
+    }
+
+    /// How long a lost parent is waited for, in microseconds; nothing for ever.
+    pub(crate) fn rejoin_limit(&self) -> Option<u64> {
+        match self.overlay.rejoin_timeout {
+            Some(limit) => limit.is_finite().then(|| micros(limit)),
+            None if self.overlay.way.durable || self.cfg.fixed_parent => None,
+            None => Some(0),
+        }
     }
 
     pub(crate) fn overlay_tick(&mut self) {
@@ -61,10 +72,7 @@ impl Node {
     }
 
     pub(crate) fn overlay_deadline(&self) -> Option<u64> {
-        let retry = match self.overlay.parent.state {
-            Uplink::Waiting(at) => Some(at),
-            _ => None,
-        };
+        let retry = self.parent_deadline();
         let check = self.overlay_watched().then_some(self.overlay.checked + CHECK_MAX);
         [retry, check].into_iter().flatten().min()
     }
@@ -75,10 +83,17 @@ impl Node {
         if now < self.overlay.checked + CHECK_MIN {
             return;
         }
+        let slept = now - self.overlay.checked > SLEPT;
         self.overlay.checked = now;
         let idle = now.saturating_sub(self.overlay.parent.sent);
         if self.overlay.parent.is_joined() && idle >= self.overlay.torpid_min {
             self.send_up(Message::control(control::HEARTBEAT, 0));
+        }
+        if slept {
+            // This process stood still, so that what the children said is yet to be read.
+            for child in self.overlay.children.values_mut() {
+                child.heard = child.heard.max(now.saturating_sub(CHECK_MAX));
+            }
         }
         let limit = self.overlay.torpid_max;
         let mut changed = Vec::new();

@@ -19,11 +19,18 @@ pub(crate) struct Boot {
     pub(crate) starting: Option<usize>,
     pub(crate) answers: Vec<Answer<StartModules>>,
     failed: Option<RpcError>,
+    /// All were started.
+    up: bool,
 }
 
 impl Boot {
     pub(crate) fn new(modules: Vec<Box<dyn Module>>) -> Self {
         Self { pending: modules.into(), ..Self::default() }
+    }
+
+    /// Whether the services of this broker are up.
+    pub(crate) fn is_up(&self) -> bool {
+        self.up
     }
 }
 
@@ -64,6 +71,8 @@ impl Node {
             self.work.push_back(Work::Start(at));
             return;
         }
+        self.boot.up = self.boot.failed.is_none();
+        self.tell_way();
         for answer in std::mem::take(&mut self.boot.answers) {
             let result = self.boot.failed.clone().map_or(Ok(Empty), Err);
             self.reply(answer, result);

@@ -88,7 +88,8 @@ impl Node {
         match self.registry.get("state-machine").copied() {
             Some(peer) => {
                 let mut message = Message::request(lifecycle::Signal::TOPIC);
-                SignalRequest { signum: number }.put(&mut message);
+                let alone = self.cfg.rank > 0 && self.rejoin_limit() != Some(0);
+                SignalRequest { signum: number, alone }.put(&mut message);
                 self.tell(peer, message);
             }
             None => self.exit = Some(128 + number),

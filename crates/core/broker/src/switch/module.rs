@@ -2,7 +2,7 @@
 
 use flux_api::RpcError;
 use flux_proto::{Cred, Errno, Message, MsgType};
-use flux_svc::{Level, Module, Out, Port};
+use flux_svc::{Level, Module, Out, Port, Way};
 
 use crate::ids::Peer;
 use crate::node::{Node, Work};
@@ -74,6 +74,10 @@ impl Node {
         // A copy, because what the module does at once may change the configuration.
         let config = self.config.clone();
         self.with_module(at, |module, port| module.start(port, &config));
+    }
+
+    pub(crate) fn tell_seat(&mut self, at: usize, way: Way) {
+        self.with_module(at, |module, port| module.way(port, way));
     }
 
     pub(crate) fn give(&mut self, at: usize, message: Message) {

@@ -24,6 +24,12 @@ enum Way {
 /// The text of EAGAIN of a broker that is not online.
 const OFFLINE: &str = "Upstream Flux broker is offline. Try again later.";
 
+/// Whether a request is served from the first moment on.
+fn is_early(message: &Message) -> bool {
+    const EARLY: [&str; 3] = ["attr.get", "log.dmesg", "log.append"];
+    matches!(message.service(), "state-machine" | "overlay") || EARLY.contains(&message.topic())
+}
+
 impl Node {
     fn way(&self, message: &Message) -> Way {
         let here = self.cfg.rank;
@@ -79,11 +85,17 @@ impl Node {
     /// Before the modules are up only those requests pass that a client or a child needs in order
     /// to wait for that moment.
     pub(crate) fn passes(&mut self, message: &Message) -> bool {
-        const EARLY: [&str; 3] = ["attr.get", "log.dmesg", "log.append"];
-        if self.online
-            || matches!(message.service(), "state-machine" | "overlay")
-            || EARLY.contains(&message.topic())
-        {
+        if self.online || is_early(message) {
+            return true;
+        }
+        self.refuse(message, RpcError::new(Errno::EAGAIN, OFFLINE));
+        false
+    }
+
+    /// The same for a request of a child. One that runs already, while this broker starts, must not
+    /// find some services here and others not.
+    pub(crate) fn passes_from_child(&mut self, message: &Message) -> bool {
+        if self.boot.is_up() || is_early(message) {
             return true;
         }
         self.refuse(message, RpcError::new(Errno::EAGAIN, OFFLINE));

@@ -68,7 +68,7 @@ impl KvsService {
         }
     }
 
-    fn learn(&mut self, cx: &mut Context<'_>, root: &kvs::Root) -> Result<(), String> {
+    pub(super) fn learn(&mut self, cx: &mut Context<'_>, root: &kvs::Root) -> Result<(), String> {
         let blobref: Blobref =
             root.rootref.parse().map_err(|error| format!("kvs: bad root: {error}"))?;
         let known = Root { seq: root.rootseq, blobref };

@@ -12,7 +12,7 @@ use flux_svc::{Reply, To};
 use serde_json::Value;
 
 use super::append::{self, Piece};
-use super::{Context, State, WatchService, WatchWait};
+use super::{Context, State, WatchService, WatchWait, cut};
 use crate::dir::value_object;
 
 /// Pieces that are loaded at a time.
@@ -30,6 +30,8 @@ pub(super) struct Pieces {
     next: usize,
     outstanding: usize,
     sent: usize,
+    /// Pieces that the leader could not be asked for.
+    again: Vec<usize>,
 }
 
 pub(super) fn directory() -> RpcError {
@@ -59,7 +61,8 @@ impl WatchService {
             let response = LookupResponse { val };
             watcher.answer.item(cx, &response);
             watcher.answered = true;
-            if watcher.has(WATCH_UNIQ | WATCH_FULL) {
+            // A follower may have to tell whether something was changed that it did not hear of.
+            if watcher.has(WATCH_UNIQ | WATCH_FULL) || cx.rank() > 0 {
                 watcher.previous = Some(response.val);
             }
         }
@@ -88,7 +91,8 @@ impl WatchService {
             Err(error) => self.end(cx, id, error),
             Ok(pieces) if pieces.is_empty() => self.go_on(cx, id, false),
             Ok(pieces) => {
-                let pieces = Pieces { stream, pieces, next: 0, outstanding: 0, sent: 0 };
+                let pieces =
+                    Pieces { stream, pieces, next: 0, outstanding: 0, sent: 0, again: Vec::new() };
                 watcher.state = State::Loading(pieces);
                 self.load_more(cx, id);
             }
@@ -97,6 +101,7 @@ impl WatchService {
 
     pub(super) fn piece(&mut self, cx: &mut Context<'_>, id: u64, at: usize, reply: &Reply) {
         let Some(watcher) = self.watchers.get_mut(&id) else { return };
+        let endures = watcher.endures() && cx.rank() > 0;
         let State::Loading(loading) = &mut watcher.state else { return };
         match reply.decode::<Load>() {
             Ok(Raw(data)) => {
@@ -106,6 +111,11 @@ impl WatchService {
                 }
                 self.load_more(cx, id);
             }
+            Err(error) if endures && cut::is_cut(&error) => {
+                loading.outstanding -= 1;
+                loading.again.push(at);
+                cx.timer(cut::RETRY_US, WatchWait::Retry(id));
+            }
             Err(error) => {
                 let errno = match error.errno {
                     Errno::ENOENT => Errno::ENOTRECOVERABLE,
@@ -114,6 +124,19 @@ impl WatchService {
                 let text =
                     format!("kvs-watch: cannot load a piece of key '{}': {error}", watcher.key);
                 self.end(cx, id, RpcError::new(errno, text));
+            }
+        }
+    }
+
+    /// Asks again for pieces that the leader could not be asked for.
+    pub(super) fn load_again(&mut self, cx: &mut Context<'_>, id: u64) {
+        let Some(watcher) = self.watchers.get_mut(&id) else { return };
+        let State::Loading(loading) = &mut watcher.state else { return };
+        for at in std::mem::take(&mut loading.again) {
+            if let Some(Piece::Ref(blobref)) = loading.pieces.get(at) {
+                loading.outstanding += 1;
+                let digest = Bytes::copy_from_slice(blobref.digest());
+                cx.call::<Load>(To::Any, &Raw(digest), WatchWait::Piece(id, at));
             }
         }
     }
@@ -144,7 +167,10 @@ impl WatchService {
             }
             return;
         }
-        if loading.outstanding > 0 || loading.next < loading.pieces.len() {
+        if loading.outstanding > 0
+            || !loading.again.is_empty()
+            || loading.next < loading.pieces.len()
+        {
             return;
         }
         let parts: Vec<Bytes> = std::mem::take(&mut loading.pieces)

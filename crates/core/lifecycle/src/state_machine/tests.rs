@@ -150,6 +150,9 @@ fn a_follower_whose_parent_is_lost_while_its_modules_start_gives_up() {
     rig.expect("broker.start-modules");
     rig.fail(&parent, Errno::EHOSTUNREACH);
     quiet(&mut rig);
+    let rejoin = rig.expect("overlay.rejoin");
+    rig.fail(&rejoin, Errno::EHOSTUNREACH);
+    quiet(&mut rig);
     rig.expect("overlay.spurn");
     rig.expect("broker.stop-modules");
     rig.finish();

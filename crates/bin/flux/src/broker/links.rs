@@ -1,0 +1,129 @@
+//! How links to other brokers are made: `[tbon]` of the configuration, each key overridden by the
+//! attribute `tbon.KEY`.
+
+use std::time::Duration;
+
+use flux_id::fsd;
+use flux_lifecycle::Attributes;
+use flux_wire::{ConnectOptions, Keepalive};
+use serde_json::{Map, Value};
+
+/// Settings of the command line that the broker itself reads.
+const OWN: [&str; 3] = ["torpid_min", "torpid_max", "rejoin-timeout"];
+
+/// Seconds of silence on a link before TCP asks whether the peer is there, and between questions;
+/// so many without an answer end it. The kernel's own values would take two hours.
+const KEEPALIVE: (u64, u64, u32) = (30, 10, 12);
+
+/// Settings of `[tbon]` from the command line.
+pub(crate) fn settings(attributes: &Attributes) -> Map<String, Value> {
+    let given = |name: &&str| {
+        let value = attributes.given(&format!("tbon.{name}"))?;
+        Some(((*name).to_string(), Value::from(value)))
+    };
+    OWN.iter().filter_map(given).collect()
+}
+
+/// Lets the attributes show what the configuration sets.
+pub(crate) fn show(attributes: &mut Attributes, config: &Map<String, Value>) {
+    let table = config.get("tbon").and_then(Value::as_object);
+    for (name, value) in table.into_iter().flatten() {
+        let name = format!("tbon.{name}");
+        if Attributes::is_known(&name) && attributes.given(&name).is_none() {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_string);
+            attributes.set(&name, text);
+        }
+    }
+}
+
+struct Settings<'a> {
+    attributes: &'a Attributes,
+    table: Option<&'a Value>,
+}
+
+impl Settings<'_> {
+    fn get(&self, name: &str) -> Option<Value> {
+        if let Some(value) = self.attributes.given(&format!("tbon.{name}")) {
+            return Some(Value::from(value));
+        }
+        self.table?.get(name).cloned()
+    }
+
+    /// A duration: a number of seconds, or text with a unit (RFC 23). Infinity is no limit.
+    fn duration(&self, name: &str, default: Duration) -> Result<Option<Duration>, String> {
+        let Some(value) = self.get(name) else { return Ok(Some(default)) };
+        let seconds = match &value {
+            Value::String(text) => fsd::parse(text).ok(),
+            other => other.as_f64().filter(|number| *number >= 0.0),
+        };
+        let seconds = seconds.ok_or_else(|| format!("tbon.{name}: {value} is not a duration"))?;
+        Ok(Duration::try_from_secs_f64(seconds).ok())
+    }
+
+    fn number(&self, name: &str, default: u32) -> Result<u32, String> {
+        let Some(value) = self.get(name) else { return Ok(default) };
+        let number = match &value {
+            Value::String(text) => text.parse().ok(),
+            other => other.as_u64().and_then(|number| u32::try_from(number).ok()),
+        };
+        let number = number.filter(|number| *number > 0);
+        number.ok_or_else(|| format!("tbon.{name}: {value} is not a number above 0"))
+    }
+}
+
+/// Timeouts of connections.
+///
+/// # Errors
+/// The sentence to show for a setting that is none.
+pub(crate) fn connections(
+    attributes: &Attributes,
+    config: &Map<String, Value>,
+) -> Result<ConnectOptions, String> {
+    let settings = Settings { attributes, table: config.get("tbon") };
+    let mut options = ConnectOptions::default();
+    let whole = |limit: Option<Duration>| {
+        // The kernel counts whole seconds, and at least one.
+        limit.map(|limit| Duration::from_secs(limit.as_secs().clamp(1, 32_767)))
+    };
+    options.timeout = settings.duration("connect_timeout", Duration::from_secs(30))?;
+    options.tcp.user_timeout = settings.duration("tcp_user_timeout", Duration::from_secs(20))?;
+    let (idle, interval, count) = KEEPALIVE;
+    options.tcp.keepalive = Some(Keepalive {
+        idle: whole(settings.duration("keepalive_idle", Duration::from_secs(idle))?),
+        interval: whole(settings.duration("keepalive_interval", Duration::from_secs(interval))?),
+        count: Some(settings.number("keepalive_count", count)?.min(127)),
+    });
+    Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_attribute_comes_before_the_configuration_and_that_before_the_default() {
+        let config = json!({"tbon": {"tcp_user_timeout": "5s", "connect_timeout": 3,
+            "keepalive_count": 4, "keepalive_idle": "500ms"}});
+        let mut attributes = Attributes::new();
+        attributes.set_option("tbon.connect_timeout", "1m").unwrap();
+        attributes.set_option("tbon.torpid_max", "7s").unwrap();
+        let options = connections(&attributes, config.as_object().unwrap()).unwrap();
+        assert_eq!(options.timeout, Some(Duration::from_secs(60)));
+        assert_eq!(options.tcp.user_timeout, Some(Duration::from_secs(5)));
+        let keepalive = options.tcp.keepalive.unwrap();
+        assert_eq!(keepalive.idle, Some(Duration::from_secs(1)));
+        assert_eq!((keepalive.interval, keepalive.count), (Some(Duration::from_secs(10)), Some(4)));
+        assert_eq!(settings(&attributes), *json!({"torpid_max": "7s"}).as_object().unwrap());
+        let none = connections(&Attributes::new(), &Map::new()).unwrap();
+        assert_eq!(none.tcp.user_timeout, Some(Duration::from_secs(20)));
+    }
+
+    #[test]
+    fn what_is_no_duration_is_named() {
+        let config = json!({"tbon": {"tcp_user_timeout": "soon"}});
+        let error = connections(&Attributes::new(), config.as_object().unwrap()).unwrap_err();
+        assert_eq!(error, "tbon.tcp_user_timeout: \"soon\" is not a duration");
+    }
+}
