@@ -74,7 +74,7 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
     };
     let mut drivers: Vec<Box<dyn Driver>> = vec![
         Box::new(Console::new(options.config_path.clone())),
-        Box::new(Topo::new(topology_source())),
+        Box::new(Topo::new(topology_source()).named(options.attributes.given("hostname"))),
     ];
     let mut instance = None;
     if rank == 0 {

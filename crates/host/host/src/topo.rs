@@ -12,6 +12,7 @@ use crate::driver::{Driver, DriverHandle};
 pub struct Topo {
     source: Box<dyn Topology>,
     found: Option<HostTopology>,
+    name: Option<String>,
 }
 
 impl std::fmt::Debug for Topo {
@@ -24,13 +25,23 @@ impl Topo {
     /// A driver that reports what `source` finds.
     #[must_use]
     pub fn new(source: Box<dyn Topology>) -> Self {
-        Self { source, found: None }
+        Self { source, found: None, name: None }
+    }
+
+    /// Calls this host by the name that the instance has for it, if that is not its own.
+    #[must_use]
+    pub fn named(mut self, name: Option<&str>) -> Self {
+        self.name = name.map(str::to_string);
+        self
     }
 
     fn host(&mut self) -> Result<&HostTopology, RpcError> {
         if self.found.is_none() {
             let found = self.source.discover();
-            let found = found.map_err(|error| RpcError::new(Errno::EIO, error.to_string()))?;
+            let mut found = found.map_err(|error| RpcError::new(Errno::EIO, error.to_string()))?;
+            if let Some(name) = &self.name {
+                found.hostname.clone_from(name);
+            }
             self.found = Some(found);
         }
         self.found.as_ref().ok_or_else(|| Errno::EIO.into())
@@ -81,14 +92,14 @@ mod tests {
 
     #[test]
     fn this_host_has_cores() {
-        let mut driver = Topo::new(Box::new(Sysfs::default()));
+        let mut driver = Topo::new(Box::new(Sysfs::default())).named(Some("n7"));
         let (handle, mut take) = DriverHandle::detached("topo");
         driver.deliver(Message::request("topo.get"), &handle);
         driver.deliver(Message::request("topo.xml"), &handle);
         driver.deliver(Message::request("topo.else"), &handle);
         let answers = take();
         let found: HostResources = answers[0].json().unwrap();
-        assert!(found.cores.starts_with('0'));
+        assert!(found.cores.starts_with('0') && found.hostname == "n7");
         assert!(answers[1].text().unwrap().contains("<topology"));
         assert_eq!(answers[2].errnum(), Errno::ENOSYS);
         assert_eq!([first(0), first(1), first(3)], ["", "0", "0-2"]);

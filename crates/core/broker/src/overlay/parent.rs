@@ -14,7 +14,7 @@ use crate::overlay::{Traffic, control};
 
 /// First delay before a connection is tried again, and the longest, in microseconds.
 const BACKOFF: u64 = 16_000;
-const MAX_BACKOFF: u64 = 1_000_000;
+const MAX_BACKOFF: u64 = 500_000;
 
 /// How long the answer to a hello may take, in microseconds.
 const GREET_MAX: u64 = 10_000_000;
@@ -382,7 +382,8 @@ impl Node {
 
     pub(crate) fn request_up(&mut self, message: Message) {
         if !self.overlay.parent.is_joined() {
-            return self.refuse(&message, Errno::EHOSTUNREACH);
+            let text = format!("{} cannot be reached at present", self.parent_name());
+            return self.refuse(&message, RpcError::new(Errno::EHOSTUNREACH, text));
         }
         self.overlay.parent.traffic.sent.request(&message);
         self.send_up(message);
