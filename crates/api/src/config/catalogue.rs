@@ -449,16 +449,17 @@ pub const KEYS: &[Key] = &[
     fixed(
         "tbon.keepalive_count",
         Kind::Integer,
-        "",
-        "Keepalive probes without answer before a link is lost; the system's number without it.",
+        "12",
+        "Keepalive probes without answer before a link is lost.",
     ),
-    fixed("tbon.keepalive_idle", Kind::Integer, "", "Seconds of silence before the first probe."),
-    fixed("tbon.keepalive_interval", Kind::Integer, "", "Seconds between probes."),
+    fixed("tbon.keepalive_idle", Kind::Integer, "30", "Seconds of silence before the first probe."),
+    fixed("tbon.keepalive_interval", Kind::Integer, "10", "Seconds between probes."),
     fixed(
         "tbon.rejoin-timeout",
         Kind::Duration,
-        "inf",
-        "How long a broker whose parent is lost tries to come back before it restarts.",
+        "",
+        "How long a broker waits for a parent that it has lost before it ends; without it for ever, \
+         if rank 0 keeps its state (`statedir`) or the brokers are configured here, else not at all.",
     ),
     fixed(
         "tbon.reparent",
