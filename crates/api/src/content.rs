@@ -125,6 +125,85 @@ bodies! {
         /// Rows whose epoch was raised.
         pub marked: u64,
     }
+
+    /// Body of `content.collect`.
+    #[derive(Default)]
+    pub struct CollectRequest {
+        /// Waits for a second pass after the grace time, so that all that is garbage now is gone
+        /// when the answer comes; otherwise one pass is made.
+        #[serde(default)]
+        pub thorough: bool,
+    }
+
+    /// Body of `content-backing.collect`: one pass.
+    #[derive(Default)]
+    pub struct CollectPass {
+        /// Blobrefs of directories that are alive beside the newest checkpoint: those of readers.
+        #[serde(default)]
+        pub pins: Vec<String>,
+    }
+
+    /// What a pass has done. A blob is deleted by the first pass that, as the pass before it, did
+    /// not reach it, and only if it was not stored since the pass before began.
+    #[derive(Default)]
+    pub struct Collected {
+        /// Blobs that are alive: reached by this pass, or stored since it began.
+        pub live: u64,
+        /// Their bytes in the file.
+        pub live_bytes: u64,
+        /// Blobs that were deleted.
+        pub deleted: u64,
+        /// Bytes of the file before.
+        pub before: u64,
+        /// Bytes of the file after.
+        pub after: u64,
+    }
+
+    /// What a collection would be decided by.
+    #[derive(Default)]
+    pub struct GcInfo {
+        /// Collections since the store was opened.
+        pub current_epoch: i64,
+        /// Highest row.
+        pub high_water: i64,
+        /// Bytes of the file, its log beside it not counted.
+        pub file_bytes: u64,
+        /// Bytes of pages in it that are free.
+        pub free_bytes: u64,
+        /// Bytes of blobs that the last collection found alive; 0 before the first.
+        pub live_bytes: u64,
+        /// Bytes of blobs that were added since.
+        pub added_bytes: u64,
+    }
+
+    /// A file for a copy of the store.
+    pub struct CopyRequest {
+        /// Absolute path on rank 0; no file may be there.
+        pub path: String,
+    }
+
+    /// What was copied.
+    pub struct Copied {
+        /// Blobs.
+        pub blobs: u64,
+        /// Bytes of the new file.
+        pub bytes: u64,
+    }
+
+    /// A root that a reader walks.
+    pub struct PinRequest {
+        /// Blobref of a directory.
+        pub rootref: String,
+    }
+
+    /// Whether the store takes writes.
+    #[derive(Default)]
+    pub struct StoreStatus {
+        /// `ok`, `full` (no space: new work is refused, what runs goes on), or `failing`.
+        pub state: String,
+        /// One sentence on what is wrong and what to do; empty if nothing is.
+        pub text: String,
+    }
 }
 
 api! {
@@ -144,6 +223,13 @@ api! {
         CheckpointGet = "content.checkpoint-get", owner, unary, AnyObject => CheckpointList;
         /// Stores a checkpoint after all blobs before it.
         CheckpointPut_ = "content.checkpoint-put", owner, unary, CheckpointPut => Empty;
+        /// Deletes blobs that nothing refers to and shrinks the file. Rank 0 only.
+        Collect = "content.collect", owner, unary, CollectRequest => Collected;
+        /// Keeps what a root refers to until its client leaves. One empty response says that it
+        /// holds. Rank 0 only.
+        Pin = "content.pin", owner, streaming, PinRequest => Empty;
+        /// Whether the store takes writes. Rank 0 only.
+        Status = "content.status", user, unary, AnyObject => StoreStatus;
     }
 }
 
@@ -165,5 +251,16 @@ api! {
         BackingCheckpointPut = "content-backing.checkpoint-put", owner, unary, CheckpointPut => Empty;
         /// Raises the epoch of blobs that a collection found alive.
         BackingMark = "content-backing.mark", owner, unary, MarkRequest => MarkResponse;
+        /// Makes one pass of a collection: marks what the newest checkpoint and the pins reach,
+        /// deletes what neither this pass nor the one before reached, shrinks the file.
+        BackingCollect = "content-backing.collect", owner, unary, CollectPass => Collected;
+        /// What a collection would be decided by.
+        BackingGcInfo = "content-backing.gc-info", owner, unary, AnyObject => GcInfo;
+        /// Copies the store, as it is at one instant, to a new file, while serving.
+        BackingBackup = "content-backing.backup", owner, unary, CopyRequest => Copied;
+        /// Moves the store to a new file, while serving.
+        BackingRelocate = "content-backing.relocate", owner, unary, CopyRequest => Copied;
+        /// Whether the last write went through.
+        BackingStatus = "content-backing.status", owner, unary, AnyObject => StoreStatus;
     }
 }

@@ -16,8 +16,10 @@ use crate::blobref::{Blobref, HashAlg};
 
 mod decode;
 pub mod key;
+mod refs;
 
 pub use key::{KeyError, key_names, normalize_key};
+pub use refs::References;
 
 /// Deepest nesting of `dir` objects inside one JSON document. Deeper trees are linked by `dirref`.
 pub const MAX_DEPTH: usize = 56;

@@ -20,6 +20,7 @@ mod env;
 mod event;
 mod event_view;
 mod exec;
+mod gc;
 mod getattr;
 mod hostlist;
 mod human_time;
@@ -142,6 +143,7 @@ pub(crate) const COMMANDS: &[Entry] = &[
     Entry { name: "relay", style: Style::Binary, command: relay::command, run: relay::run },
     Entry { name: "proxy", style: Style::Binary, command: proxy::command, run: proxy::run },
     Entry { name: "content", style: Style::Binary, command: content::command, run: content::run },
+    Entry { name: "gc", style: Style::Binary, command: gc::command, run: gc::run },
     Entry { name: "env", style: Style::Binary, command: env::command, run: env::run },
     Entry { name: "version", style: Style::Binary, command: version::command, run: version::run },
     Entry { name: "pmi", style: Style::Binary, command: pmi::command, run: pmi::run },

@@ -7,24 +7,32 @@
 //! Read first: [`ContentService`]. Must never: interpret a blob.
 
 mod cache;
+mod gc;
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use flux_api::body::AnyObject;
 use flux_api::content::{
-    BackingCheckpointGet, BackingCheckpointPut, BackingCommit, BackingLoad, BackingStore,
-    BlobBatch, CheckpointGet, CheckpointPut_, Commit, Content, Load, Store,
+    BackingCheckpointGet, BackingCheckpointPut, BackingCollect, BackingCommit, BackingGcInfo,
+    BackingLoad, BackingStatus, BackingStore, BlobBatch, CheckpointGet, CheckpointPut_, Collect,
+    CollectPass, Collected, Commit, Content, Load, Pin, Status, Store,
 };
-use flux_api::{Answer, Empty, Raw, RpcError};
+use flux_api::{Answer, Call, Empty, Raw, RpcError};
 use flux_model::blobref::{Blobref, HashAlg};
 use flux_proto::{Errno, Message};
-use flux_svc::{Cx, Reply, Service, To};
-use serde_json::{Value, json};
+use flux_svc::{Cx, Level, Reply, Service, To};
+use serde_json::{Map, Value, json};
 
 use crate::cache::Cache;
+pub use crate::gc::GcSettings;
+use crate::gc::{Gc, Next};
 
 /// Largest blob, 1 GiB.
 pub const BLOB_MAX: usize = 1 << 30;
+
+/// Roots that readers may pin at a time.
+const PINS_MAX: usize = 1_024;
 
 /// Bytes of blobs that a rank keeps, unless told otherwise.
 pub const CACHE_BYTES: usize = 16 << 20;
@@ -42,6 +50,14 @@ pub enum Wait {
     CheckpointGet(u64),
     /// Word that a checkpoint is durable.
     CheckpointPut(u64),
+    /// How large the store is.
+    Size,
+    /// The end of a pass of the collection.
+    Pass,
+    /// Time for the next pass.
+    PassDue,
+    /// Whether the store takes writes.
+    Status(u64),
 }
 
 /// The `content` service.
@@ -54,6 +70,10 @@ pub struct ContentService {
     commits: BTreeMap<u64, (Vec<Bytes>, Answer<Commit>)>,
     gets: BTreeMap<u64, Answer<CheckpointGet>>,
     puts: BTreeMap<u64, Answer<CheckpointPut_>>,
+    statuses: BTreeMap<u64, Answer<Status>>,
+    gc: Gc,
+    /// Settings that the configuration changes.
+    gc_defaults: GcSettings,
     next: u64,
 }
 
@@ -69,8 +89,19 @@ impl ContentService {
             commits: BTreeMap::new(),
             gets: BTreeMap::new(),
             puts: BTreeMap::new(),
+            statuses: BTreeMap::new(),
+            gc: Gc::default(),
+            gc_defaults: GcSettings::default(),
             next: 0,
         }
+    }
+
+    /// Collects by these settings, where the configuration says nothing else.
+    #[must_use]
+    pub fn with_gc(mut self, settings: GcSettings) -> Self {
+        self.gc_defaults = settings;
+        self.gc.settings = settings;
+        self
     }
 
     fn digest(&self, blob: &[u8]) -> Bytes {
@@ -111,14 +142,14 @@ impl ContentService {
             return answer.err(cx, RpcError::new(Errno::EFBIG, text));
         }
         let digest = self.digest(&blob);
-        if self.cache.get(&digest).is_some() {
-            // What is in the cache came from the store, or is there already.
-            return answer.ok(cx, &Raw(digest));
-        }
+        // That it is in the cache says nothing: it may have been collected since.
         let waiting = self.stores.entry(digest.clone()).or_default();
         waiting.push(answer);
         if waiting.len() > 1 {
             return;
+        }
+        if cx.rank() == 0 {
+            self.gc.wrote(blob.len() as u64, false);
         }
         let request = Raw(blob);
         if cx.rank() == 0 {
@@ -138,9 +169,90 @@ impl ContentService {
                 format!("content: a blob of {} bytes is over the limit of 1 GiB", blob.len());
             return answer.err(cx, RpcError::new(Errno::EFBIG, text));
         }
+        let bytes: usize = batch.blobs.iter().map(|blob| blob.len()).sum();
+        self.gc.wrote(bytes as u64, batch.checkpoint.is_some());
         let ticket = self.ticket();
         cx.call::<BackingCommit>(To::Rank(0), batch, Wait::Commit(ticket));
         self.commits.insert(ticket, (batch.blobs.clone(), answer));
+    }
+
+    /// Refuses what only rank 0 can do.
+    fn only_leader<R: flux_api::Rpc>(cx: &mut Cx<'_, Wait>, call: Call<R>) -> Option<Call<R>> {
+        if cx.rank() == 0 {
+            return Some(call);
+        }
+        let text = format!("{} is only available on rank 0", R::TOPIC);
+        call.answer.err(cx, RpcError::new(Errno::EPROTO, text));
+        None
+    }
+
+    fn collect(&mut self, cx: &mut Cx<'_, Wait>, call: Call<Collect>) {
+        let Some(call) = Self::only_leader(cx, call) else { return };
+        self.gc.want(call.answer, call.request.thorough);
+        self.advance_gc(cx);
+    }
+
+    fn pin(&mut self, cx: &mut Cx<'_, Wait>, call: Call<Pin>) {
+        let Some(call) = Self::only_leader(cx, call) else { return };
+        let rootref = call.request.rootref;
+        if let Err(error) = rootref.parse::<Blobref>() {
+            return call.answer.err(cx, RpcError::new(Errno::EPROTO, error.to_string()));
+        }
+        if self.gc.pins.len() >= PINS_MAX {
+            let text = format!("content: {PINS_MAX} roots are pinned already");
+            return call.answer.err(cx, RpcError::new(Errno::EAGAIN, text));
+        }
+        call.answer.item(cx, &Empty);
+        let ticket = self.ticket();
+        self.gc.pins.insert(ticket, (call.answer, rootref));
+    }
+
+    fn status(&mut self, cx: &mut Cx<'_, Wait>, call: Call<Status>) {
+        let Some(call) = Self::only_leader(cx, call) else { return };
+        let ticket = self.ticket();
+        self.statuses.insert(ticket, call.answer);
+        cx.call::<BackingStatus>(To::Rank(0), &call.request, Wait::Status(ticket));
+    }
+
+    /// Does what the collection needs next.
+    fn advance_gc(&mut self, cx: &mut Cx<'_, Wait>) {
+        if cx.rank() > 0 {
+            return;
+        }
+        match self.gc.next(cx.now_us()) {
+            Next::Nothing => {}
+            Next::Look => {
+                cx.call::<BackingGcInfo>(To::Rank(0), &AnyObject::default(), Wait::Size);
+            }
+            Next::Pass => {
+                let pins = self.gc.pins.values().map(|(_, root)| root.clone()).collect();
+                cx.call::<BackingCollect>(To::Rank(0), &CollectPass { pins }, Wait::Pass);
+            }
+            Next::Later(us) => {
+                cx.timer(us, Wait::PassDue);
+            }
+        }
+    }
+
+    fn passed(&mut self, cx: &mut Cx<'_, Wait>, result: &Result<Collected, RpcError>) {
+        match result {
+            Ok(done) if done.deleted > 0 => cx.log(
+                Level::Debug,
+                format!(
+                    "collected {} blobs, kept {}: the file has {} bytes, had {}",
+                    done.deleted, done.live, done.after, done.before
+                ),
+            ),
+            Ok(_) => {}
+            Err(error) if matches!(error.errno, Errno::EBUSY | Errno::ENOSPC | Errno::ENOSYS) => {}
+            Err(error) => {
+                cx.log(Level::Err, format!("nothing is collected any more: {error}"));
+            }
+        }
+        for (answer, result) in self.gc.passed(result) {
+            answer.respond(cx, result);
+        }
+        self.advance_gc(cx);
     }
 
     fn loaded(&mut self, cx: &mut Cx<'_, Wait>, digest: &Bytes, result: Result<Bytes, RpcError>) {
@@ -184,6 +296,9 @@ impl Service for ContentService {
                     Wait::CheckpointGet(ticket),
                 );
             }
+            Content::Collect(call) => self.collect(cx, call),
+            Content::Pin(call) => self.pin(cx, call),
+            Content::Status(call) => self.status(cx, call),
             Content::CheckpointPut_(call) => {
                 let ticket = self.ticket();
                 self.puts.insert(ticket, call.answer);
@@ -218,6 +333,19 @@ impl Service for ContentService {
                     }
                     answer.respond(cx, result);
                 }
+                self.advance_gc(cx);
+            }
+            Wait::Size => {
+                self.gc.looked(reply.decode::<BackingGcInfo>());
+                self.advance_gc(cx);
+            }
+            Wait::Pass => self.passed(cx, &reply.decode::<BackingCollect>()),
+            // A timer, not a call.
+            Wait::PassDue => {}
+            Wait::Status(ticket) => {
+                if let Some(answer) = self.statuses.remove(&ticket) {
+                    answer.respond(cx, reply.decode::<BackingStatus>());
+                }
             }
             Wait::CheckpointGet(ticket) => {
                 if let Some(answer) = self.gets.remove(&ticket) {
@@ -234,7 +362,21 @@ impl Service for ContentService {
         }
     }
 
-    fn on_timer(&mut self, _cx: &mut Cx<'_, Wait>, _wait: Wait) {}
+    fn on_timer(&mut self, cx: &mut Cx<'_, Wait>, wait: Wait) {
+        if wait == Wait::PassDue {
+            self.gc.rang();
+            self.advance_gc(cx);
+        }
+    }
+
+    fn on_config(
+        &mut self,
+        _cx: &mut Cx<'_, Wait>,
+        config: &Map<String, Value>,
+    ) -> Result<(), RpcError> {
+        self.gc.settings = self.gc_defaults.configured(config)?;
+        Ok(())
+    }
 
     fn on_disconnect(&mut self, _cx: &mut Cx<'_, Wait>, message: &Message) {
         fn drop_sender<R: flux_api::Rpc>(waiting: &mut Vec<Answer<R>>, message: &Message) {
@@ -255,6 +397,7 @@ impl Service for ContentService {
         for waiting in self.stores.values_mut() {
             drop_sender(waiting, message);
         }
+        self.gc.disconnect(message);
     }
 
     /// Whoever still waits is told so; what is on its way to the store may yet get there.
@@ -273,6 +416,16 @@ impl Service for ContentService {
             answer.err(cx, error.clone());
         }
         for answer in std::mem::take(&mut self.puts).into_values() {
+            answer.err(cx, error.clone());
+        }
+        for answer in std::mem::take(&mut self.statuses).into_values() {
+            answer.err(cx, error.clone());
+        }
+        let (wanted, pins) = self.gc.end();
+        for answer in wanted {
+            answer.err(cx, error.clone());
+        }
+        for answer in pins {
             answer.err(cx, error.clone());
         }
         cx.drained();

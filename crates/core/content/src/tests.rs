@@ -1,7 +1,6 @@
 //! The cache on rank 0 and on a follower, by transcript.
 
 use flux_svc::Rig;
-use serde_json::Map;
 
 use super::*;
 
@@ -105,5 +104,109 @@ fn at_the_end_everybody_is_answered() {
         assert_eq!(rig.responses.pop_front().unwrap().errnum(), Errno::ENOSYS);
     }
     assert!(rig.drained);
+    rig.finish();
+}
+
+fn gc_leader(grace_us: u64) -> Rig<ContentService> {
+    let settings = GcSettings { grace_us, growth: 1_000, ..GcSettings::default() };
+    Rig::new(ContentService::new(HashAlg::Sha1, CACHE_BYTES).with_gc(settings))
+}
+
+fn commit(rig: &mut Rig<ContentService>, bytes: usize) {
+    let batch = BlobBatch { blobs: vec![Bytes::from(vec![0; bytes])], checkpoint: None };
+    let mut message = flux_api::rpc::request::<Commit>(&batch);
+    message.cred = rig.owner();
+    message.set_matchtag(5);
+    rig.deliver(message);
+    let backing = rig.expect("content-backing.commit");
+    rig.reply(&backing, Value::Null);
+    assert_eq!(rig.response(5), Ok(Value::Null));
+}
+
+fn info(epoch: i64, file: u64, live: u64, added: u64) -> Value {
+    json!({ "current_epoch": epoch, "high_water": 1, "file_bytes": file, "free_bytes": 0,
+        "live_bytes": live, "added_bytes": added })
+}
+
+fn collected(deleted: u64) -> Value {
+    json!({ "live": 1, "live_bytes": 10, "deleted": deleted, "before": 100, "after": 50 })
+}
+
+#[test]
+fn a_store_that_has_grown_is_collected_and_passes_are_the_grace_time_apart() {
+    let mut rig = gc_leader(10_000_000);
+    commit(&mut rig, 100);
+    commit(&mut rig, 100);
+    let look = rig.expect("content-backing.gc-info");
+    rig.reply(&look, info(0, 900, 0, 300));
+    assert!(!rig.has_timer());
+    commit(&mut rig, 1000);
+    let look = rig.expect("content-backing.gc-info");
+    rig.reply(&look, info(0, 1300, 0, 1300));
+    let pass = rig.expect("content-backing.collect");
+    // The first pass since the start deletes nothing: a second one follows.
+    rig.reply(&pass, collected(0));
+    assert!(rig.has_timer());
+    rig.advance(10_000_000);
+    let pass = rig.expect("content-backing.collect");
+    rig.reply(&pass, collected(7));
+    assert!(!rig.has_timer());
+    commit(&mut rig, 1000);
+    let look = rig.expect("content-backing.gc-info");
+    rig.reply(&look, info(2, 7000, 6000, 1000));
+    assert!(!rig.has_timer());
+    rig.finish();
+}
+
+#[test]
+fn who_asks_for_a_thorough_collection_is_answered_after_two_passes() {
+    let mut rig = gc_leader(2_000_000);
+    let tag = rig.request("content.collect", json!({ "thorough": true }));
+    let first = rig.expect("content-backing.collect");
+    // This one came too late for the pass that goes on.
+    let late = rig.request("content.collect", json!({}));
+    rig.reply(&first, collected(1));
+    rig.advance(2_000_000);
+    let second = rig.expect("content-backing.collect");
+    rig.reply(&second, collected(2));
+    let done = rig.response(tag).unwrap();
+    assert_eq!((&done["deleted"], &done["before"]), (&json!(3), &json!(100)));
+    assert_eq!(rig.response(late).unwrap()["deleted"], json!(2));
+    rig.finish();
+}
+
+#[test]
+fn roots_of_readers_are_kept_while_they_are_connected() {
+    let mut rig = gc_leader(0);
+    let root = HashAlg::Sha1.hash(b"root").to_string();
+    let pin = rig.stream("content.pin", json!({ "rootref": root }));
+    assert!(rig.response(pin).is_ok());
+    let tag = rig.request("content.collect", json!({}));
+    let pass = rig.expect("content-backing.collect");
+    assert_eq!(pass.json::<Value>().unwrap()["pins"], json!([root]));
+    rig.fail(&pass, RpcError::new(Errno::EIO, "blob x is missing"));
+    assert_eq!(rig.response(tag).unwrap_err().errno, Errno::EIO);
+    let owner = rig.owner();
+    rig.disconnect(owner, "content");
+    let tag = rig.request("content.collect", json!({}));
+    let pass = rig.expect("content-backing.collect");
+    assert_eq!(pass.json::<Value>().unwrap()["pins"], json!([]));
+    rig.reply(&pass, collected(1));
+    assert!(rig.response(tag).is_ok());
+    // The second pass since the start.
+    let pass = rig.expect("content-backing.collect");
+    rig.reply(&pass, collected(0));
+    rig.finish();
+}
+
+#[test]
+fn a_blob_in_the_cache_is_stored_again() {
+    let mut rig = leader();
+    for tag in 1..3 {
+        ask(&mut rig, "content.store", tag, b"blob");
+        let backing = rig.expect("content-backing.store");
+        rig.reply_raw(&backing, HashAlg::Sha1.hash(b"blob").digest().to_vec());
+        assert_eq!(rig.responses.pop_front().unwrap().errnum(), Errno::OK);
+    }
     rig.finish();
 }

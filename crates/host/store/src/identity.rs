@@ -5,7 +5,8 @@ use std::io::Read;
 
 use rusqlite::params;
 
-use crate::log::{BlobLog, StoreError};
+use crate::error::StoreError;
+use crate::log::BlobLog;
 
 /// A new identity: 128 random bits in hexadecimal.
 fn fresh() -> std::io::Result<String> {
@@ -25,12 +26,7 @@ impl BlobLog {
             path: self.path().to_path_buf(),
             text: format!("no random numbers: {error}"),
         })?;
-        let connection = self.connection();
-        connection
-            .execute_batch(
-                "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL)",
-            )
-            .map_err(sql)?;
+        let connection = &self.connection;
         connection
             .execute("INSERT OR IGNORE INTO meta VALUES ('instance', ?1)", params![fresh])
             .map_err(sql)?;

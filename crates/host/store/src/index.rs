@@ -28,6 +28,26 @@ impl Index {
         }
     }
 
+    /// Forgets a row.
+    pub fn remove(&mut self, digest: &[u8], row: i64) {
+        let prefix = prefix(digest);
+        let first = self.rows.get(&prefix).copied() == Some(row);
+        if let Some(more) = self.more.get_mut(&prefix) {
+            if first {
+                if let Some(next) = more.pop() {
+                    self.rows.insert(prefix, next);
+                }
+            } else {
+                more.retain(|other| *other != row);
+            }
+            if more.is_empty() {
+                self.more.remove(&prefix);
+            }
+        } else if first {
+            self.rows.remove(&prefix);
+        }
+    }
+
     /// Rows that may hold the blob.
     pub fn candidates(&self, digest: &[u8]) -> impl Iterator<Item = i64> + '_ {
         let prefix = prefix(digest);
@@ -62,5 +82,11 @@ mod tests {
         rows.sort_unstable();
         assert_eq!((rows, index.len()), (vec![1, 2], 3));
         assert_eq!(index.candidates(b"x").count(), 0);
+        index.remove(b"12345678b", 2);
+        assert_eq!(index.candidates(b"12345678c").collect::<Vec<i64>>(), [1]);
+        index.remove(b"12345678b", 2);
+        index.remove(b"12345678a", 1);
+        index.remove(b"9", 3);
+        assert!(index.is_empty() && index.more.is_empty());
     }
 }

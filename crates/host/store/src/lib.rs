@@ -6,10 +6,17 @@
 //!
 //! Read first: [`log::BlobLog`] (the file), then [`driver::StoreDriver`] (the service).
 
+mod collect;
+mod copy;
 pub mod driver;
+pub mod error;
+pub mod format;
 mod identity;
 pub mod index;
 pub mod log;
+mod marks;
+mod serve;
 
 pub use driver::StoreDriver;
-pub use log::{BlobLog, Durability, StoreError};
+pub use error::StoreError;
+pub use log::{BlobLog, Durability};

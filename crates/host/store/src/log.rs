@@ -4,20 +4,26 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use flux_api::content::Checkpoint;
-use flux_model::blobref::HashAlg;
-use flux_proto::Errno;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use flux_model::blobref::{Blobref, HashAlg};
+use rusqlite::{Connection, OptionalExtension, params};
 
+use crate::error::{StoreError, wrap};
+use crate::format;
 use crate::index::Index;
-
-/// Version of the file's layout, in `PRAGMA user_version`.
-pub const FORMAT: i64 = 1;
+use crate::marks::Marks;
 
 /// Checkpoints that are kept.
 pub const CHECKPOINTS_MAX: u32 = 5;
 
 /// Blobs from this size on are compressed, if that makes them smaller.
 const COMPRESS_MIN: usize = 256;
+
+/// Largest blob, 1 GiB.
+const BLOB_MAX: usize = 1 << 30;
+
+/// Adds a row.
+pub(crate) const INSERT: &str =
+    "INSERT INTO blobs (id, digest, epoch, size, object) VALUES (?1, ?2, 0, ?3, ?4)";
 
 /// What an answer promises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,55 +35,12 @@ pub enum Durability {
     Process,
 }
 
-/// Why the store failed.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// No such blob or checkpoint.
-    #[error("{path}: no such {what}", path = .path.display())]
-    Missing {
-        /// The file.
-        path: PathBuf,
-        /// `blob` or `checkpoint`.
-        what: &'static str,
-    },
-    /// The disk is full.
-    #[error("{path}: no space left on device: free some space, then go on", path = .0.display())]
-    Full(PathBuf),
-    /// The file holds something that it should not.
-    #[error("{path}: damaged: {text}: see flux-fsck(1)", path = .path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        text: String,
-    },
-    /// The file was written by a later release.
-    #[error("{path}: format {found} is newer than this release knows ({FORMAT})", path = .path.display())]
-    Newer {
-        /// The file.
-        path: PathBuf,
-        /// Its format.
-        found: i64,
-    },
-    /// Any other failure of SQLite.
-    #[error("{path}: {source}", path = .path.display())]
-    Sqlite {
-        /// The file.
-        path: PathBuf,
-        /// What SQLite says.
-        source: rusqlite::Error,
-    },
-}
-
-impl StoreError {
-    /// The errno on the wire.
-    #[must_use]
-    pub fn errno(&self) -> Errno {
+impl Durability {
+    /// SQLite's word for it.
+    pub(crate) fn synchronous(self) -> &'static str {
         match self {
-            Self::Missing { .. } => Errno::ENOENT,
-            Self::Full(_) => Errno::ENOSPC,
-            Self::Newer { .. } => Errno::EINVAL,
-            Self::Damaged { .. } | Self::Sqlite { .. } => Errno::EIO,
+            Self::Synced => "FULL",
+            Self::Process => "OFF",
         }
     }
 }
@@ -91,15 +54,53 @@ pub enum Write<'a> {
     Checkpoint(&'a Checkpoint),
 }
 
+/// A blob as the file holds it: its uncompressed size, or -1, and its bytes.
+#[derive(Debug)]
+pub(crate) struct Packed(pub(crate) i64, pub(crate) Vec<u8>);
+
+impl Packed {
+    /// The blob, checked against its digest; what is wrong otherwise.
+    pub(crate) fn unpack(self, hash: HashAlg, digest: &[u8]) -> Result<Vec<u8>, String> {
+        let blob = self.open()?;
+        if *hash.hash(&blob).digest() != *digest {
+            return Err("its content does not match its digest".to_string());
+        }
+        Ok(blob)
+    }
+
+    /// The blob, whatever its digest.
+    pub(crate) fn open(self) -> Result<Vec<u8>, String> {
+        let Self(size, object) = self;
+        if size < 0 {
+            return Ok(object);
+        }
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        if size > BLOB_MAX {
+            return Err(format!("it claims {size} bytes"));
+        }
+        lz4_flex::block::decompress(&object, size).map_err(|error| error.to_string())
+    }
+}
+
 /// Blobs and checkpoints in one SQLite file.
 #[derive(Debug)]
 pub struct BlobLog {
-    path: PathBuf,
-    connection: Connection,
-    index: Index,
+    /// Where it is asked for; see [`format::place`].
+    name: PathBuf,
+    pub(crate) path: PathBuf,
+    pub(crate) connection: Connection,
+    pub(crate) index: Index,
+    pub(crate) marks: Marks,
     hash: HashAlg,
+    durability: Durability,
     next_row: i64,
-    epoch: i64,
+    last_checkpoint: i64,
+    /// Bytes of blobs since the last collection, and what that left.
+    pub(crate) added: u64,
+    pub(crate) live: u64,
+    /// The disk failed (it was not merely full): what it holds must be read again before anything
+    /// is written.
+    suspect: bool,
 }
 
 impl BlobLog {
@@ -107,54 +108,37 @@ impl BlobLog {
     ///
     /// # Errors
     /// When it can't be opened, is damaged, or is of a later format.
-    pub fn open(path: &Path, hash: HashAlg, durability: Durability) -> Result<Self, StoreError> {
-        let sql = |source| wrap(path, source);
-        let connection = Connection::open(path).map_err(sql)?;
-        let synchronous = match durability {
-            Durability::Synced => "FULL",
-            Durability::Process => "OFF",
-        };
-        connection
-            .execute_batch(&format!(
-                "PRAGMA locking_mode = EXCLUSIVE;
-                 PRAGMA auto_vacuum = INCREMENTAL;
-                 PRAGMA journal_mode = WAL;
-                 PRAGMA synchronous = {synchronous};
-                 PRAGMA wal_autocheckpoint = 4000;"
-            ))
-            .map_err(sql)?;
-        let found: i64 =
-            connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(sql)?;
-        if found > FORMAT {
-            return Err(StoreError::Newer { path: path.to_path_buf(), found });
-        }
-        if found != 0 {
-            let check: String =
-                connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(sql)?;
-            if check != "ok" {
-                return Err(StoreError::Damaged { path: path.to_path_buf(), text: check });
-            }
-        }
-        connection
-            .execute_batch(&format!(
-                "CREATE TABLE IF NOT EXISTS blobs (
-                     id INTEGER PRIMARY KEY, digest BLOB NOT NULL, epoch INTEGER NOT NULL,
-                     size INTEGER NOT NULL, object BLOB NOT NULL);
-                 CREATE TABLE IF NOT EXISTS checkpoints (
-                     id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, value TEXT NOT NULL);
-                 PRAGMA user_version = {FORMAT};"
-            ))
-            .map_err(sql)?;
+    pub fn open(name: &Path, hash: HashAlg, durability: Durability) -> Result<Self, StoreError> {
+        let path = format::place(name)?;
+        let connection = format::connect(&path, durability)?;
+        format::prepare(&connection, &path, hash)?;
         let mut log = Self {
-            path: path.to_path_buf(),
+            name: name.to_path_buf(),
+            path,
             connection,
             index: Index::default(),
+            marks: Marks::default(),
             hash,
+            durability,
             next_row: 1,
-            epoch: 0,
+            last_checkpoint: 0,
+            added: 0,
+            live: 0,
+            suspect: false,
         };
         log.read_index()?;
         Ok(log)
+    }
+
+    /// After the disk failed: a sync that succeeds now says nothing of what an earlier one failed
+    /// to write, so everything is read again, and written back and synced.
+    fn recover(&mut self) -> Result<(), StoreError> {
+        let connection = format::connect(Path::new(":memory:"), Durability::Process)?;
+        drop(std::mem::replace(&mut self.connection, connection));
+        let fresh = Self::open(&self.name, self.hash, self.durability)?;
+        format::settle(&fresh.connection, &fresh.path)?;
+        *self = Self { added: self.added, live: self.live, ..fresh };
+        Ok(())
     }
 
     fn read_index(&mut self) -> Result<(), StoreError> {
@@ -168,7 +152,7 @@ impl BlobLog {
             self.index.insert(digest, id);
             self.next_row = id + 1;
         }
-        self.epoch = self
+        self.last_checkpoint = self
             .connection
             .query_row("SELECT COALESCE(MAX(id), 0) FROM checkpoints", [], |row| row.get(0))
             .map_err(sql)?;
@@ -209,7 +193,7 @@ impl BlobLog {
         self.index.is_empty()
     }
 
-    fn row_of(&self, digest: &[u8]) -> Result<Option<i64>, StoreError> {
+    pub(crate) fn row_of(&self, digest: &[u8]) -> Result<Option<i64>, StoreError> {
         let sql = |source| wrap(&self.path, source);
         for row in self.index.candidates(digest) {
             let mut statement = self
@@ -227,36 +211,34 @@ impl BlobLog {
         Ok(None)
     }
 
+    /// A row's blob as it is stored.
+    pub(crate) fn packed(&self, row: i64) -> Result<Packed, StoreError> {
+        self.connection
+            .prepare_cached("SELECT size, object FROM blobs WHERE id = ?1")
+            .and_then(|mut statement| {
+                statement.query_row([row], |row| Ok(Packed(row.get(0)?, row.get(1)?)))
+            })
+            .map_err(|source| wrap(&self.path, source))
+    }
+
+    pub(crate) fn damaged(&self, text: String) -> StoreError {
+        StoreError::Damaged { path: self.path.clone(), text }
+    }
+
     /// Reads a blob and checks it against its digest.
     ///
     /// # Errors
     /// When it is missing, damaged, or can't be read.
     pub fn load(&self, digest: &[u8]) -> Result<Bytes, StoreError> {
-        let sql = |source| wrap(&self.path, source);
         let Some(row) = self.row_of(digest)? else {
             return Err(StoreError::Missing { path: self.path.clone(), what: "blob" });
         };
-        let mut statement = self
-            .connection
-            .prepare_cached("SELECT size, object FROM blobs WHERE id = ?1")
-            .map_err(sql)?;
-        let (size, object): (i64, Vec<u8>) =
-            statement.query_row([row], |row| Ok((row.get(0)?, row.get(1)?))).map_err(sql)?;
-        let damaged = |text: String| StoreError::Damaged { path: self.path.clone(), text };
-        let blob = if size < 0 {
-            object
-        } else {
-            let size = usize::try_from(size).unwrap_or(usize::MAX);
-            if size > 1 << 30 {
-                return Err(damaged(format!("row {row} claims {size} bytes")));
-            }
-            lz4_flex::block::decompress(&object, size)
-                .map_err(|error| damaged(format!("row {row}: {error}")))?
-        };
-        if *self.hash.hash(&blob).digest() != *digest {
-            return Err(damaged(format!("row {row} does not match its digest")));
-        }
-        Ok(Bytes::from(blob))
+        let blob = self.packed(row)?.unpack(self.hash, digest);
+        blob.map(Bytes::from).map_err(|text| {
+            let name = Blobref::from_digest(self.hash, digest);
+            let name = name.map_or_else(|_| format!("row {row}"), |name| name.to_string());
+            self.damaged(format!("blob {name}: {text}"))
+        })
     }
 
     /// Whether a blob is there.
@@ -273,55 +255,60 @@ impl BlobLog {
     /// Writes everything in one transaction, or nothing.
     ///
     /// # Errors
-    /// When the disk is full or fails; nothing of it is then in the store.
+    /// When the disk is full or fails; nothing of it is then in the store, or all of it is and
+    /// nobody was told.
     pub fn write(&mut self, writes: &[Write<'_>]) -> Result<(), StoreError> {
-        let mut added: Vec<(Vec<u8>, i64)> = Vec::new();
-        let result = self.write_rows(writes, &mut added);
-        match result {
+        if self.suspect {
+            self.recover()?;
+        }
+        let mut added = Added::default();
+        match self.write_rows(writes, &mut added) {
             Ok(()) => {
-                for (digest, row) in added {
+                for (digest, row) in added.rows {
                     self.index.insert(&digest, row);
+                    self.marks.reach(row);
                 }
+                for row in added.again {
+                    self.marks.reach(row);
+                }
+                self.added += added.bytes;
                 Ok(())
             }
             Err(error) => {
-                // The connection may be in a transaction still; a failure here changes nothing.
-                if !self.connection.is_autocommit() {
-                    self.connection.execute_batch("ROLLBACK").ok();
-                }
+                self.undo(&error);
                 Err(error)
             }
         }
     }
 
-    fn write_rows(
-        &mut self,
-        writes: &[Write<'_>],
-        added: &mut Vec<(Vec<u8>, i64)>,
-    ) -> Result<(), StoreError> {
+    /// A transaction failed.
+    fn undo(&mut self, error: &StoreError) {
+        // A failure here changes nothing: the connection is made anew.
+        if !self.connection.is_autocommit() && self.connection.execute_batch("ROLLBACK").is_err() {
+            self.suspect = true;
+        }
+        self.suspect |= !matches!(error, StoreError::Full(_));
+    }
+
+    fn write_rows(&mut self, writes: &[Write<'_>], added: &mut Added) -> Result<(), StoreError> {
         let path = self.path.clone();
         let sql = |source| wrap(&path, source);
         self.connection.execute_batch("BEGIN IMMEDIATE").map_err(sql)?;
         let mut next = self.next_row;
-        let mut epoch = self.epoch;
+        let mut last = self.last_checkpoint;
         let mut fresh = Index::default();
         for write in writes {
             match write {
                 Write::Blob(blob) => {
                     let digest = self.hash.hash(blob).digest().to_vec();
-                    let twice = fresh
-                        .candidates(&digest)
-                        .any(|at| added.iter().any(|(known, row)| *row == at && *known == digest));
+                    let twice = fresh.candidates(&digest).any(|at| {
+                        added.rows.iter().any(|(same, row)| *row == at && *same == digest)
+                    });
                     if twice {
                         continue;
                     }
                     if let Some(row) = self.row_of(&digest)? {
-                        self.connection
-                            .prepare_cached(
-                                "UPDATE blobs SET epoch = ?2 WHERE id = ?1 AND epoch < ?2",
-                            )
-                            .and_then(|mut statement| statement.execute(params![row, epoch]))
-                            .map_err(sql)?;
+                        added.again.push(row);
                         continue;
                     }
                     let packed = (blob.len() >= COMPRESS_MIN)
@@ -334,38 +321,118 @@ impl BlobLog {
                         None => (-1, *blob),
                     };
                     self.connection
-                        .prepare_cached(
-                            "INSERT INTO blobs (id, digest, epoch, size, object)
-                             VALUES (?1, ?2, ?3, ?4, ?5)",
-                        )
-                        .and_then(|mut statement| {
-                            statement.execute(params![next, digest, epoch, size, object])
-                        })
+                        .prepare_cached(INSERT)
+                        .and_then(|mut insert| insert.execute(params![next, digest, size, object]))
                         .map_err(sql)?;
+                    added.bytes += cost(object.len(), digest.len());
                     fresh.insert(&digest, next);
-                    added.push((digest, next));
+                    added.rows.push((digest, next));
                     next += 1;
                 }
                 Write::Checkpoint(checkpoint) => {
                     let value = serde_json::to_string(checkpoint).unwrap_or_default();
+                    let digest = self.hash.hash(value.as_bytes());
                     self.connection
-                        .prepare_cached("INSERT INTO checkpoints (value) VALUES (?1)")
-                        .and_then(|mut statement| statement.execute([value]))
+                        .prepare_cached("INSERT INTO checkpoints (value, digest) VALUES (?1, ?2)")
+                        .and_then(|mut insert| insert.execute(params![value, digest.digest()]))
                         .map_err(sql)?;
-                    epoch = self.connection.last_insert_rowid();
+                    last = self.connection.last_insert_rowid();
                 }
             }
         }
-        if epoch != self.epoch {
+        if last != self.last_checkpoint {
             self.connection
                 .prepare_cached("DELETE FROM checkpoints WHERE id <= ?1")
-                .and_then(|mut statement| statement.execute([epoch - i64::from(CHECKPOINTS_MAX)]))
+                .and_then(|mut delete| delete.execute([last - i64::from(CHECKPOINTS_MAX)]))
                 .map_err(sql)?;
         }
         self.connection.execute_batch("COMMIT").map_err(sql)?;
         self.next_row = next;
-        self.epoch = epoch;
+        self.last_checkpoint = last;
         Ok(())
+    }
+
+    /// Changes rows in a transaction that need not be synced: it loses nothing, and comes before
+    /// whatever is synced later.
+    pub(crate) fn change<T>(
+        &mut self,
+        change: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        if self.suspect {
+            self.recover()?;
+        }
+        let synced = self.durability == Durability::Synced;
+        if synced {
+            self.synchronous("NORMAL")?;
+        }
+        let result = self
+            .connection
+            .execute_batch("BEGIN IMMEDIATE")
+            .and_then(|()| change(&self.connection))
+            .and_then(|done| self.connection.execute_batch("COMMIT").map(|()| done))
+            .map_err(|source| wrap(&self.path, source));
+        if let Err(error) = &result {
+            self.undo(error);
+        }
+        if synced && let Err(error) = self.synchronous("FULL") {
+            // Whatever comes next must be synced.
+            self.suspect = true;
+            return Err(error);
+        }
+        result
+    }
+
+    fn synchronous(&self, how: &str) -> Result<(), StoreError> {
+        self.connection
+            .execute_batch(&format!("PRAGMA synchronous = {how}"))
+            .map_err(|source| wrap(&self.path, source))
+    }
+
+    /// The id of the next row, which is then taken.
+    pub(crate) fn take_row(&mut self) -> i64 {
+        self.next_row += 1;
+        self.next_row - 1
+    }
+
+    /// The highest row.
+    #[must_use]
+    pub fn high_water(&self) -> i64 {
+        self.next_row - 1
+    }
+
+    /// Whether a write of nothing goes through.
+    ///
+    /// # Errors
+    /// What a write would fail with.
+    pub fn probe(&mut self) -> Result<(), StoreError> {
+        if self.suspect {
+            self.recover()?;
+        }
+        let result = self
+            .connection
+            .execute("INSERT OR REPLACE INTO meta VALUES ('probe', ?1)", [self.next_row])
+            .map(drop)
+            .map_err(|source| wrap(&self.path, source));
+        if let Err(error) = &result {
+            self.undo(error);
+        }
+        result
+    }
+
+    /// Goes on in another file that holds the same.
+    pub(crate) fn go_on_in(&mut self, connection: Connection, path: PathBuf) -> Connection {
+        self.path = path;
+        std::mem::replace(&mut self.connection, connection)
+    }
+
+    /// The name by which the file is opened.
+    pub(crate) fn name(&self) -> &Path {
+        &self.name
+    }
+
+    /// How writes are synced.
+    pub(crate) fn durability(&self) -> Durability {
+        self.durability
     }
 
     /// Checkpoints, newest first.
@@ -376,43 +443,20 @@ impl BlobLog {
         let sql = |source| wrap(&self.path, source);
         let mut statement = self
             .connection
-            .prepare_cached("SELECT value FROM checkpoints ORDER BY id DESC")
+            .prepare_cached("SELECT value, digest FROM checkpoints ORDER BY id DESC")
             .map_err(sql)?;
         let values = statement
-            .query_map([], |row| row.get::<_, String>(0))
-            .and_then(Iterator::collect::<Result<Vec<String>, _>>)
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
+            .and_then(Iterator::collect::<Result<Vec<(String, Vec<u8>)>, _>>)
             .map_err(sql)?;
         if values.is_empty() {
             return Err(StoreError::Missing { path: self.path.clone(), what: "checkpoint" });
         }
-        values
-            .iter()
-            .map(|value| {
-                serde_json::from_str(value).map_err(|error| StoreError::Damaged {
-                    path: self.path.clone(),
-                    text: format!("checkpoint: {error}"),
-                })
-            })
-            .collect()
-    }
-
-    /// Raises the epoch of blobs that a collection found alive; returns how many rows changed.
-    ///
-    /// # Errors
-    /// When the disk is full or fails.
-    pub fn mark(&mut self, epoch: i64, digests: &[Vec<u8>]) -> Result<u64, StoreError> {
-        let mut marked = 0;
-        for digest in digests {
-            if let Some(row) = self.row_of(digest)? {
-                let changed = self
-                    .connection
-                    .prepare_cached("UPDATE blobs SET epoch = ?2 WHERE id = ?1 AND epoch < ?2")
-                    .and_then(|mut statement| statement.execute(params![row, epoch]))
-                    .map_err(|source| wrap(&self.path, source))?;
-                marked += changed as u64;
-            }
-        }
-        Ok(marked)
+        let read = |(value, digest): &(String, Vec<u8>)| {
+            read_checkpoint(self.hash, value, digest)
+                .map_err(|text| self.damaged(format!("checkpoint: {text}")))
+        };
+        values.iter().map(read).collect()
     }
 
     /// Bytes of the file, and of pages in it that are free.
@@ -420,29 +464,42 @@ impl BlobLog {
     /// # Errors
     /// When the file can't be read.
     pub fn size(&self) -> Result<(i64, i64), StoreError> {
-        let number = |pragma: &str| -> Result<i64, StoreError> {
-            self.connection
-                .query_row(&format!("PRAGMA {pragma}"), [], |row| row.get(0))
-                .map_err(|source| wrap(&self.path, source))
-        };
+        let number = |what: &str| format::number(&self.connection, &self.path, what);
         let page = number("page_size")?;
         Ok((number("page_count")? * page, number("freelist_count")? * page))
     }
 }
 
-fn wrap(path: &Path, source: rusqlite::Error) -> StoreError {
-    let path = path.to_path_buf();
-    match source.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => StoreError::Full(path),
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-            StoreError::Damaged { path, text: source.to_string() }
-        }
-        _ => StoreError::Sqlite { path, source },
+/// What a transaction adds.
+#[derive(Debug, Default)]
+struct Added {
+    rows: Vec<(Vec<u8>, i64)>,
+    /// Rows that were there.
+    again: Vec<i64>,
+    bytes: u64,
+}
+
+/// Bytes that a row takes, about.
+pub(crate) fn cost(object: usize, digest: usize) -> u64 {
+    (object + digest + 12) as u64
+}
+
+/// A checkpoint, checked against its digest; what is wrong otherwise.
+pub(crate) fn read_checkpoint(
+    hash: HashAlg,
+    value: &str,
+    digest: &[u8],
+) -> Result<Checkpoint, String> {
+    if *hash.hash(value.as_bytes()).digest() != *digest {
+        return Err("it does not match its digest".to_string());
     }
+    serde_json::from_str(value).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
 mod tests {
+    use flux_proto::Errno;
+
     use super::*;
 
     fn checkpoint(sequence: i64) -> Checkpoint {

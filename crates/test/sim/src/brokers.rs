@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use flux_broker::{Node, NodeConfig, Topology};
-use flux_content::{CACHE_BYTES, ContentService};
+use flux_content::{CACHE_BYTES, ContentService, GcSettings};
 use flux_exec::ExecService;
 use flux_info::InfoService;
 use flux_ingest::IngestService;
@@ -26,6 +26,9 @@ pub const OWNER: u32 = 1000;
 
 /// Hash of the content store.
 pub const HASH: HashAlg = HashAlg::Sha1;
+
+/// Collections: as often as a run can bear.
+const GC: GcSettings = GcSettings { auto: true, grace_us: 2_000_000, growth: 8 << 10, commits: 0 };
 
 /// What does not change while an instance lives.
 #[derive(Debug, Clone)]
@@ -109,7 +112,7 @@ pub fn broker(shape: &Shape, rank: u32, uuid: &str, seed: u64) -> Node {
     let leader = rank == 0;
     let mut modules = vec![
         module(HeartbeatService::default()),
-        module(ContentService::new(HASH, CACHE_BYTES)),
+        module(ContentService::new(HASH, CACHE_BYTES).with_gc(GC)),
         module(KvsService::new(HASH)),
         module(WatchService::new()),
         module(ResourceService::new(resources)),

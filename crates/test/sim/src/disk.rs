@@ -3,17 +3,20 @@
 //! As the real store, it writes everything that waits in one transaction, answers when that is on
 //! stable storage, and reads only what is there.
 
+mod gc;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use flux_api::content::{
-    Backing, BackingCheckpointPut, BackingCommit, BackingStore, Checkpoint, CheckpointList,
-    MarkResponse,
+    Backing, BackingCheckpointPut, BackingCommit, BackingStore, Checkpoint, CheckpointList, GcInfo,
+    MarkResponse, StoreStatus,
 };
 use flux_api::{Api, Call, Empty, Raw, RpcError, rpc};
 use flux_proto::{Errno, Message};
 
 use crate::brokers::HASH;
+use crate::disk::gc::Gc;
 use crate::rng::Rng;
 
 /// Checkpoints kept.
@@ -76,6 +79,15 @@ pub struct Disk {
     pub fails: Option<Errno>,
     /// Transactions so far.
     pub syncs: u64,
+    gc: Gc,
+    /// The next step of a collection is planned.
+    stepping: bool,
+    /// Blobs that were collected so far.
+    pub collected: u64,
+    /// Passes of the collection that came to their end.
+    pub passes: u64,
+    /// Laws that were broken.
+    pub violations: Vec<String>,
 }
 
 impl Disk {
@@ -88,6 +100,7 @@ impl Disk {
             Ok(Backing::BackingCheckpointPut(call)) => self.waiting.push(Write::Checkpoint(call)),
             Ok(Backing::BackingLoad(call)) => {
                 let found = self.blobs.get(&call.request.0).cloned().map(Raw);
+                self.check_load(&call.request.0);
                 call.answer.respond(out, found.ok_or_else(|| RpcError::bare(Errno::ENOENT)));
             }
             Ok(Backing::BackingValidate(call)) => {
@@ -103,6 +116,30 @@ impl Disk {
                 let marked = call.request.hashes.len() as u64;
                 call.answer.ok(out, &MarkResponse { marked });
             }
+            Ok(Backing::BackingCollect(call)) => self.begin_pass(call, out),
+            Ok(Backing::BackingGcInfo(call)) => {
+                let bytes: usize = self.blobs.values().map(Bytes::len).sum();
+                let info = GcInfo {
+                    current_epoch: i64::try_from(self.gc.passes).unwrap_or(0),
+                    high_water: 0,
+                    file_bytes: bytes as u64,
+                    free_bytes: 0,
+                    live_bytes: self.gc.live,
+                    added_bytes: (bytes as u64).saturating_sub(self.gc.live),
+                };
+                call.answer.ok(out, &info);
+            }
+            Ok(Backing::BackingStatus(call)) => {
+                let state = match self.fails {
+                    None => "ok",
+                    Some(Errno::ENOSPC) => "full",
+                    Some(_) => "failing",
+                };
+                let status = StoreStatus { state: state.to_string(), text: String::new() };
+                call.answer.ok(out, &status);
+            }
+            Ok(Backing::BackingBackup(call)) => call.answer.err(out, Errno::ENOSYS),
+            Ok(Backing::BackingRelocate(call)) => call.answer.err(out, Errno::ENOSYS),
             Err((message, error)) => {
                 if !message.no_response() {
                     out.push(rpc::refusal(&message, &error));
@@ -125,6 +162,7 @@ impl Disk {
         for write in writes {
             for blob in write.blobs() {
                 let digest = Bytes::copy_from_slice(HASH.hash(blob).digest());
+                self.gc.reach(&digest);
                 self.blobs.insert(digest, blob.clone());
             }
             self.checkpoints.extend(write.checkpoint().cloned());
@@ -160,5 +198,7 @@ impl Disk {
             writes.into_iter().for_each(Write::forget);
         }
         self.waiting.drain(..).for_each(Write::forget);
+        self.gc.crash();
+        self.stepping = false;
     }
 }

@@ -407,6 +407,8 @@ impl Run {
         let Self { world, mut counts, oracle, .. } = self;
         counts.insert("jobs acknowledged", oracle.jobs.len() as u64);
         counts.insert("disk transactions", world.disk.syncs);
+        counts.insert("collections", world.disk.passes);
+        counts.insert("blobs collected", world.disk.collected);
         for (result, count) in oracle.results {
             let name = match result.as_str() {
                 "Completed" => "jobs completed",

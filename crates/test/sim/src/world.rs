@@ -85,6 +85,7 @@ pub(crate) enum Due {
     LinkUp(u64, Side),
     LinkEnd(u64, Side, &'static str),
     DiskWritten,
+    DiskCollects,
     Process(u64, Step),
     Alarm(u64),
     Start(u32),
@@ -359,6 +360,7 @@ impl World {
                 if self.disk.request(message, &mut out) {
                     self.plan_disk();
                 }
+                self.plan_collection();
             }
             "console" => self.console(rank, message, &mut out),
             "topo" => self.topo(rank, message, &mut out),
@@ -379,6 +381,16 @@ impl World {
         let at = self.now + self.rng.range(low, high);
         let incarnation = self.incarnation(0);
         self.plan(at, incarnation, Due::DiskWritten);
+    }
+
+    /// A step of a collection, if one goes on.
+    fn plan_collection(&mut self) {
+        if !self.disk.has_step() {
+            return;
+        }
+        let at = self.now + self.rng.range(50, 5 * MS);
+        let incarnation = self.incarnation(0);
+        self.plan(at, incarnation, Due::DiskCollects);
     }
 
     fn console(&mut self, rank: u32, message: Message, out: &mut Vec<Message>) {
@@ -451,6 +463,16 @@ impl World {
                 if self.disk.written(&mut out) {
                     self.plan_disk();
                 }
+                self.driver_says(0, "content-backing", out);
+            }
+            Due::DiskCollects if dead(self, 0) => {}
+            Due::DiskCollects => {
+                let mut out = Vec::new();
+                self.disk.collect_step(&mut out);
+                for text in std::mem::take(&mut self.disk.violations) {
+                    self.violation(text);
+                }
+                self.plan_collection();
                 self.driver_says(0, "content-backing", out);
             }
             Due::Process(pid, step) => self.process_step(pid, step),

@@ -5,8 +5,9 @@ use std::io::Read;
 use clap::{Arg, ArgMatches, Command};
 use flux_api::body::AnyObject;
 use flux_api::content::{
-    BackingCheckpointGet, BackingLoad, BackingStore, Checkpoint, CheckpointGet, CheckpointPut,
-    CheckpointPut_, Dropcache, Flush, Load, Store,
+    BackingBackup, BackingCheckpointGet, BackingLoad, BackingRelocate, BackingStore, Checkpoint,
+    CheckpointGet, CheckpointPut, CheckpointPut_, CopyRequest, Dropcache, Flush, Load, Status,
+    Store,
 };
 use flux_api::{Empty, Raw};
 use flux_client::{Client, To};
@@ -42,6 +43,17 @@ pub(crate) fn command() -> Command {
         .subcommand(Command::new("flush").about("Wait until everything is stored"))
         .subcommand(Command::new("dropcache").about("Forget what can be read again"))
         .subcommand(
+            Command::new("backup")
+                .about("Copy the store, as it is at one instant, to a new file of rank 0")
+                .arg(word("path", "PATH", "The new file")),
+        )
+        .subcommand(
+            Command::new("relocate")
+                .about("Move the store to a new file of rank 0 and leave a link to it")
+                .arg(word("path", "PATH", "The new file")),
+        )
+        .subcommand(Command::new("status").about("Show whether the store takes writes"))
+        .subcommand(
             Command::new("checkpoint")
                 .about("Show or add durable roots")
                 .subcommand_required(true)
@@ -75,6 +87,13 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
             .call::<Dropcache>(to, &Empty)
             .map(drop)
             .map_err(|error| PROGRAM.about("dropcache", &error)),
+        "backup" | "relocate" => copy(&client, what, matches),
+        "status" => {
+            let status = client.call::<Status>(To::Rank(0), &AnyObject::default());
+            let status = status.map_err(|error| PROGRAM.about("status", &error))?;
+            output::line(format!("{}  {}", status.state, status.text).trim_end());
+            Ok(())
+        }
         _ => match matches.subcommand() {
             Some(("put", matches)) => put(&client, matches),
             Some((_, matches)) => list(&client, matches),
@@ -148,6 +167,22 @@ fn list(client: &Client, matches: &ArgMatches) -> Result<(), Failure> {
         let text = serde_json::to_string(&checkpoint);
         output::line(&text.map_err(|error| PROGRAM.fail(error.to_string()))?);
     }
+    Ok(())
+}
+
+fn copy(client: &Client, what: &str, matches: &ArgMatches) -> Result<(), Failure> {
+    let path = text(matches, "path").unwrap_or_default();
+    // The broker has another working directory.
+    let absolute = std::path::absolute(path);
+    let absolute = absolute.map_err(|error| PROGRAM.fail(format!("{path}: {error}")))?;
+    let request = CopyRequest { path: absolute.display().to_string() };
+    let copied = if what == "backup" {
+        client.call::<BackingBackup>(To::Rank(0), &request)
+    } else {
+        client.call::<BackingRelocate>(To::Rank(0), &request)
+    };
+    let copied = copied.map_err(|error| PROGRAM.about(what, &error))?;
+    output::line(&format!("{path}: {} blobs, {} bytes", copied.blobs, copied.bytes));
     Ok(())
 }
 

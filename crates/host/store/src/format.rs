@@ -1,0 +1,196 @@
+//! The layout of the file, how it is opened, and how older layouts become this one.
+
+use std::path::{Path, PathBuf};
+
+use flux_model::blobref::HashAlg;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::error::{StoreError, wrap};
+use crate::log::Durability;
+
+/// Version of the file's layout, in `PRAGMA user_version`.
+///
+/// 2 has a digest beside each checkpoint, and the name of the hash in a table `meta`.
+pub const FORMAT: i64 = 2;
+
+/// Files up to this size are checked as a whole before they are used, in bytes. Of a larger one
+/// every row is read and its length is compared, which finds all but damage inside of blobs; that
+/// is found when they are read.
+const CHECK_MAX: i64 = 32 << 20;
+
+/// Bytes of a page of a new file. Rows do not share what is left of a page, so that pages as small
+/// as the usual row would stay half empty.
+const PAGE: u32 = 8_192;
+
+/// Pages of the write-ahead log from which on it is written back.
+const WAL_PAGES: u32 = 2_000;
+
+/// Tables of a new file. The column `epoch` of blobs is not used any more.
+const TABLES: &str = "
+    CREATE TABLE IF NOT EXISTS blobs (
+        id INTEGER PRIMARY KEY, digest BLOB NOT NULL, epoch INTEGER NOT NULL,
+        size INTEGER NOT NULL, object BLOB NOT NULL);
+    CREATE TABLE IF NOT EXISTS checkpoints (
+        id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, value TEXT NOT NULL, digest BLOB);
+    CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL);";
+
+/// Where the file really is: `path`, or where a relocation has left a link to.
+///
+/// # Errors
+/// When the link leads nowhere.
+pub(crate) fn place(path: &Path) -> Result<PathBuf, StoreError> {
+    let Ok(target) = std::fs::read_link(path) else { return Ok(path.to_path_buf()) };
+    if !target.exists() {
+        return Err(StoreError::Gone { path: path.to_path_buf(), target });
+    }
+    // Left behind when the move was interrupted; the file that they belong to is gone.
+    for suffix in ["-wal", "-shm"] {
+        std::fs::remove_file(beside(path, suffix)).ok();
+    }
+    Ok(target)
+}
+
+/// A file of SQLite beside another.
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Opens the file with the settings that it is used with, and looks at nothing in it.
+///
+/// # Errors
+/// When it can't be opened or is no database.
+pub(crate) fn connect(path: &Path, durability: Durability) -> Result<Connection, StoreError> {
+    let sql = |source| wrap(path, source);
+    let connection = Connection::open(path).map_err(sql)?;
+    connection
+        .execute_batch(&format!(
+            "PRAGMA page_size = {PAGE};
+             PRAGMA locking_mode = EXCLUSIVE;
+             PRAGMA auto_vacuum = INCREMENTAL;
+             PRAGMA journal_mode = WAL;
+             PRAGMA synchronous = {};
+             PRAGMA wal_autocheckpoint = {WAL_PAGES};
+             PRAGMA journal_size_limit = {};",
+            durability.synchronous(),
+            WAL_PAGES * PAGE,
+        ))
+        .map_err(sql)?;
+    Ok(connection)
+}
+
+/// Version of the layout; 0 for a new file.
+pub(crate) fn version(connection: &Connection, path: &Path) -> Result<i64, StoreError> {
+    connection
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .map_err(|source| wrap(path, source))
+}
+
+/// A number that SQLite knows of a file.
+pub(crate) fn number(connection: &Connection, path: &Path, what: &str) -> Result<i64, StoreError> {
+    connection
+        .query_row(&format!("PRAGMA {what}"), [], |row| row.get(0))
+        .map_err(|source| wrap(path, source))
+}
+
+/// Writes the log beside the file back into it, and empties it. What the file holds is then
+/// synced, whatever became of earlier syncs.
+///
+/// # Errors
+/// When that can't be done.
+pub(crate) fn settle(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    let busy: i64 = connection
+        .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
+        .map_err(|source| wrap(path, source))?;
+    if busy == 0 { Ok(()) } else { Err(StoreError::Busy(path.to_path_buf())) }
+}
+
+/// Makes the tables of a new file, or checks and migrates those of an old one.
+///
+/// # Errors
+/// When it is damaged, of a later layout, or made with another hash.
+pub(crate) fn prepare(
+    connection: &Connection,
+    path: &Path,
+    hash: HashAlg,
+) -> Result<(), StoreError> {
+    let found = version(connection, path)?;
+    if found > FORMAT {
+        return Err(StoreError::Newer { path: path.to_path_buf(), found });
+    }
+    if found != 0 {
+        check(connection, path)?;
+    }
+    if found < FORMAT {
+        migrate(connection, path, found, hash)?;
+    }
+    let sql = |source| wrap(path, source);
+    let named: Option<String> = connection
+        .query_row("SELECT value FROM meta WHERE key = 'hash'", [], |row| row.get(0))
+        .optional()
+        .map_err(sql)?;
+    match named {
+        Some(named) if named != hash.name() => {
+            Err(StoreError::Hash { path: path.to_path_buf(), found: named })
+        }
+        Some(_) => Ok(()),
+        None => connection
+            .execute("INSERT INTO meta VALUES ('hash', ?1)", [hash.name()])
+            .map(drop)
+            .map_err(sql),
+    }
+}
+
+/// Compares the length of the file with what it says of itself, and checks a small one whole.
+fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    settle(connection, path)?;
+    let damaged = |text| Err(StoreError::Damaged { path: path.to_path_buf(), text });
+    let bytes = number(connection, path, "page_count")? * number(connection, path, "page_size")?;
+    let length = std::fs::metadata(path).map_or(0, |data| data.len());
+    if i64::try_from(length).is_ok_and(|length| length < bytes) {
+        return damaged(format!("truncated: has {length} of {bytes} bytes"));
+    }
+    if bytes <= CHECK_MAX {
+        let text: String = connection
+            .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+            .map_err(|source| wrap(path, source))?;
+        if text != "ok" {
+            return damaged(text.replace('\n', " "));
+        }
+    }
+    Ok(())
+}
+
+/// One transaction: afterwards the file is of this layout, or as it was.
+fn migrate(
+    connection: &Connection,
+    path: &Path,
+    found: i64,
+    hash: HashAlg,
+) -> Result<(), StoreError> {
+    let sql = |source| wrap(path, source);
+    let change = connection.unchecked_transaction().map_err(sql)?;
+    if found == 1 {
+        change.execute_batch("ALTER TABLE checkpoints ADD COLUMN digest BLOB").map_err(sql)?;
+        let old: Vec<(i64, String)> = change
+            .prepare("SELECT id, value FROM checkpoints")
+            .and_then(|mut rows| {
+                rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+            })
+            .map_err(sql)?;
+        for (id, value) in old {
+            let digest = hash.hash(value.as_bytes());
+            change
+                .execute(
+                    "UPDATE checkpoints SET digest = ?2 WHERE id = ?1",
+                    params![id, digest.digest()],
+                )
+                .map_err(sql)?;
+        }
+    }
+    change
+        .execute_batch(&format!("{TABLES} PRAGMA user_version = {FORMAT};"))
+        .and_then(|()| change.commit())
+        .map_err(sql)
+}

@@ -1,0 +1,204 @@
+//! Collections of the simulated store: as the real one does them, a few blobs at a time, with
+//! commits in between; and the check that nothing alive is ever gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use flux_api::content::{BackingCollect, Collected};
+use flux_api::{Answer, Call, RpcError};
+use flux_model::blobref::Blobref;
+use flux_model::treeobj::References;
+use flux_proto::{Errno, Message};
+
+use super::Disk;
+
+/// Blobs that a step looks at.
+const STEP: usize = 24;
+
+/// What is being done.
+#[derive(Debug)]
+enum Phase {
+    /// Directories and pieces of values still to be marked.
+    Mark(Vec<Blobref>, Vec<Blobref>),
+    /// The last blob looked at.
+    Sweep(Option<Bytes>),
+}
+
+/// Marks by digest.
+#[derive(Debug, Default)]
+pub(super) struct Gc {
+    this: BTreeSet<Bytes>,
+    before: Option<BTreeSet<Bytes>>,
+    walked: BTreeSet<Bytes>,
+    whole: bool,
+    pass: Option<(Phase, Answer<BackingCollect>)>,
+    deleted: u64,
+    /// Digests that were deleted: whoever asks for one had a right to it, or not.
+    gone: BTreeSet<Bytes>,
+    /// Whole passes since the start.
+    pub(super) passes: u64,
+    /// Bytes that the last pass found alive.
+    pub(super) live: u64,
+}
+
+fn name(blobref: &Blobref) -> Bytes {
+    Bytes::copy_from_slice(blobref.digest())
+}
+
+impl Gc {
+    pub(super) fn reach(&mut self, digest: &Bytes) {
+        self.this.insert(digest.clone());
+        self.gone.remove(digest);
+    }
+
+    fn give_up(&mut self) {
+        self.whole = false;
+        self.before = None;
+    }
+
+    /// The process is gone, and what it had marked.
+    pub(super) fn crash(&mut self) {
+        if let Some((_, answer)) = self.pass.take() {
+            answer.forget();
+        }
+        *self = Self { gone: std::mem::take(&mut self.gone), ..Self::default() };
+    }
+}
+
+impl Disk {
+    /// Whether a pass goes on, whose next step must be planned. It is planned once.
+    pub(crate) fn has_step(&mut self) -> bool {
+        self.gc.pass.is_some() && !std::mem::replace(&mut self.stepping, true)
+    }
+
+    pub(super) fn check_load(&mut self, digest: &Bytes) {
+        if self.gc.gone.contains(digest) {
+            self.violations.push(format!("a blob was collected and then asked for: {digest:?}"));
+        }
+    }
+
+    pub(super) fn begin_pass(&mut self, call: Call<BackingCollect>, out: &mut Vec<Message>) {
+        if self.gc.pass.is_some() {
+            return call.answer.err(out, Errno::EBUSY);
+        }
+        let roots = self.roots().into_iter();
+        let pins = call.request.pins.iter().filter_map(|text| text.parse().ok());
+        let roots: Vec<Blobref> = roots.chain(pins).collect();
+        let last = std::mem::take(&mut self.gc.this);
+        self.gc.before = self.gc.whole.then_some(last);
+        self.gc.walked.clear();
+        self.gc.whole = false;
+        self.gc.deleted = 0;
+        self.gc.pass = Some((Phase::Mark(roots, Vec::new()), call.answer));
+    }
+
+    fn roots(&self) -> Vec<Blobref> {
+        let newest = self.checkpoints.last();
+        let named = newest
+            .into_iter()
+            .flat_map(|newest| std::iter::once(&newest.rootref).chain(newest.namespaces.as_ref()));
+        named.filter_map(|text| text.parse().ok()).collect()
+    }
+
+    /// Looks at a few blobs.
+    pub(crate) fn collect_step(&mut self, out: &mut Vec<Message>) {
+        self.stepping = false;
+        let Some((phase, answer)) = self.gc.pass.take() else { return };
+        if let Some(errno) = self.fails {
+            self.gc.give_up();
+            return answer.err(out, errno);
+        }
+        let next = match phase {
+            Phase::Mark(dirs, data) => self.mark_some(dirs, data),
+            Phase::Sweep(at) => self.sweep_some(at).map(|at| Phase::Sweep(Some(at))),
+        };
+        match next {
+            Some(phase) => self.gc.pass = Some((phase, answer)),
+            None if self.gc.whole => {
+                self.gc.before = None;
+                self.gc.passes += 1;
+                self.passes += 1;
+                let live = self.gc.this.iter().filter_map(|digest| self.blobs.get(digest));
+                self.gc.live = live.map(|blob| blob.len() as u64).sum();
+                self.check_whole();
+                let done = Collected {
+                    live: self.gc.this.len() as u64,
+                    live_bytes: self.gc.live,
+                    deleted: self.gc.deleted,
+                    ..Collected::default()
+                };
+                answer.ok(out, &done);
+            }
+            None => {
+                self.gc.give_up();
+                let text = "a blob is missing";
+                self.violations.push("a collection found a blob missing".to_string());
+                answer.err(out, RpcError::new(Errno::EIO, text));
+            }
+        }
+    }
+
+    fn mark_some(&mut self, mut dirs: Vec<Blobref>, mut data: Vec<Blobref>) -> Option<Phase> {
+        for _ in 0..STEP {
+            if let Some(blobref) = data.pop() {
+                let digest = name(&blobref);
+                if !self.blobs.contains_key(&digest) {
+                    return None;
+                }
+                self.gc.this.insert(digest);
+            } else if let Some(blobref) = dirs.pop() {
+                let digest = name(&blobref);
+                let found = References::of(self.blobs.get(&digest)?).ok()?;
+                self.gc.this.insert(digest.clone());
+                if self.gc.walked.insert(digest) {
+                    dirs.extend(found.dirs);
+                    data.extend(found.data);
+                }
+            } else {
+                self.gc.whole = true;
+                return Some(Phase::Sweep(None));
+            }
+        }
+        Some(Phase::Mark(dirs, data))
+    }
+
+    fn sweep_some(&mut self, at: Option<Bytes>) -> Option<Bytes> {
+        let before = self.gc.before.as_ref()?;
+        let from = at.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+        let range = self.blobs.range::<Bytes, _>((from, std::ops::Bound::Unbounded));
+        let some: Vec<Bytes> = range.take(STEP).map(|(digest, _)| digest.clone()).collect();
+        let last = some.last()?.clone();
+        for digest in some {
+            if !self.gc.this.contains(&digest) && !before.contains(&digest) {
+                self.blobs.remove(&digest);
+                self.gc.gone.insert(digest);
+                self.gc.deleted += 1;
+                self.collected += 1;
+            }
+        }
+        Some(last)
+    }
+
+    /// Everything in reach of the newest checkpoint is there.
+    pub(crate) fn check_whole(&mut self) {
+        let mut seen: BTreeMap<Bytes, bool> = BTreeMap::new();
+        let mut dirs = self.roots();
+        while let Some(blobref) = dirs.pop() {
+            let digest = name(&blobref);
+            if seen.insert(digest.clone(), true) == Some(true) {
+                continue;
+            }
+            let found = self.blobs.get(&digest).and_then(|blob| References::of(blob).ok());
+            let Some(found) = found else {
+                self.violations.push(format!("live directory {blobref} is gone"));
+                continue;
+            };
+            dirs.extend(found.dirs);
+            for piece in found.data {
+                if !self.blobs.contains_key(&name(&piece)) {
+                    self.violations.push(format!("live piece {piece} is gone"));
+                }
+            }
+        }
+    }
+}
