@@ -150,7 +150,7 @@ impl Collection {
             Phase::Shrink => {
                 let free = format::number(&log.connection, &log.path, "freelist_count")?;
                 if free > 0 {
-                    log.change(|connection| shrink(connection))?;
+                    log.change(shrink)?;
                     let left = format::number(&log.connection, &log.path, "freelist_count")?;
                     if left < free {
                         return Ok(Step::More);

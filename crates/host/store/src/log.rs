@@ -165,10 +165,6 @@ impl BlobLog {
         &self.path
     }
 
-    pub(crate) fn connection(&self) -> &Connection {
-        &self.connection
-    }
-
     /// The hash that names blobs.
     #[must_use]
     pub fn hash(&self) -> HashAlg {
