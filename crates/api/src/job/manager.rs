@@ -393,6 +393,24 @@ bodies! {
         pub plugins: Vec<String>,
     }
 
+    /// Body of `job-manager.jobtap-query`.
+    pub struct JobtapQuery {
+        /// Name of the plugin.
+        pub name: String,
+    }
+
+    /// Body of `job-manager.housekeeping-kill`.
+    pub struct HousekeepingKill {
+        /// Signal.
+        pub signum: i32,
+        /// Job id; all without.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub jobid: Option<u64>,
+        /// Idset of ranks; all without.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub ranks: Option<String>,
+    }
+
     /// What the manager allocates: union of R.
     pub struct ManagerResources {
         /// R.
@@ -461,6 +479,10 @@ api! {
         History = "job-manager.history.get", user, unary, HistoryRequest => HistoryResponse;
         /// Lists, loads and removes policy plugins.
         Jobtap = "job-manager.jobtap", owner, unary, JobtapRequest => JobtapResponse;
+        /// What a policy plugin does.
+        JobtapQuery_ = "job-manager.jobtap-query", owner, unary, JobtapQuery => Map<String, Value>;
+        /// Sends a signal to housekeeping processes.
+        HousekeepingKill_ = "job-manager.housekeeping-kill", owner, unary, HousekeepingKill => Empty;
         /// Posts an event to a job's eventlog.
         PostJobEvent_ = "job-manager.post-event.post", owner, unary, PostJobEvent => Empty;
     }

@@ -183,11 +183,14 @@ impl JobManager {
     pub(crate) fn free(&mut self, cx: &mut Cx<'_, Wait>, id: u64) {
         let Some(job) = self.jobs.get(&id) else { return };
         let Some(r) = job.r.clone().filter(|_| !job.status.alloc_bypass) else { return };
-        self.send_free(cx, id, &r);
+        if !self.begin_housekeeping(cx, id, &r) {
+            self.send_free(cx, id, &r, true);
+        }
     }
 
-    fn send_free(&mut self, cx: &mut Cx<'_, Wait>, id: u64, r: &str) {
-        let text = format!("{{\"id\":{id},\"R\":{r},\"final\":true}}");
+    /// Gives back part of an allocation, or with `last` what is left of it.
+    pub(crate) fn send_free(&mut self, cx: &mut Cx<'_, Wait>, id: u64, r: &str, last: bool) {
+        let text = format!("{{\"id\":{id},\"R\":{r},\"final\":{last}}}");
         let mut message = Message::request("sched.free").with_json_text(&text);
         message.set_no_response();
         match self.alloc.peer {
@@ -212,6 +215,11 @@ impl JobManager {
                 };
                 call.answer.item(cx, &item);
             }
+        }
+        for (id, priority, userid, t_submit, free) in self.housekeeping_held() {
+            let free = (!free.is_empty()).then(|| free.to_string());
+            let item = SchedHelloJob { id, priority: u64::from(priority), userid, t_submit, free };
+            call.answer.item(cx, &item);
         }
         self.alloc.peer = Peer::Hello(call.answer.client().cloned());
         call.answer.end(cx);
@@ -375,7 +383,7 @@ impl JobManager {
             || !self.queues.runs(job.queue.as_deref())
         {
             // Not wanted any more: the job was canceled or held, or its queue stopped.
-            self.send_free(cx, id, &r);
+            self.send_free(cx, id, &r, true);
             return self.clear_annotations(cx, id);
         }
         let mut annotations = job.status.annotations.clone();

@@ -7,10 +7,14 @@ use flux_id::fsd;
 use flux_proto::Errno;
 use serde_json::{Map, Value};
 
+use crate::housekeeping::Housekeeping;
 use crate::limits::{Limits, Policy, SIZES};
+use crate::perilog::Perilog;
+
+mod procedures;
 
 /// What the configuration says.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Settings {
     /// Seconds after which finished jobs are purged.
     pub inactive_age_limit: Option<f64>,
@@ -26,21 +30,27 @@ pub struct Settings {
     pub requires: BTreeMap<String, Vec<String>>,
     /// Limits.
     pub policy: Policy,
+    /// Plugins that the configuration asks for.
+    pub plugins: Vec<String>,
+    /// Prolog and epilog.
+    pub perilog: Perilog,
+    /// Housekeeping.
+    pub housekeeping: Option<Housekeeping>,
 }
 
 /// A table of the configuration and its name, for errors.
-struct Table<'a> {
-    name: String,
-    keys: &'a Map<String, Value>,
+pub(crate) struct Table<'a> {
+    pub(crate) name: String,
+    pub(crate) keys: &'a Map<String, Value>,
 }
 
 impl<'a> Table<'a> {
-    fn error(&self, text: impl std::fmt::Display) -> RpcError {
+    pub(crate) fn error(&self, text: impl std::fmt::Display) -> RpcError {
         let text = format!("error parsing [{}] config table: {text}", self.name);
         RpcError::new(Errno::EINVAL, text)
     }
 
-    fn sub(&self, key: &str) -> Result<Option<Table<'a>>, RpcError> {
+    pub(crate) fn sub(&self, key: &str) -> Result<Option<Table<'a>>, RpcError> {
         match self.keys.get(key) {
             None => Ok(None),
             Some(Value::Object(keys)) if self.name.is_empty() => {
@@ -53,14 +63,14 @@ impl<'a> Table<'a> {
         }
     }
 
-    fn only(&self, allowed: &[&str]) -> Result<(), RpcError> {
+    pub(crate) fn only(&self, allowed: &[&str]) -> Result<(), RpcError> {
         match self.keys.keys().find(|key| !allowed.contains(&key.as_str())) {
             None => Ok(()),
             Some(key) => Err(self.error(format_args!("unknown key '{key}'"))),
         }
     }
 
-    fn duration(&self, key: &str) -> Result<Option<f64>, RpcError> {
+    pub(crate) fn duration(&self, key: &str) -> Result<Option<f64>, RpcError> {
         let Some(value) = self.keys.get(key) else { return Ok(None) };
         let seconds = match value {
             Value::String(text) => fsd::parse(text).ok(),
@@ -74,7 +84,7 @@ impl<'a> Table<'a> {
         value.as_i64().map(Some).ok_or_else(|| self.error(format_args!("{key} must be an integer")))
     }
 
-    fn flag(&self, key: &str) -> Result<bool, RpcError> {
+    pub(crate) fn flag(&self, key: &str) -> Result<bool, RpcError> {
         match self.keys.get(key) {
             None => Ok(false),
             Some(value) => value
@@ -83,7 +93,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    fn strings(&self, key: &str) -> Result<Vec<String>, RpcError> {
+    pub(crate) fn strings(&self, key: &str) -> Result<Vec<String>, RpcError> {
         let Some(value) = self.keys.get(key) else { return Ok(Vec::new()) };
         let strings = value.as_array().and_then(|list| {
             list.iter().map(|item| item.as_str().map(str::to_string)).collect::<Option<Vec<_>>>()
@@ -151,6 +161,7 @@ impl Settings {
             };
             settings.stop_queues_on_restart = table.flag("stop-queues-on-restart")?;
         }
+        procedures::read(&root, &mut settings)?;
         if let Some(table) = root.sub("access")? {
             settings.private_mode = table.flag("private-mode")?;
         }

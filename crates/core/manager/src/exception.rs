@@ -72,6 +72,9 @@ impl JobManager {
         }
         self.post(cx, id, "exception", Value::Object(data));
         self.publish_exception(cx, id, raised);
+        if raised.severity == 0 {
+            self.perilog_exception(cx, id);
+        }
     }
 
     /// Publishes the event that execution listens to.

@@ -155,6 +155,12 @@ impl JobManager {
                 Err(error) => cx.log(Level::Err, format!("R of {}: {error}", JobId(job.id).f58())),
             }
         }
+        for held in self.housekeeping_sets() {
+            match all.union(&held) {
+                Ok(union) => all = union,
+                Err(error) => cx.log(Level::Err, format!("R in housekeeping: {error}")),
+            }
+        }
         let response = ManagerResources { allocated: all.to_value() };
         call.answer.ok(cx, &response);
     }

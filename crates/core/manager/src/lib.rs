@@ -5,7 +5,8 @@
 //! of events into a status is `flux_model::job_event`. [`commits`] gathers what must be stored and
 //! holds back every answer until the commit that carries its effect is durable. The rest is one
 //! file for each concern: [`alloc`] and [`start`] speak with the scheduler (RFC 27) and execution
-//! (RFC 32), [`dependency`] is RFC 26, [`queue`] is RFC 33, [`journal`] tells everybody else.
+//! (RFC 32), [`dependency`] is RFC 26, [`queue`] is RFC 33, [`perilog`] and [`housekeeping`] run what
+//! the administrator wants run around jobs, [`journal`] tells everybody else.
 //!
 //! Must never: keep the log of a finished job in memory, look at all jobs for the sake of one, or
 //! answer before the promise is kept.
@@ -15,6 +16,7 @@ pub mod commits;
 pub mod config;
 pub mod dependency;
 pub mod exception;
+pub mod housekeeping;
 pub mod inactive;
 pub mod inquiry;
 pub mod job;
@@ -24,8 +26,10 @@ pub mod life;
 pub mod lifetime;
 pub mod limits;
 pub mod memo;
+pub mod perilog;
 pub mod plugins;
 pub mod priority;
+pub mod procedure;
 pub mod purge;
 pub mod queue;
 pub mod queue_admin;

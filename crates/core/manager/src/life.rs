@@ -122,13 +122,20 @@ impl JobManager {
     /// One step of cleaning up; false when it must wait or is done.
     fn clean_up(&mut self, cx: &mut Cx<'_, Wait>, id: u64) -> bool {
         self.withdraw_alloc(cx, id);
-        if self.needs_execution(cx, id) {
+        let runs = self.needs_execution(cx, id);
+        let Some(job) = self.jobs.get(&id) else { return false };
+        if !job.status.prologs.is_empty() && self.prolog_first(cx, id) {
             return false;
         }
         let Some(job) = self.jobs.get(&id) else { return false };
-        if !job.status.epilogs.is_empty() {
+        if runs && job.status.finish_status.is_none() {
             return false;
         }
+        // The tasks are gone: the epilog need not wait for the rest of their execution.
+        if self.epilog_first(cx, id) || runs {
+            return false;
+        }
+        let Some(job) = self.jobs.get(&id) else { return false };
         if job.status.has_resources {
             self.free(cx, id);
             self.post(cx, id, "free", Value::Null);

@@ -13,9 +13,11 @@ use crate::alloc::Alloc;
 use crate::commits::Commits;
 use crate::config::Settings;
 use crate::dependency::Dependencies;
+use crate::housekeeping::Allocations;
 use crate::inactive::{History, Inactive};
 use crate::job::Job;
 use crate::journal::{Journal, Part};
+use crate::procedure::{Run, Runs, Stage};
 use crate::queue::Queues;
 use crate::restart::Restart;
 use crate::start::Execution;
@@ -71,6 +73,16 @@ pub enum Wait {
     Lifetime,
     /// Execution was told the new end of this job.
     ExecExpiration(u64),
+    /// The process of a procedure on a rank.
+    Procedure(u64, Stage, u32),
+    /// The time limit of a procedure.
+    ProcedureLate(u64, Stage),
+    /// The time to give up a procedure that was told to stop.
+    ProcedureKill(u64, Stage),
+    /// Nodes where a prolog or epilog failed are being drained.
+    PerilogDrain(u64, Stage),
+    /// The time until housekeeping gives ranks back one by one.
+    HousekeepingRelease(u64),
 }
 
 /// The `job-manager` service.
@@ -88,6 +100,12 @@ pub struct JobManager {
     pub(crate) commits: Commits,
     pub(crate) waiting: Waiters,
     pub(crate) updates: Updates,
+    /// Prologs, epilogs and housekeeping that run.
+    pub(crate) procedures: Runs,
+    /// Prologs and epilogs that ended, and whose nodes are being drained.
+    pub(crate) perilog_drains: BTreeMap<(u64, Stage), Run>,
+    /// Allocations of finished jobs that housekeeping still holds.
+    pub(crate) housekeeping: Allocations,
     /// Jobs in RUN or CLEANUP.
     pub(crate) running: u64,
     pub(crate) max_jobid: u64,
@@ -153,7 +171,9 @@ impl JobManager {
             Manager::SchedReady_(call) => self.sched_ready(cx, call),
             Manager::ExecHello_(call) => self.exec_hello(cx, call),
             Manager::History(call) => self.history_get(cx, call),
-            Manager::Jobtap(call) => crate::plugins::jobtap(cx, call),
+            Manager::Jobtap(call) => self.jobtap(cx, call),
+            Manager::JobtapQuery_(call) => self.jobtap_query(cx, call),
+            Manager::HousekeepingKill_(call) => self.housekeeping_kill(cx, call),
             Manager::PostJobEvent_(call) => self.post_event(cx, call),
         }
     }
@@ -171,7 +191,8 @@ fn refuse(cx: &mut Cx<'_, Wait>, call: Manager, error: RpcError) {
     refuse!(
         Submit Getinfo List Getattr Urgency Raise RaiseAll Kill KillAll Update Memo Wait Drain Idle
         Purge PurgeId_ Journal JournalCancel QueueList_ QueueStatus_ QueueEnable_ QueueStart_
-        AllocQuery_ ResourceStatus SchedHello_ SchedReady_ ExecHello_ History Jobtap PostJobEvent_
+        AllocQuery_ ResourceStatus SchedHello_ SchedReady_ ExecHello_ History Jobtap JobtapQuery_
+        HousekeepingKill_ PostJobEvent_
     );
 }
 
@@ -217,7 +238,16 @@ impl Service for JobManager {
                     cx.log(Level::Err, text);
                 }
             }
-            Wait::Flush | Wait::BeginTime(_) | Wait::Purge => {}
+            Wait::Procedure(id, stage, rank) => {
+                self.procedure_reply(cx, (id, stage), rank, &reply);
+            }
+            Wait::PerilogDrain(id, stage) => self.perilog_drained(cx, id, stage, &reply),
+            Wait::Flush
+            | Wait::BeginTime(_)
+            | Wait::Purge
+            | Wait::ProcedureLate(..)
+            | Wait::ProcedureKill(..)
+            | Wait::HousekeepingRelease(_) => {}
         }
         if self.up {
             self.finish(cx);
@@ -229,6 +259,9 @@ impl Service for JobManager {
             Wait::Flush => self.flush_now(cx),
             Wait::BeginTime(id) => self.begin_time(cx, id),
             Wait::Purge => self.purge_by_limits(cx),
+            Wait::ProcedureLate(id, stage) => self.procedure_late(cx, id, stage),
+            Wait::ProcedureKill(id, stage) => self.procedure_given_up(cx, id, stage),
+            Wait::HousekeepingRelease(id) => self.housekeeping_release(cx, id),
             _ => {}
         }
         self.finish(cx);
@@ -296,7 +329,7 @@ impl Service for JobManager {
             "active_jobs": self.jobs.len(),
             "inactive_jobs": self.inactive.len(),
             "max_jobid": self.max_jobid,
-            "housekeeping": { "running": {}, "config": {} },
+            "housekeeping": self.housekeeping_stats(),
         }))
     }
 }

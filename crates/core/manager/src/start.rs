@@ -35,6 +35,10 @@ impl JobManager {
     /// Starts a job in RUN, as soon as all that it needs is there.
     pub(crate) fn want_start(&mut self, cx: &mut Cx<'_, Wait>, id: u64) {
         let Some(job) = self.jobs.get(&id) else { return };
+        if job.alloc_durable && self.prolog_first(cx, id) {
+            return;
+        }
+        let Some(job) = self.jobs.get(&id) else { return };
         let reattach = match job.start {
             StartState::Idle if job.status.prologs.is_empty() => job.status.started,
             StartState::Lost => true,

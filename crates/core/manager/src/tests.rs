@@ -2,8 +2,10 @@
 
 mod bench;
 mod dependencies;
+mod housekeeping;
 mod journal;
 mod lifecycle;
+mod perilog;
 mod property;
 mod queues;
 mod requests;

@@ -1,0 +1,214 @@
+//! Housekeeping: what the administrator runs on the nodes of a job after it, while the job itself
+//! is over (`[job-manager.housekeeping]`). Its resources are free for others when it has ended on
+//! their node: all at once, or node by node when `release-after` says so.
+//!
+//! A node where it fails is drained. Housekeeping that runs when the leader goes down is not taken
+//! up again.
+
+use std::collections::BTreeMap;
+
+use flux_api::job::manager::HousekeepingKill_;
+use flux_api::resource::{Drain, DrainRequest};
+use flux_api::{Call, Empty, RpcError};
+use flux_id::{Idset, JobId};
+use flux_model::resource_set::ResourceSet;
+use flux_proto::Errno;
+use flux_svc::{Cx, To};
+use serde_json::{Map, Value, json};
+
+use crate::procedure::{Procedure, Run, Stage, bad_r};
+use crate::service::{JobManager, Wait};
+
+/// The configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Housekeeping {
+    /// What runs, on every rank.
+    pub procedure: Procedure,
+    /// Seconds from the first rank that is done until ranks are given back one by one; `None`:
+    /// all at the end.
+    pub release_after: Option<f64>,
+}
+
+/// The allocation of a job that is over.
+#[derive(Debug)]
+pub(crate) struct Allocation {
+    userid: u32,
+    priority: u32,
+    t_submit: f64,
+    /// When housekeeping began, seconds since the epoch.
+    t_start: f64,
+    r: ResourceSet,
+    /// Ranks that are given back.
+    free: Idset,
+    /// The time to wait for others is over, or runs.
+    waited: Waited,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waited {
+    No,
+    Runs,
+    Over,
+}
+
+/// All that is held, by job id.
+pub(crate) type Allocations = BTreeMap<u64, Allocation>;
+
+impl JobManager {
+    /// Begins, if that is configured; false when the resources are to be given back now.
+    pub(crate) fn begin_housekeeping(&mut self, cx: &mut Cx<'_, Wait>, id: u64, r: &str) -> bool {
+        let Some(settings) = self.settings.housekeeping.clone() else { return false };
+        let Some(job) = self.jobs.get(&id) else { return false };
+        let r = match ResourceSet::parse(r) {
+            Ok(r) => r,
+            Err(error) => {
+                cx.log(flux_svc::Level::Err, bad_r(id, error).to_string());
+                return false;
+            }
+        };
+        let userid = job.status.userid;
+        let allocation = Allocation {
+            userid,
+            priority: job.priority(),
+            t_submit: job.status.t_submit,
+            t_start: cx.wall(),
+            r: r.clone(),
+            free: Idset::new(),
+            waited: Waited::No,
+        };
+        self.housekeeping.insert(id, allocation);
+        self.begin_procedure(cx, (id, Stage::Housekeeping), userid, &settings.procedure, r);
+        true
+    }
+
+    /// A rank is done, others are not.
+    pub(crate) fn housekeeping_left(&mut self, cx: &mut Cx<'_, Wait>, id: u64) {
+        let after = self.settings.housekeeping.as_ref().and_then(|set| set.release_after);
+        let Some(allocation) = self.housekeeping.get_mut(&id) else { return };
+        match (allocation.waited, after) {
+            (Waited::Over, _) => self.release_done(cx, id),
+            (Waited::No, Some(seconds)) => {
+                allocation.waited = Waited::Runs;
+                cx.timer((seconds * 1e6) as u64, Wait::HousekeepingRelease(id));
+            }
+            _ => {}
+        }
+    }
+
+    /// The time to wait for others is over.
+    pub(crate) fn housekeeping_release(&mut self, cx: &mut Cx<'_, Wait>, id: u64) {
+        if let Some(allocation) = self.housekeeping.get_mut(&id) {
+            allocation.waited = Waited::Over;
+            self.release_done(cx, id);
+        }
+    }
+
+    /// Gives back the ranks that are done; those that failed are drained first.
+    fn release_done(&mut self, cx: &mut Cx<'_, Wait>, id: u64) {
+        let Some(run) = self.procedures.get(&(id, Stage::Housekeeping)) else { return };
+        let Some(allocation) = self.housekeeping.get_mut(&id) else { return };
+        let mut done = run.ranks.difference(&run.active());
+        done.remove_all(&allocation.free);
+        if done.is_empty() {
+            return;
+        }
+        let bad = run.to_drain().intersection(&done);
+        allocation.free.insert_all(&done);
+        let part = allocation.r.copy_ranks(&done).to_value().to_string();
+        drain(cx, id, &bad);
+        self.send_free(cx, id, &part, false);
+    }
+
+    /// Every rank is done.
+    pub(crate) fn housekeeping_ended(&mut self, cx: &mut Cx<'_, Wait>, id: u64, run: &Run) {
+        let Some(allocation) = self.housekeeping.remove(&id) else { return };
+        drain(cx, id, &run.to_drain().difference(&allocation.free));
+        let rest = allocation.r.without_ranks(&allocation.free).to_value().to_string();
+        self.send_free(cx, id, &rest, true);
+    }
+
+    /// What a new scheduler is told of allocations in housekeeping: id, priority, user, time of
+    /// submission, ranks that are free already.
+    pub(crate) fn housekeeping_held(&self) -> impl Iterator<Item = (u64, u32, u32, f64, &Idset)> {
+        self.housekeeping
+            .iter()
+            .map(|(id, held)| (*id, held.priority, held.userid, held.t_submit, &held.free))
+    }
+
+    /// Resources that are held by housekeeping.
+    pub(crate) fn housekeeping_sets(&self) -> impl Iterator<Item = ResourceSet> {
+        self.housekeeping.values().map(|held| held.r.without_ranks(&held.free))
+    }
+
+    /// `job-manager.housekeeping-kill`.
+    pub(crate) fn housekeeping_kill(
+        &mut self,
+        cx: &mut Cx<'_, Wait>,
+        call: Call<HousekeepingKill_>,
+    ) {
+        let request = &call.request;
+        let ranks: Option<Idset> = match request.ranks.as_deref().map(str::parse).transpose() {
+            Ok(ranks) => ranks,
+            Err(error) => {
+                let text = format!("housekeeping-kill: ranks: {error}");
+                return call.answer.err(cx, RpcError::new(Errno::EINVAL, text));
+            }
+        };
+        if let Some(id) = request.jobid
+            && !self.housekeeping.contains_key(&id)
+        {
+            let text = format!("{} is not in housekeeping", JobId(id).f58());
+            return call.answer.err(cx, RpcError::new(Errno::ENOENT, text));
+        }
+        let ids: Vec<u64> = self.housekeeping.keys().copied().collect();
+        for id in ids.into_iter().filter(|id| request.jobid.is_none_or(|wanted| wanted == *id)) {
+            let Some(run) = self.procedures.get(&(id, Stage::Housekeeping)) else { continue };
+            let active = run.active();
+            let targets = ranks.as_ref().map_or(active.clone(), |some| active.intersection(some));
+            let targets = targets.ids().collect();
+            self.signal_procedure(cx, id, Stage::Housekeeping, request.signum, &targets);
+        }
+        call.answer.ok(cx, &Empty);
+    }
+
+    /// For `flux housekeeping list`.
+    pub(crate) fn housekeeping_stats(&self) -> Value {
+        let running: Map<String, Value> = self
+            .housekeeping
+            .iter()
+            .map(|(id, held)| {
+                let active = self
+                    .procedures
+                    .get(&(*id, Stage::Housekeeping))
+                    .map_or_else(Idset::new, Run::active);
+                let allocated = held.r.ranks().difference(&held.free);
+                let value = json!({
+                    "t_start": held.t_start,
+                    "pending": active.to_string(),
+                    "allocated": allocated.to_string(),
+                });
+                (JobId(*id).f58(), value)
+            })
+            .collect();
+        let config = match &self.settings.housekeeping {
+            None => json!({}),
+            Some(settings) => json!({
+                "release-after": settings.release_after.unwrap_or(-1.0),
+                "command": settings.procedure.command.join(" "),
+            }),
+        };
+        json!({ "running": running, "config": config })
+    }
+}
+
+/// Nodes where housekeeping failed get no more work.
+fn drain(cx: &mut Cx<'_, Wait>, id: u64, bad: &Idset) {
+    if !bad.is_empty() {
+        let request = DrainRequest {
+            targets: bad.to_string(),
+            reason: Some(format!("housekeeping failed for job {}", JobId(id).f58())),
+            mode: Some("update".to_string()),
+        };
+        cx.notify::<Drain>(To::Any, &request);
+    }
+}

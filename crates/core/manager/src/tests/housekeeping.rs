@@ -1,0 +1,97 @@
+//! Housekeeping: the job is over, its resources are not yet free.
+
+use flux_proto::{Errno, Message};
+use serde_json::{Value, json};
+
+use super::bench::{Bench, Store};
+
+fn with(settings: Value) -> Bench {
+    let mut all = json!({"command": ["tidy"]});
+    all.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
+    let mut bench = Bench::with(&json!({"job-manager": {"housekeeping": all}}), Store::new());
+    bench.sched_online("unlimited", None);
+    bench.exec_online();
+    bench
+}
+
+/// A job on two nodes that has ended; the processes of its housekeeping.
+fn ended(bench: &mut Bench) -> [Message; 2] {
+    bench.submit(18);
+    let alloc = bench.expect_alloc(18);
+    let r = json!({"version": 1, "execution": {
+        "R_lite": [{"rank": "0-1", "children": {"core": "0-1"}}],
+        "nodelist": ["host[0-1]"], "starttime": 0, "expiration": 0,
+    }});
+    bench.answer(&alloc, json!({"id": 18, "type": 0, "R": r}));
+    let (start, _) = bench.expect("job-exec.start");
+    bench.say(&start, 18, "start", json!({}));
+    bench.say(&start, 18, "finish", json!({"status": 0}));
+    bench.say(&start, 18, "release", json!({"ranks": "all", "final": true}));
+    assert!(bench.log(18).ends_with("finish release free clean"));
+    let [first, second] = [bench.expect("rexec.exec"), bench.expect("rexec.exec")];
+    assert_eq!((first.0.nodeid(), second.0.nodeid()), (0, 1));
+    bench.quiet();
+    [first.0, second.0]
+}
+
+fn exits(bench: &mut Bench, process: &Message, status: i32) {
+    bench.rig.reply(process, json!({"type": "finished", "status": status}));
+    bench.rig.fail(process, Errno::ENODATA);
+    bench.settle();
+}
+
+#[test]
+fn resources_are_free_when_housekeeping_has_ended() {
+    let mut bench = with(json!({}));
+    let [first, second] = ended(&mut bench);
+    let stats = bench.call("job-manager.stats-get", json!({}));
+    if let Ok(stats) = stats {
+        assert_eq!(stats["housekeeping"]["running"]["ƒK"]["pending"], "0-1");
+    }
+    exits(&mut bench, &first, 0);
+    bench.quiet();
+    exits(&mut bench, &second, 0);
+    let (_, free) = bench.expect("sched.free");
+    assert_eq!(free["final"], true);
+    assert_eq!(free["R"]["execution"]["R_lite"][0]["rank"], "0-1");
+    bench.finish();
+}
+
+#[test]
+fn ranks_are_given_back_one_by_one_and_a_new_scheduler_knows() {
+    let mut bench = with(json!({"release-after": "0"}));
+    let [first, second] = ended(&mut bench);
+    exits(&mut bench, &first, 0);
+    bench.rig.advance(1);
+    let (_, free) = bench.expect("sched.free");
+    assert_eq!(free["final"], false);
+    assert_eq!(free["R"]["execution"]["R_lite"][0]["rank"], "0");
+    let jobs = bench.sched_online("unlimited", None);
+    assert_eq!((&jobs[0]["id"], &jobs[0]["free"]), (&json!(18), &json!("0")));
+    // It fails on the second: that node is drained before it is free.
+    exits(&mut bench, &second, 256);
+    let (_, drain) = bench.expect("resource.drain");
+    assert_eq!((&drain["targets"], &drain["mode"]), (&json!("1"), &json!("update")));
+    let (_, free) = bench.expect("sched.free");
+    assert_eq!(free["final"], true);
+    assert_eq!(free["R"]["execution"]["R_lite"][0]["rank"], "1");
+    bench.finish();
+}
+
+#[test]
+fn housekeeping_can_be_killed() {
+    let mut bench = with(json!({}));
+    let [first, second] = ended(&mut bench);
+    bench.rig.reply(&first, json!({"type": "started", "pid": 5}));
+    bench.settle();
+    let answer = bench.call("job-manager.housekeeping-kill", json!({"signum": 9, "jobid": 19}));
+    assert_eq!(answer, Err("ƒL is not in housekeeping".to_string()));
+    bench.call("job-manager.housekeeping-kill", json!({"signum": 9, "ranks": "0"})).unwrap();
+    let (_, kill) = bench.expect("rexec.kill");
+    assert_eq!((&kill["pid"], &kill["signum"]), (&json!(5), &json!(9)));
+    bench.rig.fail(&first, Errno::EHOSTUNREACH);
+    exits(&mut bench, &second, 0);
+    // A lost node is not drained: it is down, and comes back fresh.
+    bench.expect("sched.free");
+    bench.finish();
+}
