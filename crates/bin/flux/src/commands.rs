@@ -23,10 +23,12 @@ mod exec;
 mod gc;
 mod getattr;
 mod hostlist;
+mod housekeeping;
 mod human_time;
 mod imp_exec_helper;
 mod job;
 mod jobs;
+mod jobtap;
 mod keygen;
 mod kvs;
 mod log_line;
@@ -35,6 +37,7 @@ mod lsattr;
 mod man;
 mod module;
 mod overlay;
+mod perilog_run;
 mod pgrep;
 mod ping;
 mod pmi;
@@ -127,6 +130,19 @@ pub(crate) const COMMANDS: &[Entry] = &[
         style: Style::Script,
         command: resource::command,
         run: resource::run,
+    },
+    Entry {
+        name: "housekeeping",
+        style: Style::Script,
+        command: housekeeping::command,
+        run: housekeeping::run,
+    },
+    Entry { name: "jobtap", style: Style::Binary, command: jobtap::command, run: jobtap::run },
+    Entry {
+        name: "perilog-run",
+        style: Style::Script,
+        command: perilog_run::command,
+        run: perilog_run::run,
     },
     Entry { name: "kvs", style: Style::Binary, command: kvs::command, run: kvs::run },
     Entry { name: "event", style: Style::Binary, command: event::command, run: event::run },

@@ -2,18 +2,17 @@
 //! is over (`[job-manager.housekeeping]`). Its resources are free for others when it has ended on
 //! their node: all at once, or node by node when `release-after` says so.
 //!
-//! A node where it fails is drained. Housekeeping that runs when the leader goes down is not taken
-//! up again.
+//! Where it fails the log says so; whether such a node is fit for work is for the script to say, by
+//! draining it. Housekeeping that runs when the leader goes down is not taken up again.
 
 use std::collections::BTreeMap;
 
 use flux_api::job::manager::HousekeepingKill_;
-use flux_api::resource::{Drain, DrainRequest};
 use flux_api::{Call, Empty, RpcError};
 use flux_id::{Idset, JobId};
 use flux_model::resource_set::ResourceSet;
 use flux_proto::Errno;
-use flux_svc::{Cx, To};
+use flux_svc::Cx;
 use serde_json::{Map, Value, json};
 
 use crate::procedure::{Procedure, Run, Stage, bad_r};
@@ -77,6 +76,8 @@ impl JobManager {
             waited: Waited::No,
         };
         self.housekeeping.insert(id, allocation);
+        let f58 = JobId(id).f58();
+        cx.log(flux_svc::Level::Debug, format!("housekeeping: {f58} started"));
         self.begin_procedure(cx, (id, Stage::Housekeeping), userid, &settings.procedure, r);
         true
     }
@@ -103,7 +104,7 @@ impl JobManager {
         }
     }
 
-    /// Gives back the ranks that are done; those that failed are drained first.
+    /// Gives back the ranks that are done.
     fn release_done(&mut self, cx: &mut Cx<'_, Wait>, id: u64) {
         let Some(run) = self.procedures.get(&(id, Stage::Housekeeping)) else { return };
         let Some(allocation) = self.housekeeping.get_mut(&id) else { return };
@@ -112,17 +113,21 @@ impl JobManager {
         if done.is_empty() {
             return;
         }
-        let bad = run.to_drain().intersection(&done);
         allocation.free.insert_all(&done);
         let part = allocation.r.copy_ranks(&done).to_value().to_string();
-        drain(cx, id, &bad);
         self.send_free(cx, id, &part, false);
     }
 
     /// Every rank is done.
     pub(crate) fn housekeeping_ended(&mut self, cx: &mut Cx<'_, Wait>, id: u64, run: &Run) {
         let Some(allocation) = self.housekeeping.remove(&id) else { return };
-        drain(cx, id, &run.to_drain().difference(&allocation.free));
+        let f58 = JobId(id).f58();
+        for (what, ranks) in &run.failed {
+            let hosts = run.r.hosts_of(ranks);
+            let text = format!("housekeeping: {hosts} (rank {ranks}) {f58}: {what}");
+            cx.log(flux_svc::Level::Err, text);
+        }
+        cx.log(flux_svc::Level::Debug, format!("housekeeping: {f58} complete"));
         let rest = allocation.r.without_ranks(&allocation.free).to_value().to_string();
         self.send_free(cx, id, &rest, true);
     }
@@ -198,17 +203,5 @@ impl JobManager {
             }),
         };
         json!({ "running": running, "config": config })
-    }
-}
-
-/// Nodes where housekeeping failed get no more work.
-fn drain(cx: &mut Cx<'_, Wait>, id: u64, bad: &Idset) {
-    if !bad.is_empty() {
-        let request = DrainRequest {
-            targets: bad.to_string(),
-            reason: Some(format!("housekeeping failed for job {}", JobId(id).f58())),
-            mode: Some("update".to_string()),
-        };
-        cx.notify::<Drain>(To::Any, &request);
     }
 }

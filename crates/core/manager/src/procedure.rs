@@ -389,10 +389,13 @@ impl JobManager {
                 let line = line.trim_end();
                 if !line.is_empty() && !self.settings.perilog.is_ignored(line) {
                     let f58 = JobId(id).f58();
-                    cx.log(
-                        level,
-                        format!("{f58}: {stage}: {host} (rank {rank}): {stream}: {line}"),
-                    );
+                    let text = match stage {
+                        Stage::Housekeeping => {
+                            format!("{stage}: {host} (rank {rank}) {f58}: {line}")
+                        }
+                        _ => format!("{f58}: {stage}: {host} (rank {rank}): {stream}: {line}"),
+                    };
+                    cx.log(level, text);
                 }
                 if text.is_empty() {
                     break;
@@ -402,7 +405,6 @@ impl JobManager {
     }
 }
 
-/// What `[job-manager.prolog]`, `.epilog` and `.housekeeping` are called for in `stats-get`.
 impl Procedure {
     /// For `flux jobtap query` and `flux module stats`.
     #[must_use]

@@ -100,6 +100,10 @@ fn command(table: &Table<'_>, stage: Stage, imp: Option<&str>) -> Result<Vec<Str
         return Ok(command);
     }
     let Some(imp) = imp else {
+        if stage == Stage::Housekeeping {
+            let text = "job-manager.housekeeping implies IMP but exec.imp is undefined";
+            return Err(RpcError::new(flux_proto::Errno::EINVAL, text));
+        }
         return Err(table.error("no command specified and exec.imp not defined"));
     };
     Ok(vec![imp.to_string(), "run".to_string(), stage.name().to_string()])
@@ -134,10 +138,7 @@ fn procedure(
 
 fn housekeeping(manager: &Table<'_>, imp: Option<&str>) -> Result<Option<Housekeeping>, RpcError> {
     let Some(table) = manager.sub("housekeeping")? else { return Ok(None) };
-    table.only(&["command", "release-after", "use-systemd-unit"])?;
-    if table.flag("use-systemd-unit")? {
-        return Err(table.error("use-systemd-unit is gone: give the command"));
-    }
+    table.only(&["command", "release-after", "exit-on-first-error", "use-systemd-unit"])?;
     let procedure = Procedure {
         command: command(&table, Stage::Housekeeping, imp)?,
         per_rank: true,
