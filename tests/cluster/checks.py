@@ -1,0 +1,230 @@
+"""What an administrator relies on, beyond the words of the guide: each function is a claim.
+
+They run one after the other on the cluster that the guide has made; each begins with all brokers up
+and nothing in the queue (settle), whatever the one before has done (mend).
+"""
+
+import time
+
+from machines import Fail, parallel, until
+
+CHECKS = []
+
+
+def claim(function):
+    CHECKS.append(function)
+    return function
+
+
+def names():
+    return [function.__name__ for function in CHECKS]
+
+
+def chosen(words):
+    return [(function.__name__, function) for function in CHECKS
+            if not words or any(word in function.__name__ for word in words)]
+
+
+def need(truth, text):
+    if not truth:
+        raise Fail(text)
+
+
+def status(cluster, rank=None):
+    """host: status of each broker, as rank 0 sees it."""
+    code, out, _ = cluster[1].sh("flux overlay status --timeout=5s", timeout=30)
+    lines = [line.split() for line in out.splitlines()] if code == 0 else []
+    return {words[-2].rstrip(":"): words[-1] for words in lines if len(words) >= 3}
+
+
+def wait_status(cluster, wanted, seconds):
+    """Waits for statuses; the seconds that it took."""
+    start = time.monotonic()
+    if not until(lambda: all(status(cluster).get(k) == v for k, v in wanted.items()), seconds):
+        raise Fail(f"expected {wanted} within {seconds} s, found {status(cluster)}")
+    return time.monotonic() - start
+
+
+def free(cluster):
+    return cluster[1].sh("flux resource list -s free -no {nodelist}")[1].strip()
+
+
+def settle(cluster):
+    everyone = {f"node{n}": "full" for n in (1, 2, 3, 4)}
+    wait_status(cluster, everyone, 60)
+    cluster[1].sh("flux cancel --user=all --quiet; flux queue drain --timeout=30s")
+    if not until(lambda: free(cluster) == "node[2-4]", 30):
+        raise Fail("not all nodes are free: " + cluster[1].sh("flux resource list; flux jobs -A")[1])
+
+
+def mend(cluster):
+    cluster.heal()
+    for machine in cluster.machines[:4]:
+        machine.resume()
+        if not machine.running():
+            machine.boot()
+    for machine in cluster.machines[:4]:
+        machine.unfill("/var/lib/flux")
+    parallel(lambda machine: machine.sh("systemctl reset-failed flux; systemctl start flux"),
+             cluster.machines[:4])
+    cluster[1].sh("flux queue start --all; flux queue enable --all; flux resource undrain node[2-4]")
+
+
+def submit(cluster, options, user="flux"):
+    return cluster[1].out(f"flux submit {options}", user).split()[-1]
+
+
+@claim
+def the_unit_is_the_guides(cluster):
+    text = cluster[1].out("systemctl cat flux")
+    for word in ("conf.d", "rundir=/run/flux", "local-uri=local:///run/flux/local",
+                 "statedir=/var/lib/flux", "cron.d", "Type=notify", "User=flux"):
+        need(word in text, f"{word} is not in the unit")
+    for machine in cluster.machines[:4]:
+        need(machine.out("pgrep -c flux-broker") == "1", f"{machine}: not one broker")
+        need(machine.out("ps -o user= -C flux-broker") == "flux", f"{machine}: not the user flux")
+    modes = cluster[1].out("stat -c '%a %U %n' /var/lib/flux /etc/flux/system "
+                           "/etc/flux/system/curve.cert /run/flux")
+    need(modes.splitlines() == ["700 flux /var/lib/flux", "755 root /etc/flux/system",
+                                "600 flux /etc/flux/system/curve.cert", "755 flux /run/flux"], modes)
+    cluster[1].out("man -w flux flux-resource && test -s /usr/share/bash-completion/completions/flux")
+
+
+@claim
+def brokers_start_in_any_order(cluster):
+    parallel(lambda m: m.out("systemctl stop flux"), cluster.machines[:4])
+    parallel(lambda m: m.out("systemctl start flux"), cluster.machines[1:4])
+    need("Joining" in cluster[3].out("systemctl show flux -P StatusText"), "node3 does not wait")
+    start = time.monotonic()
+    cluster[1].out("systemctl start flux")
+    wait_status(cluster, {"node1": "full"}, 60)
+    return f"all online {time.monotonic() - start:.2f} s after the leader was started"
+
+
+@claim
+def all_are_online_soon_after_a_start_together(cluster):
+    parallel(lambda m: m.out("systemctl stop flux"), cluster.machines[:4])
+    start = time.monotonic()
+    parallel(lambda m: m.out("systemctl start flux"), cluster.machines[:4])
+    wait_status(cluster, {"node1": "full"}, 60)
+    until(lambda: free(cluster) == "node[2-4]", 30)
+    return f"{time.monotonic() - start:.2f} s from start to all nodes free"
+
+
+@claim
+def a_node_that_is_stopped_is_offline_and_its_jobs_fail(cluster):
+    job = submit(cluster, "-N3 sleep 1000")
+    cluster[1].out(f"flux job wait-event -t 20 {job} start")
+    cluster[3].out("systemctl stop flux")
+    wait_status(cluster, {"node3": "offline", "node1": "partial"}, 10)
+    cluster[1].out(f"flux cancel {job}; flux job wait-event -t 60 {job} clean")
+    need(cluster[3].out("systemctl is-active flux || true") == "inactive", "it was started again")
+    cluster[3].out("systemctl start flux")
+
+
+@claim
+def a_broker_that_is_killed_comes_back(cluster):
+    start = time.monotonic()
+    cluster[2].out("systemctl kill -s KILL --kill-whom=main flux")
+    until(lambda: status(cluster).get("node2") != "full", 20)
+    seen = time.monotonic() - start
+    wait_status(cluster, {"node1": "full"}, 60)
+    return f"seen after {seen:.2f} s, back after {time.monotonic() - start:.2f} s"
+
+
+@claim
+def the_leader_comes_back_after_a_kill_and_the_queue_is_as_it_was(cluster):
+    job = submit(cluster, "--urgency=hold -N1 true")
+    before = cluster[1].out("flux jobs -ano {id.dec}")
+    start = time.monotonic()
+    cluster[1].out("systemctl kill -s KILL --kill-whom=main flux")
+    until(lambda: cluster[1].sh("flux getattr rank")[0] == 0, 60)
+    answers = time.monotonic() - start
+    wait_status(cluster, {"node1": "full"}, 90)
+    online = time.monotonic() - start
+    need(cluster[1].out("flux jobs -ano {id.dec}") == before, "the jobs are not as they were")
+    cluster[1].out(f"flux job urgency {job} 16; flux job wait-event -t 30 {job} clean")
+    return f"answers after {answers:.2f} s, all online after {online:.2f} s"
+
+
+@claim
+def a_powered_off_node_is_seen_and_used_again(cluster):
+    job = submit(cluster, "-N3 sleep 1000")
+    cluster[1].out(f"flux job wait-event -t 20 {job} start")
+    start = time.monotonic()
+    cluster[4].power_cut()
+    wait_status(cluster, {"node4": "lost"}, 60)
+    seen = time.monotonic() - start
+    need(seen < 20, f"seen after {seen:.1f} s, configured were 10 s")
+    cluster[1].out(f"flux cancel {job}")
+    start = time.monotonic()
+    cluster[4].boot()
+    wait_status(cluster, {"node1": "full"}, 60)
+    return f"seen after {seen:.1f} s; online {time.monotonic() - start:.1f} s after power on"
+
+
+@claim
+def another_key_does_not_get_in(cluster):
+    node = cluster[4]
+    node.out("systemctl stop flux && mv /etc/flux/system/curve.cert /root/curve.cert && "
+             "install -m 600 -o flux -g flux /dev/null /etc/flux/system/curve.cert && "
+             "sudo -u flux flux keygen /etc/flux/system/curve.cert && systemctl start flux")
+    try:
+        told = until(lambda: "refused" in cluster[1].out("journalctl -u flux -n 50 -o cat"), 20)
+        need(told, "the leader says nothing")
+        need(status(cluster).get("node4") == "offline", "it is in")
+    finally:
+        node.out("systemctl stop flux; cp -p /root/curve.cert /etc/flux/system/curve.cert; "
+                 "systemctl start flux")
+
+
+@claim
+def a_key_that_others_can_read_is_refused(cluster):
+    node = cluster[4]
+    node.out("systemctl stop flux; chmod 644 /etc/flux/system/curve.cert")
+    try:
+        node.sh("systemctl start flux")
+        text = node.out("journalctl -u flux -n 20 -o cat")
+        need("readable by group/other" in text, text)
+    finally:
+        node.out("systemctl stop flux; chmod 600 /etc/flux/system/curve.cert; "
+                 "systemctl start flux")
+
+
+@claim
+def a_configuration_with_a_mistake_is_refused_with_file_and_line(cluster):
+    node = cluster[1]
+    path = node.path("/etc/flux/system/conf.d/zz.toml")
+    for text, words in (("[tbon\n", "zz.toml:1"), ("\n[access]\nallow-guest-user = 1\n", "zz.toml:3"),
+                        ("[sched]\npolicy = \"best\"\n", "sched.policy")):
+        path.write_text(text)
+        node.fails("systemctl reload flux", saying="")
+        node.fails("flux config reload", saying=words)
+    path.write_text("[tbon]\nkeepalive_cont = 1\n")
+    node.sh("flux config reload")
+    path.unlink()
+    node.out("flux config reload")
+    need("zz.toml:2: tbon.keepalive_cont: unknown key (did you mean keepalive_count?)" in
+         node.out("journalctl -u flux -n 40 -o cat"), "the journal does not tell")
+
+
+@claim
+def removing_the_package_leaves_the_state(cluster):
+    node = cluster[4]
+    before = node.out("ls -la /var/lib/flux /etc/flux/system | grep -v total")
+    node.out("dpkg -r ferroflux")
+    need(node.sh("test -e /usr/bin/flux")[0] == 1, "the program is still there")
+    after = node.out("ls -la /var/lib/flux /etc/flux/system | grep -v total")
+    need(node.sh("test -s /etc/flux/system/curve.cert")[0] == 0, f"{before}\n{after}")
+    node.out("dpkg -i /packages/ferroflux_*.deb && systemctl enable --now flux")
+    wait_status(cluster, {"node1": "full"}, 60)
+
+
+@claim
+def the_tarball_installs_and_leaves(cluster):
+    node = cluster[4]
+    node.out("dpkg -r ferroflux; cd /root && tar -xzf /packages/ferroflux-*.tar.gz")
+    node.out("/root/ferroflux-*/install.sh && systemctl start flux")
+    wait_status(cluster, {"node1": "full"}, 60)
+    node.out("/root/ferroflux-*/install.sh --remove && test ! -e /usr/bin/flux")
+    node.out("dpkg -i /packages/ferroflux_*.deb && systemctl enable --now flux")
