@@ -77,7 +77,7 @@ def _steps(kind, block, start):
 def _matches(pattern, line):
     parts = [re.escape(" ".join(part.split())) for part in pattern.split("…")]
     return re.fullmatch(r"\s*" + r".*?".join(r"\s*" + p.replace(r"\ ", r"\s+") + r"\s*"
-                                            for p in parts), line) is not None
+                                             for p in parts), line) is not None
 
 
 def _differs(command, out):

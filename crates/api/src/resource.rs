@@ -17,6 +17,10 @@ bodies! {
         /// Idset of ranks that went down.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub down: Option<String>,
+        /// Idset of ranks of `resources` that are excluded now, whenever it changes: they are down,
+        /// and nothing may be thought feasible for their sake.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub exclude: Option<String>,
         /// Idset of ranks that are gone for good.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub shrink: Option<String>,

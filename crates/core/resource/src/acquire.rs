@@ -14,10 +14,18 @@ pub(crate) struct Acquirer {
     pub(crate) answer: Answer<Acquire>,
     /// Ranks it takes for up; `None` before its first response.
     told: Option<Idset>,
+    /// Ranks it takes for excluded.
+    excluded: Idset,
 }
 
-const NOTHING: AcquireResponse =
-    AcquireResponse { resources: None, up: None, down: None, shrink: None, expiration: None };
+const NOTHING: AcquireResponse = AcquireResponse {
+    resources: None,
+    up: None,
+    down: None,
+    exclude: None,
+    shrink: None,
+    expiration: None,
+};
 
 impl ResourceService {
     /// A scheduler asks for the resources; it is answered when they are known.
@@ -30,7 +38,7 @@ impl ResourceService {
             let text = "resources are acquired by another scheduler";
             return call.answer.err(cx, RpcError::new(Errno::EBUSY, text));
         }
-        self.acquirer = Some(Acquirer { answer: call.answer, told: None });
+        self.acquirer = Some(Acquirer { answer: call.answer, told: None, excluded: Idset::new() });
         self.tell_scheduler(cx, &Idset::new());
     }
 
@@ -51,34 +59,35 @@ impl ResourceService {
             return;
         };
         let Some(told) = acquirer.told.replace(usable.clone()) else {
-            let mut hidden = self.excluded.clone();
-            hidden.insert_all(&self.lost);
-            let r = inventory.r.without_ranks(&hidden);
-            if r.is_empty() {
+            let r = inventory.r.without_ranks(&self.lost);
+            if r.ranks().is_subset(&self.excluded) {
                 let text = "no resources to schedule: every rank is excluded";
                 if let Some(acquirer) = self.acquirer.take() {
                     acquirer.answer.err(cx, RpcError::new(Errno::ENOENT, text));
                 }
                 return;
             }
+            acquirer.excluded.clone_from(&self.excluded);
             let first = AcquireResponse {
                 resources: Some(r.to_value()),
                 up: Some(usable.to_string()),
+                exclude: (!self.excluded.is_empty()).then(|| self.excluded.to_string()),
                 ..NOTHING
             };
             return acquirer.answer.item(cx, &first);
         };
         let part = |ids: Idset| (!ids.is_empty()).then(|| ids.to_string());
-        let known = inventory.r.ranks().difference(&self.excluded);
-        let lost = lost.intersection(&known);
+        let lost = lost.intersection(&inventory.r.ranks());
         // Ranks that are lost count as down for schedulers that do not know the word.
         let down = told.difference(&usable).union(&lost);
         let response = AcquireResponse {
             up: part(usable.difference(&told)),
             down: part(down),
+            exclude: (acquirer.excluded != self.excluded).then(|| self.excluded.to_string()),
             shrink: part(lost),
             ..NOTHING
         };
+        acquirer.excluded.clone_from(&self.excluded);
         if response != NOTHING && !self.muted {
             acquirer.answer.item(cx, &response);
         }

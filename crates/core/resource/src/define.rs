@@ -159,7 +159,7 @@ impl ResourceService {
 }
 
 /// Ranks that `resource.exclude` names.
-fn exclusion(text: Option<&str>, r: &ResourceSet) -> Result<Idset, RpcError> {
+pub(crate) fn exclusion(text: Option<&str>, r: &ResourceSet) -> Result<Idset, RpcError> {
     let Some(text) = text else { return Ok(Idset::new()) };
     let ranks = match text.parse::<Idset>() {
         Ok(ranks) => ranks,

@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 
 use crate::acquire::Acquirer;
 use crate::config::ResourceConfig;
+use crate::define::exclusion;
 use crate::drain::{DrainState, Hosts};
 use crate::inventory::Inventory;
 use crate::journal::EventJournal;
@@ -347,14 +348,29 @@ impl Service for ResourceService {
 
     fn on_config(
         &mut self,
-        _cx: &mut Cx<'_, Wait>,
+        cx: &mut Cx<'_, Wait>,
         config: &Map<String, Value>,
     ) -> Result<(), RpcError> {
         let config = ResourceConfig::read(config)?;
+        let excluded = match &self.inventory {
+            Some(inventory) => Some(exclusion(config.exclude.as_deref(), &inventory.r)?),
+            None => None,
+        };
         self.journal.set_max(config.journal_max);
-        // Everything else needs a restart.
+        // Everything but this and exclusion needs a restart.
         if !self.started {
             self.config = config;
+        } else {
+            self.config.exclude = config.exclude;
+        }
+        if let Some(excluded) = excluded.filter(|excluded| *excluded != self.excluded) {
+            cx.log(
+                flux_svc::Level::Info,
+                format!("excluded ranks: '{}' -> '{excluded}'", self.excluded),
+            );
+            self.excluded.clone_from(&excluded);
+            self.tell_scheduler(cx, &Idset::new());
+            self.want(cx, Change::Exclude(excluded));
         }
         Ok(())
     }

@@ -26,6 +26,8 @@ pub(crate) enum Change {
     SelfDrain(String),
     Expiration(Call<ExpirationUpdate>),
     Define(Inventory, Idset),
+    /// Ranks that are excluded now, and drained no more.
+    Exclude(Idset),
 }
 
 #[derive(Debug)]
@@ -164,6 +166,10 @@ impl ResourceService {
                 batch.events.push(Event::new(now, "resource-update").with_context(context));
                 batch.promises.push(Promise::Expiration(call.answer));
             }
+            Change::Exclude(excluded) => {
+                batch.events.extend(batch.drained.clear(&excluded, &self.hosts, now, None));
+                batch.promises.push(Promise::Again(Change::Exclude(excluded)));
+            }
             Change::Define(inventory, excluded) => {
                 let mut context = Context::new();
                 context.insert("method".to_string(), inventory.method.into());
@@ -246,7 +252,7 @@ impl ResourceService {
                 Change::Drain(call) => call.answer.err(cx, error.clone()),
                 Change::Undrain(call) => call.answer.err(cx, error.clone()),
                 Change::Expiration(call) => call.answer.err(cx, error.clone()),
-                Change::SelfDrain(_) | Change::Define(..) => {}
+                Change::SelfDrain(_) | Change::Define(..) | Change::Exclude(_) => {}
             }
         }
     }

@@ -96,6 +96,9 @@ impl SchedService {
         if let Some(up) = up {
             self.pool.mark(&up, true);
         }
+        if let Some(excluded) = ids(&response.exclude)? {
+            self.pool.bar(&excluded);
+        }
         if let Some(gone) = gone {
             self.pool.shrink(&gone);
             self.recheck(cx);
@@ -232,7 +235,10 @@ impl SchedService {
                     .settings
                     .queue_depth
                     .map_or_else(|| "unlimited".to_string(), |depth| depth.to_string());
-                let text = format!("ready: queue-depth={depth} {}", self.pool.set().summary());
+                let text = format!(
+                    "ready: queue-depth={depth} {}",
+                    self.pool.set().without_ranks(self.pool.barred()).summary()
+                );
                 cx.log(Level::Info, text);
                 self.pass(cx);
             }

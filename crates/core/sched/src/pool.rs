@@ -31,6 +31,8 @@ struct Node {
     gpus: Idset,
     class: usize,
     up: bool,
+    /// Not to be counted on.
+    barred: bool,
 }
 
 impl Node {
@@ -65,6 +67,7 @@ pub struct Pool {
     /// Classes tell properties apart.
     by_property: bool,
     up: Idset,
+    barred: Idset,
     cache: BTreeMap<String, Arc<Eligible>>,
     everything: Arc<Eligible>,
     /// Nodes looked at while placing, for tests of the cost.
@@ -127,6 +130,7 @@ impl Pool {
                 all,
                 class,
                 up: false,
+                barred: false,
             };
             nodes.insert(rank, node);
         }
@@ -137,6 +141,7 @@ impl Pool {
             classes,
             by_property,
             up: Idset::new(),
+            barred: Idset::new(),
             cache: BTreeMap::new(),
             everything,
             examined: 0,
@@ -173,12 +178,36 @@ impl Pool {
         }
     }
 
+    /// Ranks that are not to be counted on.
+    #[must_use]
+    pub fn barred(&self) -> &Idset {
+        &self.barred
+    }
+
+    /// Says which ranks are not to be counted on, however long a job waits; the others are.
+    /// Whether they are up is another matter.
+    pub fn bar(&mut self, ranks: &Idset) {
+        let barred = ranks.intersection(&self.set.ranks());
+        for (ranks, bar) in
+            [(self.barred.difference(&barred), false), (barred.difference(&self.barred), true)]
+        {
+            for rank in ranks.ids() {
+                if let Some(node) = self.nodes.get_mut(&rank) {
+                    node.barred = bar;
+                    let nodes = &mut self.classes[node.class].nodes;
+                    *nodes = if bar { *nodes - 1 } else { *nodes + 1 };
+                }
+            }
+        }
+        self.barred = barred;
+    }
+
     /// Removes ranks for good. What was worked out for constraints no longer holds.
     pub fn shrink(&mut self, ranks: &Idset) {
         self.mark(ranks, false);
         for rank in ranks.intersection(&self.set.ranks()).ids() {
             if let Some(node) = self.nodes.remove(&rank) {
-                self.classes[node.class].nodes -= 1;
+                self.classes[node.class].nodes -= u64::from(!node.barred);
             }
         }
         self.set = self.set.without_ranks(ranks);
@@ -255,7 +284,8 @@ impl Pool {
                 }
             }
             Eligible::Ranks(ranks) => {
-                for node in ranks.ids().filter_map(|rank| self.nodes.get(&rank)) {
+                let nodes = ranks.ids().filter_map(|rank| self.nodes.get(&rank));
+                for node in nodes.filter(|node| !node.barred) {
                     add(self.classes[node.class].all, 1);
                 }
             }

@@ -270,6 +270,7 @@ impl SchedService {
         self.pool = {
             let mut pool = Pool::new(self.pool.set().clone());
             pool.mark(self.pool.up(), true);
+            pool.bar(self.pool.barred());
             pool
         };
         self.outlook = Outlook::default();

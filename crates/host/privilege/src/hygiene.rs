@@ -34,16 +34,18 @@ pub(crate) fn clean() -> Result<Session, ImpError> {
     let core =
         getrlimit(Resource::RLIMIT_CORE).map_err(|error| ImpError::prepare("core limit", error))?;
     if caller.is_privileged() {
-        no_traces()?;
+        no_traces(core.1)?;
     }
     Ok(Session { caller, inherited, core })
 }
 
-/// No core dumps and no tracing, of this process and those forked from it.
-fn no_traces() -> Result<(), ImpError> {
+/// No core dumps and no tracing, of this process and those forked from it. The hard limit stays:
+/// who has become the user could not raise it again.
+fn no_traces(hard: u64) -> Result<(), ImpError> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|error| ImpError::prepare("dumpable", error))?;
-    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(|error| ImpError::prepare("core limit", error))
+    setrlimit(Resource::RLIMIT_CORE, 0, hard)
+        .map_err(|error| ImpError::prepare("core limit", error))
 }
 
 /// Lets what is started have core dumps as the caller had them.

@@ -169,7 +169,8 @@ fn the_scheduler_hears_who_comes_and_goes_but_not_after_mute() {
     let acquire = rig.stream("resource.acquire", Value::Null);
     let first = rig.response(acquire).unwrap();
     assert_eq!(first["up"], "0-2");
-    assert_eq!(first["resources"], r(3));
+    assert_eq!(first["resources"], r(4), "what is excluded may come back");
+    assert_eq!(first["exclude"], "3");
     let second = rig.stream("resource.acquire", Value::Null);
     assert_eq!(rig.response(second).unwrap_err().errno, Errno::EBUSY);
     let waitup = rig.request("resource.monitor-waitup", json!({"up": 3}));
@@ -193,6 +194,32 @@ fn the_scheduler_hears_who_comes_and_goes_but_not_after_mute() {
     rig.drain();
     rig.response(acquire).unwrap_err();
     assert!(rig.drained);
+    rig.finish();
+}
+
+#[test]
+fn exclusion_changes_while_the_scheduler_runs() {
+    let Started { mut rig, .. } = started(4, json!({"exclude": "3"}), None);
+    let acquire = rig.stream("resource.acquire", Value::Null);
+    rig.response(acquire).unwrap();
+    let drain = rig.request("resource.drain", json!({"targets": "1", "reason": "x"}));
+    done(&mut rig);
+    rig.response(drain).unwrap();
+    assert_eq!(rig.response(acquire).unwrap(), json!({"down": "1"}));
+    let reload = rig.request("resource.config-reload", json!({"resource": {"exclude": "0-1"}}));
+    assert_eq!(rig.response(acquire).unwrap(), json!({"up": "3", "down": "0", "exclude": "0-1"}));
+    assert_eq!(rig.response(reload), Ok(Value::Null));
+    let commit = done(&mut rig);
+    assert!(stored(&commit, "resource.eventlog").unwrap().contains("undrain"));
+    let tag = rig.request("resource.status", json!({}));
+    assert_eq!(rig.response(tag).unwrap()["exclude"], "0-1");
+    let wrong = rig.request("resource.config-reload", json!({"resource": {"exclude": "nobody"}}));
+    assert_eq!(rig.response(wrong).unwrap_err().errno, Errno::EINVAL);
+    let reload = rig.request("resource.config-reload", json!({"resource": {}}));
+    assert_eq!(rig.response(acquire).unwrap(), json!({"up": "0-1", "exclude": ""}));
+    assert_eq!(rig.response(reload), Ok(Value::Null));
+    rig.drain();
+    rig.response(acquire).unwrap_err();
     rig.finish();
 }
 

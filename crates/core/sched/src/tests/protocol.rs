@@ -441,3 +441,21 @@ fn a_job_that_needs_nodes_that_are_down_holds_nobody_up() {
     rig.response(next).unwrap();
     rig.finish();
 }
+
+#[test]
+fn ranks_that_are_excluded_do_not_count_until_they_come_back() {
+    let (mut rig, acquire) = ready(r(3, 1, 0), "0-2");
+    let ask = |rig: &mut Bench, count: u64| {
+        let check = json!({"jobspec": nodes(json!(count), 1, 1, false, 0.0)});
+        let tag = rig.request("feasibility.check", check);
+        rig.response(tag).is_ok()
+    };
+    assert!(ask(&mut rig, 3));
+    rig.reply(&acquire, json!({"down": "2", "exclude": "2"}));
+    assert!(ask(&mut rig, 2) && !ask(&mut rig, 3));
+    rig.reply(&acquire, json!({"down": "1", "up": "2", "exclude": "1"}));
+    assert!(ask(&mut rig, 2) && !ask(&mut rig, 3));
+    rig.reply(&acquire, json!({"up": "1", "exclude": ""}));
+    assert!(ask(&mut rig, 3));
+    rig.finish();
+}
