@@ -12,7 +12,7 @@ use flux_api::{Body, Rpc, RpcError, rpc};
 use flux_proto::{Cred, Errno, Flags, Message, Rolemask};
 use serde_json::Value;
 
-use crate::connect::{OpenError, connect, errno_of};
+use crate::connect::{OpenError, connect, connect_once, errno_of};
 use crate::inner::{Inner, Ready};
 use crate::pending::{Pending, RawPending, timed_out};
 use crate::stream::Stream;
@@ -53,6 +53,16 @@ impl Client {
             target = uri::parse(&uri::resolve(uri)?)?;
         }
         Self::from_stream(connect(&target)?).map_err(|error| OpenError::Refused(errno_of(&error)))
+    }
+
+    /// Connects to a broker of this host, once and within `time`: for programs that have other
+    /// things to do until it listens again.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; EAGAIN or ETIMEDOUT when the broker accepts connections but says nothing.
+    pub fn open_once(uri: &str, time: Duration) -> Result<Self, OpenError> {
+        Self::from_stream(connect_once(&uri::parse(uri)?, time)?)
+            .map_err(|error| OpenError::Refused(errno_of(&error)))
     }
 
     /// A client on a stream whose authentication byte has been read.
@@ -294,6 +304,12 @@ impl Client {
         let mut inner = self.inner.borrow_mut();
         inner.flush();
         inner.dead().map_or(Ok(()), Err)
+    }
+
+    /// Whether the connection is lost. What came before can still be taken.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.inner.borrow().dead().is_some()
     }
 
     /// The descriptor of the connection, for programs with an event loop of their own.

@@ -86,12 +86,48 @@ fn refused(error: &io::Error) -> OpenError {
 
 /// A connected stream on which the broker has said welcome, in blocking mode.
 pub(crate) fn connect(target: &Target) -> Result<UnixStream, OpenError> {
-    let mut stream = match target {
+    let stream = match target {
         Target::Local(path) => dial(path)?,
         Target::Fd(fd) => inherit(*fd)?,
         Target::Ssh { host, port, path } => relay(host, *port, path).map_err(|e| refused(&e))?,
         Target::Top | Target::Up(_) => return Err(OpenError::Refused(Errno::EINVAL)),
     };
+    welcome(stream)
+}
+
+/// The same with one attempt that takes no longer than `time`.
+pub(crate) fn connect_once(target: &Target, time: Duration) -> Result<UnixStream, OpenError> {
+    let Target::Local(path) = target else { return connect(target) };
+    if path.as_os_str().len() >= PATH_MAX {
+        return Err(OpenError::Refused(Errno::EINVAL));
+    }
+    let connected = (|| -> io::Result<UnixStream> {
+        use rustix::net;
+        // Without waiting: the queue of a broker that was stopped may be full.
+        let flags = net::SocketFlags::NONBLOCK | net::SocketFlags::CLOEXEC;
+        let socket =
+            net::socket_with(net::AddressFamily::UNIX, net::SocketType::STREAM, flags, None)?;
+        net::connect(&socket, &net::SocketAddrUnix::new(path.as_path())?)?;
+        let stream = UnixStream::from(socket);
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(time.max(Duration::from_millis(1))))?;
+        Ok(stream)
+    })();
+    match connected {
+        Ok(stream) => {
+            let stream = welcome(stream)?;
+            stream.set_read_timeout(None).map_err(|error| refused(&error))?;
+            Ok(stream)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(OpenError::NotFound { path: path.display().to_string() })
+        }
+        Err(error) => Err(refused(&error)),
+    }
+}
+
+/// Reads the byte that says whether this user may come in.
+fn welcome(mut stream: UnixStream) -> Result<UnixStream, OpenError> {
     let mut byte = [0];
     loop {
         match stream.read(&mut byte) {

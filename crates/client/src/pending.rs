@@ -77,6 +77,24 @@ impl RawPending {
         Self::ready(&mut inner, self.tag, &mut self.done)
     }
 
+    /// The next response if it is there, without waiting, where a lost connection is no response:
+    /// [`crate::Client::wait`] tells of it.
+    pub fn try_answer(&mut self) -> Option<Result<Message, RpcError>> {
+        if self.done {
+            return None;
+        }
+        let mut inner = self.inner.borrow_mut();
+        let mut taken = inner.take(self.tag);
+        if taken.is_none() {
+            inner.flush();
+            inner.receive();
+            taken = inner.take(self.tag);
+        }
+        let (message, last) = taken?;
+        self.done = last;
+        Some(RpcError::of(&message).map_or(Ok(message), Err))
+    }
+
     fn ready(inner: &mut Inner, tag: u32, done: &mut bool) -> Option<Result<Message, RpcError>> {
         if let Some((message, last)) = inner.take(tag) {
             *done = last;

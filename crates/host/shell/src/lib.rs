@@ -15,12 +15,15 @@ pub mod link;
 pub mod log;
 pub mod mustache;
 pub mod options;
+pub mod outbox;
 pub mod output;
+pub mod patience;
 pub mod pmi;
 pub mod poller;
 pub mod recorder;
 pub mod rlimit;
 pub mod shell;
+pub mod spool;
 pub mod stream;
 pub mod task;
 

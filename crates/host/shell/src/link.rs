@@ -1,34 +1,57 @@
 //! The connection to the broker: requests on their way, and connecting again when it is lost.
 
 use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use flux_api::RpcError;
 use flux_client::{Client, OpenError, RawPending, To};
 use flux_proto::{Errno, Message};
 
-/// Time between attempts to connect again.
-const RETRY: Duration = Duration::from_secs(2);
-/// First attempt after a loss.
-const RETRY_FIRST: Duration = Duration::from_millis(100);
+use crate::patience::URI_FILE_VARIABLE;
+
+/// How long an attempt may take: a broker that was stopped accepts and says nothing.
+const ATTEMPT: Duration = Duration::from_secs(1);
 
 /// A connection; `T` says what the shell does with an answer.
 #[derive(Debug)]
 pub struct Link<T> {
     uri: String,
+    /// Names the URI, where another broker may follow this one at another place.
+    uri_file: Option<PathBuf>,
     client: Option<Client>,
     pending: Vec<(T, RawPending)>,
     retry: Option<Instant>,
 }
 
 impl<T> Link<T> {
+    /// A connection that is yet to be made.
+    #[must_use]
+    pub fn new(uri: String) -> Self {
+        let uri_file = std::env::var_os(URI_FILE_VARIABLE).map(PathBuf::from);
+        Self { uri, uri_file, client: None, pending: Vec::new(), retry: None }
+    }
+
     /// Connects.
     ///
     /// # Errors
     /// When no broker answers there.
-    pub fn open(uri: String) -> Result<Self, OpenError> {
-        let client = Client::open(Some(&uri))?;
-        Ok(Self { uri, client: Some(client), pending: Vec::new(), retry: None })
+    pub fn open(&mut self) -> Result<&Client, OpenError> {
+        if let Some(uri) =
+            self.uri_file.as_ref().and_then(|path| std::fs::read_to_string(path).ok())
+            && !uri.trim().is_empty()
+        {
+            self.uri = uri.trim().to_string();
+        }
+        let client = Client::open_once(&self.uri, ATTEMPT)?;
+        self.retry = None;
+        Ok(self.client.insert(client))
+    }
+
+    /// Gives the connection up, to make a new one.
+    pub fn close(&mut self) {
+        self.client = None;
+        self.pending.clear();
     }
 
     /// The URI of the broker.
@@ -75,7 +98,7 @@ impl<T> Link<T> {
         let mut answers = Vec::new();
         let mut index = 0;
         while index < self.pending.len() {
-            match self.pending[index].1.try_next() {
+            match self.pending[index].1.try_answer() {
                 Some(result) => {
                     let (what, _) = self.pending.remove(index);
                     answers.push((what, result));
@@ -98,25 +121,15 @@ impl<T> Link<T> {
         self.client.as_ref()?.next_request(Some(Duration::ZERO)).ok()
     }
 
-    /// When [`Link::reconnect`] is to be called.
+    /// When [`Link::open`] is to be tried again.
     #[must_use]
     pub fn retry_at(&self) -> Option<Instant> {
         self.retry
     }
 
-    /// Tries to connect again; true when that worked.
-    pub fn reconnect(&mut self, now: Instant) -> bool {
-        match Client::open(Some(&self.uri)) {
-            Ok(client) => {
-                self.client = Some(client);
-                self.retry = None;
-                true
-            }
-            Err(_) => {
-                self.retry = Some(now + RETRY);
-                false
-            }
-        }
+    /// Sets that time.
+    pub fn retry_after(&mut self, now: Instant, pause: Duration) {
+        self.retry = Some(now + pause);
     }
 
     /// Waits for messages or `fd`, up to `time`. `Err`: the connection has just been lost; the
@@ -135,20 +148,8 @@ impl<T> Link<T> {
             Err(error) if error.errno == Errno::ETIMEDOUT => Ok(()),
             Err(_) => {
                 self.client = None;
-                self.retry = Some(Instant::now() + RETRY_FIRST);
                 Err(self.pending.drain(..).map(|(what, _)| what).collect())
             }
-        }
-    }
-
-    /// Waits for one answer.
-    ///
-    /// # Errors
-    /// The error that was answered.
-    pub fn call(&self, to: To, message: Message) -> Result<Message, RpcError> {
-        match &self.client {
-            Some(client) => client.start(to, message).next_until(None),
-            None => Err(RpcError::bare(Errno::ECONNRESET)),
         }
     }
 

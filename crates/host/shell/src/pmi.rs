@@ -9,24 +9,47 @@ pub type Keys = BTreeMap<String, String>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// Send the keys of this shell and of those below it to the parent.
-    Up {
-        /// Shell rank.
-        parent: u32,
-        /// Keys.
-        keys: Keys,
-    },
+    Up(Up),
     /// Everything is known: let the own tasks go on, and answer the children.
     Done(Keys),
 }
 
-/// The part of one shell in one exchange after the other.
+/// Keys on their way to the parent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Up {
+    /// Shell rank of the parent.
+    pub parent: u32,
+    /// Which exchange, from 1.
+    pub round: u64,
+    /// Keys.
+    pub keys: Keys,
+}
+
+/// What to do about the keys of a child.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Below {
+    /// Answer it when the exchange is done; a step may follow now.
+    Wait(Option<Step>),
+    /// That exchange is done, only the answer was lost: here it is.
+    Known(Keys),
+    /// Out of turn.
+    Refused,
+}
+
+/// The part of one shell in one exchange after the other. Keys that are sent again, since nobody
+/// knows whether they or the answer arrived, count once.
 #[derive(Debug, Clone)]
 pub struct Fence {
     parent: Option<u32>,
     children: usize,
+    /// Exchanges that are done.
+    done: u64,
     own: Option<Keys>,
-    from_below: Vec<Keys>,
-    sent: bool,
+    from_below: BTreeMap<u32, Keys>,
+    /// What was sent to the parent and is not answered.
+    up: Option<Up>,
+    /// Result of the last exchange.
+    last: Keys,
 }
 
 impl Fence {
@@ -37,7 +60,15 @@ impl Fence {
         let parent = (rank > 0).then(|| ((rank - 1) / fanout) as u32);
         let first = rank * fanout + 1;
         let children = size.saturating_sub(first).min(fanout) as usize;
-        Self { parent, children, own: None, from_below: Vec::new(), sent: false }
+        Self {
+            parent,
+            children,
+            done: 0,
+            own: None,
+            from_below: BTreeMap::new(),
+            up: None,
+            last: Keys::new(),
+        }
     }
 
     /// All tasks here are in the barrier.
@@ -46,36 +77,59 @@ impl Fence {
         self.step()
     }
 
-    /// A child's keys, which are all of its branch.
-    pub fn child(&mut self, keys: Keys) -> Option<Step> {
-        self.from_below.push(keys);
-        self.step()
+    /// The keys of a child, which are all of its branch.
+    pub fn child(&mut self, from: u32, round: u64, keys: Keys) -> Below {
+        if round == self.done + 1 {
+            self.from_below.insert(from, keys);
+            Below::Wait(self.step())
+        } else if round == self.done {
+            Below::Known(self.last.clone())
+        } else {
+            Below::Refused
+        }
     }
 
     fn step(&mut self) -> Option<Step> {
-        if self.sent || self.from_below.len() < self.children {
+        if self.up.is_some() || self.from_below.len() < self.children {
             return None;
         }
         let mut keys = self.own.clone()?;
-        for more in &self.from_below {
+        for more in self.from_below.values() {
             keys.extend(more.iter().map(|(k, v)| (k.clone(), v.clone())));
         }
-        self.sent = true;
         match self.parent {
-            Some(parent) => Some(Step::Up { parent, keys }),
+            Some(parent) => {
+                let up = Up { parent, round: self.done + 1, keys };
+                self.up = Some(up.clone());
+                Some(Step::Up(up))
+            }
             None => Some(self.finish(keys)),
         }
     }
 
-    /// The parent's answer.
-    pub fn answer(&mut self, keys: Keys) -> Step {
-        self.finish(keys)
+    /// What was sent to the parent and is not answered.
+    #[must_use]
+    pub fn unanswered(&self) -> Option<&Up> {
+        self.up.as_ref()
+    }
+
+    /// The parent's answer; nothing when that exchange was answered before.
+    pub fn answer(&mut self, round: u64, keys: Keys) -> Option<Step> {
+        if self.up.as_ref()?.round != round {
+            return None;
+        }
+        Some(self.finish(keys))
     }
 
     fn finish(&mut self, keys: Keys) -> Step {
         self.own = None;
         self.from_below.clear();
-        self.sent = false;
+        self.up = None;
+        self.done += 1;
+        // Nobody below asks for it again.
+        if self.children > 0 {
+            self.last = keys.clone();
+        }
         Step::Done(keys)
     }
 }
@@ -86,8 +140,8 @@ mod tests {
     use std::collections::VecDeque;
 
     enum Mail {
-        Up(u32, u32, Keys),
-        Down(u32, Keys),
+        Up(u32, Up),
+        Down(u32, u64, Keys),
     }
 
     /// Runs one exchange in which every shell puts its rank; the result of each shell.
@@ -97,10 +151,10 @@ mod tests {
         let mut results = vec![Keys::new(); fences.len()];
         let mut take =
             |at: u32, step, mail: &mut VecDeque<Mail>, waiting: &mut Vec<Vec<u32>>| match step {
-                Some(Step::Up { parent, keys }) => mail.push_back(Mail::Up(at, parent, keys)),
+                Some(Step::Up(up)) => mail.push_back(Mail::Up(at, up)),
                 Some(Step::Done(keys)) => {
                     for child in std::mem::take(&mut waiting[at as usize]) {
-                        mail.push_back(Mail::Down(child, keys.clone()));
+                        mail.push_back(Mail::Down(child, u64::from(round) + 1, keys.clone()));
                     }
                     results[at as usize] = keys;
                 }
@@ -112,13 +166,15 @@ mod tests {
             take(rank, step, &mut mail, &mut waiting);
             while let Some(letter) = mail.pop_front() {
                 match letter {
-                    Mail::Up(from, to, keys) => {
+                    Mail::Up(from, up) => {
+                        let to = up.parent;
                         waiting[to as usize].push(from);
-                        let step = fences[to as usize].child(keys);
+                        let below = fences[to as usize].child(from, up.round, up.keys);
+                        let Below::Wait(step) = below else { panic!("{below:?}") };
                         take(to, step, &mut mail, &mut waiting);
                     }
-                    Mail::Down(to, keys) => {
-                        let step = Some(fences[to as usize].answer(keys));
+                    Mail::Down(to, round, keys) => {
+                        let step = fences[to as usize].answer(round, keys);
                         take(to, step, &mut mail, &mut waiting);
                     }
                 }
@@ -137,5 +193,24 @@ mod tests {
                 assert!(results.iter().all(|keys| keys.len() == size as usize), "{size} {fanout}");
             }
         }
+    }
+
+    #[test]
+    fn keys_that_are_sent_again_count_once() {
+        let (mut root, mut leaf) = (Fence::new(0, 2, 2), Fence::new(1, 2, 2));
+        let keys = |n: u32| Keys::from([(format!("k{n}"), n.to_string())]);
+        let Some(Step::Up(up)) = leaf.enter(keys(1)) else { panic!() };
+        assert_eq!(root.child(1, up.round, up.keys.clone()), Below::Wait(None));
+        // The connection was lost: once more.
+        assert_eq!(leaf.unanswered(), Some(&up));
+        assert_eq!(root.child(1, up.round, up.keys.clone()), Below::Wait(None));
+        let Some(Step::Done(all)) = root.enter(keys(0)) else { panic!() };
+        assert_eq!(all.len(), 2);
+        // The answer was lost too; the root may be in the next exchange meanwhile.
+        assert_eq!(root.enter(keys(2)), None);
+        assert_eq!(root.child(1, up.round, up.keys.clone()), Below::Known(all.clone()));
+        assert_eq!(leaf.answer(up.round, all.clone()), Some(Step::Done(all.clone())));
+        assert_eq!(leaf.answer(up.round, all), None);
+        assert_eq!(root.child(1, 3, Keys::new()), Below::Refused);
     }
 }

@@ -1,5 +1,6 @@
 //! The running shell: one thread, one loop over broker, tasks, signals and timers.
 
+mod answers;
 mod launch;
 mod local;
 mod pty;
@@ -8,6 +9,7 @@ mod report;
 mod setup;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use flux_pmi::{LineBuffer, Server};
@@ -23,7 +25,9 @@ use crate::link::Link;
 use crate::log::Level;
 use crate::mustache::Tags;
 use crate::options::Options;
+use crate::outbox::{Letter, Outbox, Taken};
 use crate::output::{Files, Meter, Stream};
+use crate::patience::Patience;
 use crate::pmi::Fence;
 use crate::poller::{Poller, Source};
 use crate::recorder::{Doubt, Recorder};
@@ -48,22 +52,51 @@ pub struct Failure {
 enum Waiting {
     /// A commit of the recorder.
     Commit,
-    /// What is stored after a commit whose answer was lost.
+    /// An empty commit after one whose answer was lost.
+    Fenced,
+    /// What is stored after that.
     Doubt(Doubt),
     /// The second barrier.
     Barrier,
     /// An exception; the shell stays until it is raised.
     Raise(Value),
-    /// A message to the leader.
-    Report(u64),
-    /// Keys sent to the parent of the fence.
-    Fence,
-    /// Input passed on to another shell.
-    Forward,
+    /// A letter to another shell: its shell rank, and the letter's number.
+    Letter(u32, u64),
+    /// Keys sent to the parent of the fence: which exchange.
+    Fence(u64),
     /// A signal to the whole job.
     Kill,
-    /// Registration after a reconnect.
-    Register,
+    /// Registration after a reconnect: which of the messages of [`crate::job::registration`].
+    Register(usize),
+}
+
+/// When to try again what failed on its way.
+#[derive(Debug, Default)]
+struct Again {
+    /// A commit.
+    commit: Option<Instant>,
+    /// Keys of a fence.
+    fence: Option<Instant>,
+    /// The broker of the fence's parent has known no shell since then.
+    fence_unknown: Option<Instant>,
+    /// The second barrier.
+    barrier: Option<Instant>,
+    /// Exceptions.
+    raise: Option<Instant>,
+    /// Registration, by message.
+    register: [Option<Instant>; 2],
+}
+
+impl Again {
+    fn next(&self) -> Option<Instant> {
+        let others = [self.commit, self.fence, self.barrier, self.raise];
+        others.into_iter().chain(self.register).flatten().min()
+    }
+}
+
+/// Takes a time that has come.
+fn due(at: &mut Option<Instant>, now: Instant) -> bool {
+    at.take_if(|at| *at <= now).is_some()
 }
 
 /// Input on its way to a task.
@@ -99,16 +132,6 @@ impl Task {
     }
 }
 
-/// Messages to the leader, sent again until they are answered.
-#[derive(Debug, Default)]
-struct Outbox {
-    next: u64,
-    messages: BTreeMap<u64, (&'static str, Map<String, Value>)>,
-    bytes: usize,
-    /// Errors since the last answer.
-    failures: u32,
-}
-
 /// The shell.
 #[derive(Debug)]
 pub struct Shell {
@@ -133,27 +156,29 @@ pub struct Shell {
     pmi: Option<Server>,
     pmi_aborted: bool,
     fence: Fence,
-    fence_waiting: Vec<Message>,
-    outbox: Outbox,
-    /// Exceptions that could not be raised while the broker was away.
+    /// Requests of the shells below, answered when the exchange is done.
+    fence_waiting: BTreeMap<u32, Message>,
+    /// Letters to other shells, by shell rank.
+    outboxes: BTreeMap<u32, Outbox>,
+    /// Exceptions that could not be raised yet.
     unraised: Vec<Value>,
     /// Shells whose tasks are not all done; on the leader only.
     others: BTreeSet<u32>,
-    /// Last message number of each shell that was taken.
-    taken: BTreeMap<u32, u64>,
+    /// Letters of other shells that were taken.
+    taken: Taken,
+    /// Last piece of input that was taken of each client that counts them.
+    input_taken: BTreeMap<String, u64>,
     input_bytes: u64,
     input_closed: bool,
     paused: bool,
     code: i32,
     ended: bool,
     warning: Option<Instant>,
-    /// When to ask what is stored after a commit failed on its way.
-    doubt_at: Option<Instant>,
-    /// When to send again what the leader has not taken.
-    resend_at: Option<Instant>,
+    again: Again,
+    patience: Patience,
     /// Sum of the summaries has been said.
     summed: bool,
-    keep_dir: Option<std::path::PathBuf>,
+    keep_dir: Option<PathBuf>,
 }
 
 impl Shell {
@@ -176,7 +201,7 @@ impl Shell {
             let now = Instant::now();
             let wait = self.deadline().map(|at| at.saturating_duration_since(now));
             if let Err(lost) = self.link.wait(self.poller.as_fd(), wait) {
-                self.connection_lost(lost);
+                self.connection_lost(lost, Instant::now());
             }
             match self.poller.ready(Some(Duration::ZERO)) {
                 Ok(ready) => ready.into_iter().for_each(|source| self.on_ready(source)),
@@ -213,11 +238,16 @@ impl Shell {
             if !self.is_leader() {
                 let mut body = Map::new();
                 body.insert("shell_rank".to_string(), self.rank.into());
-                self.report("tasks-complete", body);
+                self.report(Letter::TasksComplete, body);
             }
         }
+        let now = Instant::now();
+        if self.patience.is_over(now) {
+            return self.give_up();
+        }
         if !self.is_leader() {
-            return self.outbox.messages.is_empty()
+            self.send_letters(now);
+            return self.outboxes.get(&0).is_none_or(Outbox::is_empty)
                 && self.unraised.is_empty()
                 && !self.link.is_waiting();
         }
@@ -232,22 +262,35 @@ impl Shell {
                 }
             }
         }
-        let now = Instant::now();
         self.recorder.hurry(now, Duration::ZERO);
         self.commit(now);
         self.recorder.is_idle() && self.unraised.is_empty() && !self.link.is_waiting()
     }
 
+    /// The broker did not come back in time: what is not recorded goes with the shell. The exit
+    /// status stays on record with the launcher.
+    fn give_up(&mut self) -> bool {
+        let text = format!(
+            "the broker did not come back within {}, output may be lost",
+            flux_id::fsd::format(self.patience.limit().as_secs_f64())
+        );
+        crate::complain(&crate::log::line(Some(self.rank), Level::Error, "", &text));
+        self.code = self.code.max(1);
+        true
+    }
+
     fn deadline(&self) -> Option<Instant> {
         let policy =
             if self.ended && self.others.is_empty() { None } else { self.policy.deadline() };
+        let up = self.link.is_up();
         [
-            self.recorder.due().filter(|_| self.link.is_up()),
+            self.recorder.due().filter(|_| up),
+            self.again.next().filter(|_| up),
+            self.outboxes.values().filter_map(Outbox::due).min().filter(|_| up),
             policy,
             self.link.retry_at(),
+            self.patience.due(),
             self.warning,
-            self.doubt_at.filter(|_| self.link.is_up()),
-            self.resend_at.filter(|_| self.link.is_up()),
         ]
         .into_iter()
         .flatten()
@@ -255,24 +298,27 @@ impl Shell {
     }
 
     fn on_time(&mut self, now: Instant) {
-        if self.link.retry_at().is_some_and(|at| at <= now) && self.link.reconnect(now) {
-            self.connected_again();
+        if self.link.retry_at().is_some_and(|at| at <= now) {
+            self.connect_again(now);
+        }
+        if !self.local_done()
+            && let Some(signum) = self.patience.act(now)
+        {
+            self.log(Level::Error, "", &format!("no broker, sending signal {signum} to all tasks"));
+            self.kill_tasks(signum);
         }
         if let Some(verdict) = self.policy.expired(now) {
             self.raise(&verdict.note, Some(verdict.wait_status));
         }
-        if self.warning.is_some_and(|at| at <= now) {
-            self.warning = None;
+        if due(&mut self.warning, now) {
             self.warn_of_end();
         }
         if self.link.is_up() {
-            if self.doubt_at.is_some_and(|at| at <= now) {
-                self.ask_doubt();
-            }
-            if self.resend_at.is_some_and(|at| at <= now) {
-                self.resend();
-            }
+            self.try_again(now);
+            self.send_letters(now);
         }
+        let stalled = !self.link.is_up() || self.again.commit.is_some();
+        self.recorder.set_stalled(stalled, now);
         self.commit(now);
         self.throttle();
     }
@@ -306,14 +352,15 @@ impl Shell {
     }
 
     fn kill_tasks(&self, signum: i32) {
-        for task in self.tasks.iter().filter(|task| task.status.is_none()) {
+        // Also where only children of a task are left, which hold its streams.
+        for task in self.tasks.iter().filter(|task| !task.is_done()) {
             task.process.kill(signum);
         }
     }
 
     /// Takes no more output from tasks while too much of it waits to be recorded.
     fn throttle(&mut self) {
-        let full = self.recorder.is_full() || self.outbox.bytes > (32 << 20);
+        let full = self.recorder.is_full() || self.outboxes.get(&0).is_some_and(Outbox::is_full);
         if full == self.paused {
             return;
         }

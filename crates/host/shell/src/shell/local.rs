@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 use super::{Shell, Waiting};
 use crate::exit::{self, Exit};
 use crate::log::Level;
+use crate::outbox::Letter;
 use crate::output::Stream;
-use crate::pmi::{Keys, Step};
+use crate::pmi::{Keys, Step, Up};
 use crate::poller::Source;
 use crate::task;
 
@@ -72,7 +73,7 @@ impl Shell {
             self.ended_task(context, Exit { rank, host, wait_status: status, shell: false });
         } else if let Value::Object(mut body) = context {
             body.insert("host".to_string(), host.into());
-            self.report("doom", body);
+            self.report(Letter::Doom, body);
         }
         self.report_end(at);
     }
@@ -226,21 +227,22 @@ impl Shell {
     pub(super) fn fence_step(&mut self, step: Option<Step>) {
         match step {
             None => {}
-            Some(Step::Up { parent, keys }) => {
-                let Some(node) = self.layout.nodes.get(parent as usize) else { return };
-                let message =
-                    Message::request(format!("{}.pmi-exchange", self.job.service)).with_json(&keys);
-                let to = To::Rank(node.broker_rank);
-                if self.link.ask(Waiting::Fence, to, message).is_err() {
-                    self.fence_failed("no connection to the broker");
-                }
-            }
+            Some(Step::Up(up)) => self.send_keys(&up),
             Some(Step::Done(keys)) => self.fence_done(keys),
         }
     }
 
+    /// Sends keys to the parent; without a connection they go when there is one again.
+    pub(super) fn send_keys(&mut self, up: &Up) {
+        let Some(node) = self.layout.nodes.get(up.parent as usize) else { return };
+        let body = json!({"from": self.rank, "round": up.round, "keys": up.keys});
+        let message =
+            Message::request(format!("{}.pmi-exchange", self.job.service)).with_json(&body);
+        drop(self.link.ask(Waiting::Fence(up.round), To::Rank(node.broker_rank), message));
+    }
+
     pub(super) fn fence_done(&mut self, keys: Keys) {
-        for request in std::mem::take(&mut self.fence_waiting) {
+        for (_, request) in std::mem::take(&mut self.fence_waiting) {
             self.link.post(Message::response_to(&request).with_json(&keys));
         }
         if let Some(server) = &mut self.pmi {
@@ -251,7 +253,7 @@ impl Shell {
 
     pub(super) fn fence_failed(&mut self, text: &str) {
         self.log(Level::Error, "pmi-simple", &format!("exchange: {text}"));
-        for request in std::mem::take(&mut self.fence_waiting) {
+        for (_, request) in std::mem::take(&mut self.fence_waiting) {
             let response = Message::error_to(&request, flux_proto::Errno::EIO, Some(text));
             self.link.post(response);
         }

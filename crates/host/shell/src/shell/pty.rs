@@ -264,6 +264,13 @@ impl Shell {
         Ok(())
     }
 
+    /// The connection is lost: clients attach again.
+    pub(super) fn terminals_unseen(&mut self) {
+        for terminal in self.tasks.iter_mut().filter_map(|task| task.terminal.as_mut()) {
+            terminal.viewers.clear();
+        }
+    }
+
     /// A client has gone without a word.
     pub(super) fn terminal_client_gone(&mut self, request: &Message) {
         for task in &mut self.tasks {

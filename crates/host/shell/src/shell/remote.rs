@@ -1,189 +1,33 @@
-//! What comes from the broker: answers, events, requests to the shell's service; and losing it.
+//! What comes from the broker: events and requests to the shell's service.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use flux_api::job::manager::{Kill, KillRequest};
-use flux_api::kvs::{Lookup, LookupRequest, LookupResponse};
-use flux_api::{Body, RpcError, rpc};
+use flux_api::rpc;
 use flux_client::To;
 use flux_id::fsd;
 use flux_model::stdio::{Encoding, IoData, StdioEvent};
-use flux_model::treeobj::Treeobj;
 use flux_proto::{Errno, Message, Rolemask};
 use serde_json::{Map, Value, json};
 
 use super::setup::signal_name;
 use super::{Shell, Waiting};
 use crate::exit::Exit;
-use crate::job;
 use crate::log::Level;
-use crate::pmi::Keys;
-use crate::recorder::{Doubt, Log};
+use crate::outbox::{Letter, Turn};
+use crate::pmi::Below;
+use crate::recorder::Log;
 
 /// Shells that each shell passes input on to.
 const INPUT_FANOUT: u32 = 16;
-
-/// Time until something that failed on its way is tried again.
-const SETTLE: Duration = Duration::from_millis(500);
-/// So many failures in a row, and the leader is taken for lost.
-const REPORTS_MAX: u32 = 1000;
-
-/// Whether an error says that a broker on the way is away, which may pass.
-fn may_pass(errno: Errno) -> bool {
-    [Errno::EHOSTUNREACH, Errno::ETIMEDOUT, Errno::ECONNRESET, Errno::EAGAIN].contains(&errno)
-}
+/// Most clients whose input is counted.
+const CLIENTS_MAX: usize = 256;
 
 fn number(body: &Map<String, Value>, key: &str) -> Option<u32> {
     body.get(key)?.as_u64().and_then(|number| u32::try_from(number).ok())
 }
 
 impl Shell {
-    pub(super) fn on_answer(&mut self, what: Waiting, answer: Result<Message, RpcError>) {
-        match (what, answer) {
-            (Waiting::Commit, Ok(_)) => self.recorder.committed(),
-            (Waiting::Commit, Err(error)) if may_pass(error.errno) => {
-                // Whether it took effect is not known; it is asked for when things have settled.
-                self.doubt_at = Some(Instant::now() + SETTLE);
-            }
-            (Waiting::Commit, Err(error)) => {
-                // The namespace is gone or full: nothing can be recorded any more.
-                self.recorder.committed();
-                self.code = self.code.max(1);
-                crate::complain(&crate::log::line(
-                    Some(self.rank),
-                    Level::Error,
-                    "eventlog",
-                    &format!("commit failed: {error}"),
-                ));
-            }
-            (Waiting::Doubt(doubt), answer) => self.settle(&doubt, answer),
-            (Waiting::Barrier, Ok(_)) => self.announce_start(),
-            (Waiting::Barrier, Err(error)) => {
-                if error.errno == Errno::EIO {
-                    self.code = self.code.max(1);
-                    self.kill_tasks(9);
-                } else {
-                    self.fatal(1, "", &format!("shell_barrier: {error}"));
-                }
-            }
-            (Waiting::Raise(_) | Waiting::Kill | Waiting::Register | Waiting::Forward, Ok(_)) => {}
-            (Waiting::Raise(_), Err(error)) => {
-                // The exit code still ends the job as failed.
-                self.code = self.code.max(1);
-                self.log(Level::Error, "", &format!("raising an exception failed: {error}"));
-            }
-            (Waiting::Kill, Err(error)) => {
-                self.log(Level::Warn, "signal", &format!("sending a signal failed: {error}"));
-            }
-            (Waiting::Register, Err(error)) => {
-                self.log(Level::Warn, "", &format!("registering again failed: {error}"));
-            }
-            // All shells were there at the start: one that is not has ended, and needs no input.
-            (Waiting::Forward, Err(error)) if error.errno == Errno::ENOSYS => {}
-            (Waiting::Forward, Err(error)) => {
-                self.log(Level::Warn, "input", &format!("passing input on failed: {error}"));
-            }
-            (Waiting::Report(seq), Ok(_)) => {
-                self.outbox.failures = 0;
-                self.reported(seq);
-            }
-            (Waiting::Report(_), Err(error)) => {
-                self.outbox.failures += 1;
-                if self.outbox.failures > REPORTS_MAX {
-                    // The leader is gone for good: nobody will record this.
-                    let text = format!("the leader does not answer: {error}");
-                    crate::complain(&crate::log::line(Some(self.rank), Level::Error, "", &text));
-                    self.outbox.messages.clear();
-                    self.code = self.code.max(1);
-                } else {
-                    self.resend_at.get_or_insert(Instant::now() + SETTLE);
-                }
-            }
-            (Waiting::Fence, Ok(message)) => match message.json::<Keys>() {
-                Ok(keys) => {
-                    let step = self.fence.answer(keys);
-                    self.fence_step(Some(step));
-                }
-                Err(error) => self.fence_failed(&error.to_string()),
-            },
-            (Waiting::Fence, Err(error)) => self.fence_failed(&error.message()),
-        }
-    }
-
-    /// The connection is lost: the tasks run on.
-    pub(super) fn connection_lost(&mut self, lost: Vec<Waiting>) {
-        self.log(Level::Warn, "", &format!("broker: {}", Errno::ECONNRESET.text()));
-        for what in lost {
-            match what {
-                // Settled when there is a connection again.
-                Waiting::Commit | Waiting::Doubt(_) | Waiting::Report(_) | Waiting::Register => {}
-                Waiting::Barrier => self.announce_start(),
-                Waiting::Raise(body) => self.unraised.push(body),
-                Waiting::Fence => self.fence_failed("the connection to the broker was lost"),
-                Waiting::Forward | Waiting::Kill => {}
-            }
-        }
-    }
-
-    /// There is a connection again: registers, learns what was stored, sends the rest.
-    pub(super) fn connected_again(&mut self) {
-        for message in job::registration(self.job.id, &self.job.service) {
-            drop(self.link.ask(Waiting::Register, To::Any, message));
-        }
-        self.ask_doubt();
-        self.resend();
-        for body in std::mem::take(&mut self.unraised) {
-            self.send_raise(body);
-        }
-        self.log(Level::Notice, "", "broker: reconnected");
-    }
-
-    /// Asks what is stored after a commit whose answer was lost.
-    pub(super) fn ask_doubt(&mut self) {
-        self.doubt_at = None;
-        if let Some(doubt) = self.recorder.doubt() {
-            let request = LookupRequest {
-                key: doubt.key.to_string(),
-                flags: 0,
-                namespace: Some(format!("job-{}", self.job.id.dec())),
-                rootdir: None,
-                rootseq: None,
-            };
-            let message = rpc::request::<Lookup>(&request);
-            drop(self.link.ask(Waiting::Doubt(doubt), To::Any, message));
-        }
-    }
-
-    /// Sends everything again that the leader has not answered.
-    pub(super) fn resend(&mut self) {
-        self.resend_at = None;
-        let unanswered: Vec<u64> = self.outbox.messages.keys().copied().collect();
-        for seq in unanswered {
-            self.send_report(seq);
-        }
-    }
-
-    fn settle(&mut self, doubt: &Doubt, answer: Result<Message, RpcError>) {
-        let content = match answer {
-            Ok(message) => {
-                let object = LookupResponse::take(&message).ok();
-                match object.and_then(|object| Treeobj::from_value(&object.val).ok()) {
-                    Some(Treeobj::Val(data)) => data,
-                    _ => Vec::new(),
-                }
-            }
-            Err(error) if error.errno == Errno::ENOENT => Vec::new(),
-            Err(error) if may_pass(error.errno) => {
-                self.doubt_at = Some(Instant::now() + SETTLE);
-                return;
-            }
-            Err(error) => return self.on_answer(Waiting::Commit, Err(error)),
-        };
-        if let Some(request) = self.recorder.settle(doubt, &content) {
-            self.send_commit(&request);
-        }
-    }
-
     pub(super) fn on_event(&mut self, event: &Message) {
         let prefix = format!("shell-{}.", self.job.id.dec());
         if event.topic().strip_prefix(&prefix) == Some("kill")
@@ -195,7 +39,7 @@ impl Shell {
         }
     }
 
-    fn refuse(&self, request: &Message, errno: Errno, text: Option<&str>) {
+    pub(super) fn refuse(&self, request: &Message, errno: Errno, text: Option<&str>) {
         if !request.no_response() {
             self.link.post(Message::error_to(request, errno, text));
         }
@@ -225,35 +69,20 @@ impl Shell {
         };
         match method.as_str() {
             "stdin" if self.is_leader() => self.on_stdin(&request, &body),
-            "input" => {
-                if let Ok(piece) = IoData::decode(&body, Encoding::Utf8) {
-                    self.distribute(&piece);
-                }
-                self.accept(&request);
-            }
-            "pmi-exchange" => match request.json::<Keys>() {
-                Ok(keys) => {
-                    self.fence_waiting.push(request);
-                    let step = self.fence.child(keys);
-                    self.fence_step(step);
-                }
-                Err(_) => self.refuse(&request, Errno::EPROTO, None),
-            },
+            "pmi-exchange" => self.on_keys(request, &body),
             "write" | "doom" | "tasks-complete" | "exception" if self.is_leader() => {
-                // Messages of a shell count once and in order: after a loss they are sent again.
-                let seq = body.get("seq").and_then(Value::as_u64);
-                if let (Some(shell), Some(seq)) = (number(&body, "from"), seq) {
-                    let taken = self.taken.entry(shell).or_insert(0);
-                    if seq > *taken + 1 {
-                        return self.refuse(&request, Errno::EAGAIN, Some("out of order"));
-                    }
-                    if seq <= *taken {
-                        return self.accept(&request);
-                    }
-                    *taken = seq;
+                if self.is_my_turn(&request, &body) {
+                    self.accept(&request);
+                    self.on_report(&method, &body);
                 }
-                self.accept(&request);
-                self.on_report(&method, &body);
+            }
+            "input" => {
+                if self.is_my_turn(&request, &body) {
+                    if let Ok(piece) = IoData::decode(&body, Encoding::Utf8) {
+                        self.distribute(&piece);
+                    }
+                    self.accept(&request);
+                }
             }
             "write-getcredit" if self.is_leader() => {
                 let credits = body.get("credits").cloned().unwrap_or_else(|| 0.into());
@@ -275,6 +104,43 @@ impl Shell {
                 let text = format!("Unknown service method '{}'", request.topic());
                 self.refuse(&request, Errno::ENOSYS, Some(&text));
             }
+        }
+    }
+
+    /// Whether a letter of another shell is to be taken now; if not, it is answered. Letters count
+    /// once and in order: after a loss they are sent again.
+    fn is_my_turn(&mut self, request: &Message, body: &Map<String, Value>) -> bool {
+        let seq = body.get("seq").and_then(Value::as_u64);
+        let (Some(shell), Some(seq)) = (number(body, "from"), seq) else { return true };
+        if self.recorder.is_full() {
+            self.refuse(request, Errno::EAGAIN, Some("too much output waits to be recorded"));
+            return false;
+        }
+        match self.taken.judge(shell, seq) {
+            Turn::Take => return true,
+            Turn::Known => self.accept(request),
+            Turn::Early => self.refuse(request, Errno::EAGAIN, Some("out of order")),
+        }
+        false
+    }
+
+    /// PMI keys of a shell below.
+    fn on_keys(&mut self, request: Message, body: &Map<String, Value>) {
+        let from = number(body, "from");
+        let round = body.get("round").and_then(Value::as_u64);
+        let keys = body.get("keys").cloned().and_then(|keys| serde_json::from_value(keys).ok());
+        let (Some(from), Some(round), Some(keys)) = (from, round, keys) else {
+            return self.refuse(&request, Errno::EPROTO, None);
+        };
+        match self.fence.child(from, round, keys) {
+            Below::Wait(step) => {
+                if let Some(before) = self.fence_waiting.insert(from, request) {
+                    self.refuse(&before, Errno::EAGAIN, Some("asked again"));
+                }
+                self.fence_step(step);
+            }
+            Below::Known(keys) => self.link.post(Message::response_to(&request).with_json(&keys)),
+            Below::Refused => self.refuse(&request, Errno::EPROTO, Some("out of turn")),
         }
     }
 
@@ -334,6 +200,17 @@ impl Shell {
                 return self.refuse(request, Errno::EPROTO, Some(&error.to_string()));
             }
         };
+        // A client that lost the answer sends a piece again.
+        let client = body.get("client").and_then(Value::as_str);
+        if let (Some(client), Some(seq)) = (client, body.get("seq").and_then(Value::as_u64)) {
+            if self.input_taken.get(client).is_some_and(|taken| seq <= *taken) {
+                return self.accept(request);
+            }
+            if self.input_taken.len() >= CLIENTS_MAX {
+                self.input_taken.pop_first();
+            }
+            self.input_taken.insert(client.to_string(), seq);
+        }
         self.input_bytes += piece.data.as_ref().map_or(0, |data| data.len() as u64);
         if self.input_bytes > self.options.input_limit {
             self.refuse(request, Errno::ENOSPC, Some("input limit exceeded"));
@@ -360,12 +237,7 @@ impl Shell {
         self.give(ranks.as_ref(), piece.data.as_deref().unwrap_or_default(), piece.eof);
         let first = self.rank.saturating_mul(INPUT_FANOUT).saturating_add(1);
         for child in (first..self.size()).take(INPUT_FANOUT as usize) {
-            let body = piece.encode(Encoding::Utf8);
-            let message = Message::request(format!("{}.input", self.job.service)).with_json(&body);
-            let to = To::Rank(self.layout.nodes[child as usize].broker_rank);
-            if self.link.ask(Waiting::Forward, to, message).is_err() {
-                self.log(Level::Warn, "input", "no connection to the broker, input is lost");
-            }
+            self.write_letter(child, Letter::Input, piece.encode(Encoding::Utf8));
         }
     }
 

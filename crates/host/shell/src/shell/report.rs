@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use flux_api::job::manager::{Raise, RaiseRequest};
 use flux_api::kvs::{Commit, CommitRequest};
 use flux_api::rpc;
@@ -13,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::{HOLD, Shell, Waiting};
 use crate::log::{self, Level};
+use crate::outbox::{Letter, Mail, Outbox};
 use crate::output::{self, Stream};
 use crate::recorder::Log;
 
@@ -83,7 +85,7 @@ impl Shell {
     fn write_to_leader(&mut self, name: &str, context: Value) {
         let body = json!({"name": name, "shell_rank": self.rank, "context": context});
         if let Value::Object(body) = body {
-            self.report("write", body);
+            self.report(Letter::Write, body);
         }
     }
 
@@ -161,30 +163,47 @@ impl Shell {
         }
     }
 
-    /// A message to the leader that must arrive.
-    pub(super) fn report(&mut self, method: &'static str, mut body: Map<String, Value>) {
-        self.outbox.next += 1;
-        let seq = self.outbox.next;
-        body.insert("seq".to_string(), seq.into());
-        body.insert("from".to_string(), self.rank.into());
-        self.outbox.bytes += weight(&body);
-        self.outbox.messages.insert(seq, (method, body));
-        self.send_report(seq);
+    /// A letter to the leader.
+    pub(super) fn report(&mut self, letter: Letter, body: Map<String, Value>) {
+        self.write_letter(0, letter, body);
     }
 
-    pub(super) fn send_report(&mut self, seq: u64) {
-        if let Some((method, body)) = self.outbox.messages.get(&seq) {
-            let message =
-                Message::request(format!("{}.{method}", self.job.service)).with_json(body);
-            let to = To::Rank(self.layout.nodes[0].broker_rank);
-            // Without a connection it is sent when there is one again.
-            drop(self.link.ask(Waiting::Report(seq), to, message));
+    /// A letter to another shell.
+    pub(super) fn write_letter(&mut self, to: u32, letter: Letter, body: Map<String, Value>) {
+        let (rank, up) = (self.rank, self.link.is_up());
+        let dir = || self.keep_dir.clone().unwrap_or_else(std::env::temp_dir);
+        let outbox = self.outboxes.entry(to).or_insert_with(|| Outbox::new(rank, dir()));
+        outbox.set_stalled(!up);
+        outbox.push(letter, body);
+        self.send_letters(Instant::now());
+    }
+
+    /// Sends the letters whose turn it is.
+    pub(super) fn send_letters(&mut self, now: Instant) {
+        if !self.link.is_up() {
+            return;
         }
-    }
-
-    pub(super) fn reported(&mut self, seq: u64) {
-        if let Some((_, body)) = self.outbox.messages.remove(&seq) {
-            self.outbox.bytes -= weight(&body);
+        let mut losses = Vec::new();
+        for (to, outbox) in &mut self.outboxes {
+            let Some(node) = self.layout.nodes.get(*to as usize) else { continue };
+            let mut mails = outbox.again(now);
+            outbox.set_stalled(!mails.is_empty());
+            mails.extend(std::iter::from_fn(|| outbox.next(now)));
+            losses.extend(outbox.take_loss());
+            for Mail { number, letter, body } in mails {
+                let topic = format!("{}.{}", self.job.service, letter.method());
+                let mut message = Message::request(topic);
+                message.set_payload(Some(json_payload(body)));
+                // A connection that is lost meanwhile makes all of them go again.
+                drop(self.link.ask(
+                    Waiting::Letter(*to, number),
+                    To::Rank(node.broker_rank),
+                    message,
+                ));
+            }
+        }
+        for text in losses {
+            self.log(Level::Error, "output", &text);
         }
     }
 
@@ -218,7 +237,9 @@ impl Shell {
     }
 }
 
-fn weight(body: &Map<String, Value>) -> usize {
-    let data = body.get("context").and_then(|context| context.get("data"));
-    64 + data.and_then(Value::as_str).map_or(0, str::len)
+/// A payload of JSON text as messages carry it.
+fn json_payload(text: String) -> Bytes {
+    let mut bytes = text.into_bytes();
+    bytes.push(0);
+    bytes.into()
 }

@@ -7,19 +7,21 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use flux_api::RpcError;
 use flux_api::job::exec::{ShellBarrier, ShellBarrier_};
 use flux_api::job::manager::{Raise, RaiseRequest};
 use flux_api::rpc;
-use flux_client::{Client, To};
+use flux_client::{Client, RawPending, To};
 use flux_id::{Idset, JobId};
 use flux_model::stdio::{Header, Redirect, StdioEvent};
 use flux_pmi::{Server, ServerConfig};
-use flux_proto::Errno;
+use flux_proto::{Errno, Message};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde_json::json;
 
-use super::{Failure, Outbox, Shell, Waiting};
+use super::answers::may_pass;
+use super::{Again, Failure, Shell, Waiting};
 use crate::affinity::{self, Plan};
 use crate::environment::{self, Common};
 use crate::exit::Policy;
@@ -30,7 +32,9 @@ use crate::link::Link;
 use crate::log::Level;
 use crate::mustache::Tags;
 use crate::options::Options;
+use crate::outbox::Taken;
 use crate::output::{self, Files, Meter, Stream};
+use crate::patience::Patience;
 use crate::pmi::Fence;
 use crate::poller::{Poller, Source};
 use crate::recorder::{Log, Recorder};
@@ -55,6 +59,108 @@ fn give_up(client: &Client, id: JobId, error: impl ToString) -> Failure {
     // The exit code says it too.
     drop(client.call::<Raise>(To::Any, &request));
     Failure::new(note)
+}
+
+/// Waits a moment before the next attempt. A signal ends the shell: nothing runs yet.
+fn pause(
+    patience: &mut Patience,
+    signals: &SignalFd,
+    error: &dyn std::fmt::Display,
+) -> Result<(), Failure> {
+    if patience.is_over(Instant::now()) {
+        return Err(Failure::new(error));
+    }
+    let time = rustix::event::Timespec::try_from(patience.pause()).ok();
+    let mut fds =
+        [rustix::event::PollFd::from_borrowed_fd(signals.as_fd(), rustix::event::PollFlags::IN)];
+    // An interruption only makes the pause shorter.
+    let _ = rustix::event::poll(&mut fds, time.as_ref());
+    ended_by_signal(signals)
+}
+
+fn ended_by_signal(signals: &SignalFd) -> Result<(), Failure> {
+    match signals.read_signal() {
+        Ok(Some(info)) => {
+            let signum = i32::try_from(info.ssi_signo).unwrap_or(15);
+            Err(Failure { code: 128 + signum, text: None })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Connects, however long that takes.
+fn reach(
+    link: &mut Link<Waiting>,
+    patience: &mut Patience,
+    signals: &SignalFd,
+) -> Result<(), Failure> {
+    loop {
+        let error = match link.open() {
+            Ok(_) => {
+                patience.found();
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        patience.lost(Instant::now(), None);
+        pause(patience, signals, &error)?;
+    }
+}
+
+/// Whether the instance is somebody else's: the socket belongs to its owner.
+fn is_guest(link: &Link<Waiting>, uid: u32) -> bool {
+    let socket = link.uri().strip_prefix("local://").and_then(|p| std::fs::metadata(p).ok());
+    socket.is_some_and(|socket| socket.uid() != uid)
+}
+
+/// Connects and fetches the job. The broker may go away at any moment.
+fn fetch(
+    link: &mut Link<Waiting>,
+    patience: &mut Patience,
+    signals: &SignalFd,
+    id: JobId,
+    uid: u32,
+) -> Result<job::Job, Failure> {
+    loop {
+        reach(link, patience, signals)?;
+        let Some(client) = link.client() else { continue };
+        match job::fetch(client, id, uid, is_guest(link, uid)) {
+            Ok(job) => {
+                patience.found();
+                return Ok(job);
+            }
+            // A signature that does not count is said where the user sees it.
+            Err(error) if error.errno == Errno::EPERM => return Err(give_up(client, id, error)),
+            Err(error) if may_pass(error.errno) || error.errno == Errno::EEXIST => {
+                // The connection before may not be forgotten yet.
+                patience.lost(Instant::now(), None);
+                link.close();
+                pause(patience, signals, &error)?;
+            }
+            Err(error) => return Err(Failure::new(error)),
+        }
+    }
+}
+
+/// Waits for an answer or a signal.
+fn wait_for(
+    client: &Client,
+    pending: &mut RawPending,
+    signals: &SignalFd,
+) -> Result<Result<Message, RpcError>, Failure> {
+    loop {
+        if let Some(answer) = pending.try_next() {
+            return Ok(answer);
+        }
+        ended_by_signal(signals)?;
+        let limit = Some(Duration::from_secs(3600));
+        // Messages for others may keep the connection readable: look again soon then.
+        if let Ok(ready) = client.wait(&[signals.as_fd()], limit)
+            && ready.messages
+        {
+            std::thread::yield_now();
+        }
+    }
 }
 
 /// A directory for the job below the broker's own, or where temporary files go.
@@ -106,21 +212,15 @@ impl Shell {
             .map_err(Failure::new)?;
         let poller = Poller::new().map_err(Failure::new)?;
         poller.add(&signals, Source::Signals).map_err(Failure::new)?;
-        let link: Link<Waiting> = Link::open(flux_client::own_uri()).map_err(Failure::new)?;
+        let uid = rustix::process::getuid().as_raw();
+        let mut link: Link<Waiting> = Link::new(flux_client::own_uri());
+        let mut patience = Patience::of_environment();
+        let job = fetch(&mut link, &mut patience, &signals, id, uid)?;
         let Some(client) = link.client().cloned() else {
             return Err(Failure::new("no connection"));
         };
-        let uid = rustix::process::getuid().as_raw();
-        // The socket belongs to the instance owner; a guest's output has a lower limit.
-        let socket = link.uri().strip_prefix("local://").and_then(|p| std::fs::metadata(p).ok());
-        let guest = socket.is_some_and(|socket| socket.uid() != uid);
+        let guest = is_guest(&link, uid);
         let fail = |error: &dyn std::fmt::Display| give_up(&client, id, error);
-        let job = match job::fetch(&client, id, uid, guest) {
-            Ok(job) => job,
-            // A signature that does not count is said where the user sees it.
-            Err(error) if error.errno == Errno::EPERM => return Err(fail(&error)),
-            Err(error) => return Err(Failure::new(error)),
-        };
         let options =
             Options::read(job.jobspec.shell_options(), guest).map_err(|error| fail(&error))?;
         let (scheme, value) = options.taskmap.clone();
@@ -156,7 +256,7 @@ impl Shell {
         let command = job.jobspec.command().first().map_or("", String::as_str);
         let policy = Policy::new(command, options.exit_timeout, options.exit_on_error);
         let fence = Fence::new(rank, nnodes, options.pmi_fanout);
-        let recorder = Recorder::new(format!("job-{}", id.dec()));
+        let recorder = Recorder::new(format!("job-{}", id.dec()), tmpdir.clone());
         let others = if rank == 0 { (1..nnodes).collect() } else { BTreeSet::new() };
         let mut shell = Shell {
             rank,
@@ -177,55 +277,62 @@ impl Shell {
             pmi: None,
             pmi_aborted: false,
             fence,
-            fence_waiting: Vec::new(),
-            outbox: Outbox::default(),
+            fence_waiting: BTreeMap::new(),
+            outboxes: BTreeMap::new(),
             unraised: Vec::new(),
             others,
-            taken: BTreeMap::new(),
+            taken: Taken::default(),
+            input_taken: BTreeMap::new(),
             input_bytes: 0,
             input_closed: false,
             paused: false,
             code: 0,
             ended: false,
             warning: None,
-            doubt_at: None,
-            resend_at: None,
+            again: Again::default(),
+            patience,
             summed: false,
             keep_dir: Some(tmpdir),
             job,
             options,
             layout,
         };
-        shell.enter_barrier(&client)?;
+        shell.enter_barrier()?;
         Ok(shell)
     }
 
     /// The first barrier: all shells of the job are there.
-    fn enter_barrier(&mut self, client: &Client) -> Result<(), Failure> {
+    fn enter_barrier(&mut self) -> Result<(), Failure> {
         if self.size() == 1 {
             return Ok(());
         }
         let node = &self.layout.nodes[self.rank as usize];
         let request = ShellBarrier { id: self.job.id.0, rank: node.broker_rank, passed: Some(0) };
-        let mut pending = client.start(To::Any, rpc::request::<ShellBarrier_>(&request));
         loop {
-            let quiet = Failure { code: 1, text: None };
-            match pending.try_next() {
-                Some(Ok(_)) => return Ok(()),
-                Some(Err(error)) if error.errno == Errno::EIO => return Err(quiet),
-                Some(Err(error)) => return Err(Failure::new(format!("shell_barrier: {error}"))),
-                None => {}
-            }
-            if let Ok(Some(info)) = self.signals.read_signal() {
-                let signum = i32::try_from(info.ssi_signo).unwrap_or(15);
-                return Err(Failure { code: 128 + signum, text: None });
-            }
-            let limit = Some(Duration::from_secs(3600));
-            // Messages for others may keep the connection readable: look again soon then.
-            match client.wait(&[self.signals.as_fd()], limit) {
-                Ok(ready) if ready.messages => std::thread::yield_now(),
-                Ok(_) => {}
-                Err(error) => return Err(Failure::new(error)),
+            let Some(client) = self.link.client().cloned() else {
+                // Whoever asks again takes the place it had.
+                reach(&mut self.link, &mut self.patience, &self.signals)?;
+                let registration = job::registration(self.job.id, &self.job.service);
+                for (which, message) in registration.into_iter().enumerate() {
+                    drop(self.link.ask(Waiting::Register(which), To::Any, message));
+                }
+                continue;
+            };
+            let mut pending = client.start(To::Any, rpc::request::<ShellBarrier_>(&request));
+            match wait_for(&client, &mut pending, &self.signals)? {
+                Ok(_) => return Ok(()),
+                Err(error) if error.errno == Errno::EIO => {
+                    return Err(Failure { code: 1, text: None });
+                }
+                Err(_) if client.is_lost() => {
+                    self.patience.lost(Instant::now(), None);
+                    self.link.close();
+                }
+                Err(error) if may_pass(error.errno) => {
+                    self.patience.lost(Instant::now(), None);
+                    pause(&mut self.patience, &self.signals, &error)?;
+                }
+                Err(error) => return Err(Failure::new(format!("shell_barrier: {error}"))),
             }
         }
     }
@@ -246,9 +353,7 @@ impl Shell {
             self.announce_start();
             return;
         }
-        let node = &self.layout.nodes[self.rank as usize];
-        let request = ShellBarrier { id: self.job.id.0, rank: node.broker_rank, passed: Some(1) };
-        drop(self.link.ask(Waiting::Barrier, To::Any, rpc::request::<ShellBarrier_>(&request)));
+        self.ask_barrier();
     }
 
     /// The first events.
