@@ -27,6 +27,7 @@ use flux_model::blobref::HashAlg;
 use flux_proc::{RexecDriver, RexecOptions};
 use flux_proto::RouteId;
 use flux_resource::ResourceSettings;
+use flux_shell::patience;
 use flux_store::{Durability, StoreDriver};
 use flux_topo::Sysfs;
 use flux_wire::ConnectOptions;
@@ -42,6 +43,9 @@ pub(crate) const VERSION: (u32, u32, u32) = (0, 88, 0);
 
 /// Seconds that job shells outlive the broker of an instance that cannot come back.
 const SHELL_GRACE: f64 = 10.0;
+
+/// Seconds that they wait for one that can.
+const SHELL_PATIENCE: f64 = 7.0 * 86400.0;
 
 /// Runs a broker to its end; the exit code.
 ///
@@ -140,13 +144,18 @@ fn launcher(
     env: &BTreeMap<String, String>,
 ) -> Result<LaunchDriver, String> {
     let (directory, durable) = surroundings::job_rundir(&mut options.attributes, rundir)?;
-    let keeper = Supervised {
-        program: vec![own_program()?, "supervise".to_string()],
-        directory: directory.join(rank.to_string()),
-    };
+    let directory = directory.join(rank.to_string());
     let grace = if durable { None } else { Some(SHELL_GRACE) };
     let mut env = env.clone();
     env.remove("INVOCATION_ID");
+    let limit = fsd::format(grace.unwrap_or(SHELL_PATIENCE));
+    env.entry(patience::LIMIT_VARIABLE.to_string()).or_insert(limit);
+    if durable && let Some(uri) = env.get("FLUX_URI") {
+        // Shells of the broker before this one look here.
+        let file = surroundings::announce(&directory, uri)?;
+        env.insert(patience::URI_FILE_VARIABLE.to_string(), file);
+    }
+    let keeper = Supervised { program: vec![own_program()?, "supervise".to_string()], directory };
     Ok(LaunchDriver::new(LaunchOptions { rank, env, grace }, Box::new(keeper)))
 }
 

@@ -196,6 +196,20 @@ pub(crate) fn environment(local_uri: &str, jobid: Option<&str>) -> BTreeMap<Stri
     env
 }
 
+/// Writes down where the broker of this node listens; returns the name of the file.
+pub(crate) fn announce(directory: &Path, uri: &str) -> Result<String, String> {
+    let file = directory.join("uri");
+    let written = || -> io::Result<()> {
+        fs::DirBuilder::new().mode(0o700).recursive(true).create(directory)?;
+        // Whoever reads it meanwhile reads one or the other.
+        let new = directory.join("uri.new");
+        fs::write(&new, uri)?;
+        fs::rename(new, &file)
+    };
+    written().map_err(|error| format!("{}: {error}", file.display()))?;
+    Ok(file.display().to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

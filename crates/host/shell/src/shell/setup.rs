@@ -95,12 +95,9 @@ fn reach(
     signals: &SignalFd,
 ) -> Result<(), Failure> {
     loop {
-        let error = match link.open() {
-            Ok(_) => {
-                patience.found();
-                return Ok(());
-            }
-            Err(error) => error,
+        let Err(error) = link.open() else {
+            patience.found();
+            return Ok(());
         };
         patience.lost(Instant::now(), None);
         pause(patience, signals, &error)?;
