@@ -5,6 +5,7 @@ mod cluster;
 mod event;
 mod link;
 mod module;
+mod rejoin;
 mod route;
 mod service;
 mod storm;

@@ -339,4 +339,22 @@ mod tests {
         assert_eq!(rig.response(load).unwrap_err().errno, Errno::EINVAL);
         rig.finish();
     }
+
+    #[test]
+    fn a_follower_follows_again_when_the_way_up_is_back() {
+        let mut rig = Rig::with(ConfigService::new(1, Map::new()), 1, 2, &Map::new());
+        let get = rig.request("config.get", json!({}));
+        let parent = rig.expect("config.get");
+        rig.reply(&parent, json!({"a": 1}));
+        assert_eq!(rig.response(get), Ok(json!({"a": 1})));
+        rig.way(Way::Lost);
+        rig.fail(&parent, Errno::EHOSTUNREACH);
+        rig.way(Way::Back);
+        let parent = rig.expect("config.get");
+        assert!(parent.is_streaming());
+        rig.reply(&parent, json!({"a": 2}));
+        modules(&mut rig);
+        rig.expect("kvs.config-reload");
+        rig.finish();
+    }
 }

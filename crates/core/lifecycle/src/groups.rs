@@ -342,4 +342,32 @@ mod tests {
         );
         rig.finish();
     }
+
+    #[test]
+    fn a_follower_tells_all_it_knows_when_the_way_up_is_back() {
+        let mut rig = Rig::with(GroupsService::default(), 1, 4, &Map::new());
+        rig.expect("overlay.monitor");
+        let join = rig.request("groups.join", json!({"name": "a"}));
+        assert_eq!(rig.response(join), Ok(json!(null)));
+        let below = json!({"update": {"a": [{"ranks": "3", "set": true}]}});
+        rig.request("groups.update", below.clone());
+        rig.advance(BATCH_US);
+        rig.expect("groups.update");
+        rig.way(Way::Lost);
+        rig.request("groups.update", json!({"update": {"b": [{"ranks": "3", "set": true}]}}));
+        rig.advance(BATCH_US);
+        assert!(rig.requests.is_empty());
+        rig.way(Way::Back);
+        rig.advance(BATCH_US);
+        let update = rig.expect("groups.update");
+        assert_eq!(
+            update.json::<Value>().unwrap(),
+            json!({"update": {"a": [{"ranks": "1,3", "set": true}],
+                   "b": [{"ranks": "3", "set": true}]}})
+        );
+        // What is known already is not told again.
+        rig.request("groups.update", below);
+        rig.advance(BATCH_US);
+        rig.finish();
+    }
 }

@@ -210,4 +210,18 @@ mod tests {
         rig.events.clear();
         rig.finish();
     }
+
+    #[test]
+    fn nobody_leaves_a_parent_that_is_known_to_be_cut_off_or_after_standing_still() {
+        let config = json!({"heartbeat": {"period": "1s", "timeout": "5s"}});
+        let mut rig = Rig::with(HeartbeatService::default(), 1, 2, config.as_object().unwrap());
+        rig.way(Way::Lost);
+        rig.advance(60_000_000);
+        rig.way(Way::Back);
+        rig.advance(4_000_000);
+        assert!(rig.requests.is_empty());
+        rig.advance(2_000_000);
+        rig.expect("overlay.disconnect-parent");
+        rig.finish();
+    }
 }

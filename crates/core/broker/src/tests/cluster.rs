@@ -8,7 +8,7 @@ use std::sync::Arc;
 use flux_api::RpcError;
 use flux_proto::{Cred, Errno, Message, MsgType, NODEID_ANY, Rolemask, RouteId};
 use flux_svc::engine::{ClientId, Engine, Input, LinkId, Output};
-use flux_svc::{Clock, Level, Module, Out, Port};
+use flux_svc::{Clock, Level, Module, Out, Port, Way};
 use serde_json::{Map, Value, json};
 
 use crate::{Node, NodeConfig, Topology};
@@ -31,6 +31,10 @@ pub(crate) struct Notes {
     pub(crate) events: Vec<Message>,
     /// What `life` was answered.
     pub(crate) joined: Vec<Result<Value, RpcError>>,
+    /// What `life` was answered when it wanted to join again.
+    pub(crate) rejoined: Vec<Result<Value, RpcError>>,
+    /// What `probe` was told of the way to the leader.
+    pub(crate) ways: Vec<Way>,
     pub(crate) orphaned: bool,
     pub(crate) started: Vec<Result<(), RpcError>>,
     pub(crate) posts: Vec<Value>,
@@ -76,6 +80,9 @@ impl Module for Life {
                 if ok && self.start_modules {
                     port.out.push_back(own("broker.start-modules", 3));
                 }
+            }
+            (MsgType::Response, "overlay.rejoin") => {
+                notes.rejoined.push(error.map_or_else(|| Ok(message.json().unwrap()), Err));
             }
             (MsgType::Response, "overlay.orphaned") => notes.orphaned = true,
             (MsgType::Response, "broker.start-modules") => {
@@ -129,6 +136,9 @@ impl Module for Probe {
         self.notes.borrow_mut().order.push(format!("start {}", self.name));
         self.notes.borrow_mut().config = config.clone();
         port.out.push_back(if self.broken { Out::Failed("broken".into()) } else { Out::Ready });
+    }
+    fn way(&mut self, _port: &mut Port, way: Way) {
+        self.notes.borrow_mut().ways.push(way);
     }
     fn deliver(&mut self, port: &mut Port, message: Message) {
         let mut notes = self.notes.borrow_mut();
@@ -198,6 +208,13 @@ pub(crate) fn standard(cfg: NodeConfig, notes: &Shared) -> Node {
     Node::new(cfg, vec![Box::new(life)], vec![Box::new(probe)])
 }
 
+/// The same, whose modules start when it is told so.
+pub(crate) fn without_modules(cfg: NodeConfig, notes: &Shared) -> Node {
+    let life = Life { notes: notes.clone(), start_modules: false };
+    let probe = Probe { notes: notes.clone(), name: "probe", services: &["probe"], broken: false };
+    Node::new(cfg, vec![Box::new(life)], vec![Box::new(probe)])
+}
+
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Option<Node>>,
     pub(crate) notes: Vec<Shared>,
@@ -263,6 +280,12 @@ impl Cluster {
     pub(crate) fn start(&mut self, rank: u32) {
         self.launch(rank);
         self.run();
+    }
+
+    /// Starts a broker that is made another way.
+    pub(crate) fn remake(&mut self, rank: u32, maker: Maker) {
+        self.maker = maker;
+        self.start(rank);
     }
 
     fn launch(&mut self, rank: u32) {

@@ -59,6 +59,20 @@ impl Pair {
         self.kvs.response(tag).unwrap();
     }
 
+    /// The same on a follower, which has the store of rank 0 beside it for simplicity.
+    fn follower() -> Self {
+        let watch = Rig::with(WatchService::new(), 1, 2, &serde_json::Map::new());
+        Self { watch, ..Self::new() }
+    }
+
+    /// A commit whose event does not get here.
+    fn unheard(&mut self, ops: &[Value]) {
+        let tag = send(&mut self.kvs, ops);
+        self.store.serve(&mut self.kvs);
+        self.kvs.events.clear();
+        self.kvs.response(tag).unwrap();
+    }
+
     fn watch(&mut self, key: &str, flags: u32) -> u32 {
         let body = json!({ "namespace": "primary", "key": key, "flags": flags });
         let tag = self.watch.stream("kvs-watch.lookup", body);
@@ -297,4 +311,76 @@ proptest! {
             pair.kvs.response(tag).unwrap();
         }
     }
+}
+
+#[test]
+fn a_follower_shows_what_changed_while_the_way_was_lost_and_nothing_twice() {
+    let mut pair = Pair::follower();
+    pair.commit(&[put("a", "1"), put("b", "1"), put("log", "x")]);
+    let (a, b) = (pair.watch("a", WATCH), pair.watch("b", WATCH));
+    let log = pair.watch("log", WATCH | WATCH_APPEND);
+    let late = pair.watch("late", WATCH | WAITCREATE);
+    assert_eq!((pair.answers(a), pair.answers(b)), (vec!["1".into()], vec!["1".into()]));
+    assert_eq!(pair.answers(log), ["x"]);
+    pair.watch.way(Way::Lost);
+    pair.unheard(&[put("a", "2"), append("log", "y")]);
+    pair.unheard(&[put("a", "3"), put("late", "1")]);
+    pair.unheard(&[append("log", "z")]);
+    pair.watch.way(Way::Back);
+    pair.run();
+    assert_eq!(pair.answers(a), ["3"]);
+    assert!(pair.answers(b).is_empty());
+    assert_eq!(pair.answers(log).concat(), "yz");
+    assert_eq!(pair.answers(late), ["1"]);
+    pair.commit(&[put("a", "4"), put("b", "2")]);
+    assert_eq!((pair.answers(a), pair.answers(b)), (vec!["4".into()], vec!["2".into()]));
+}
+
+#[test]
+fn a_watcher_that_is_cut_in_the_middle_of_a_read_goes_on() {
+    let mut pair = Pair::follower();
+    pair.commit(&[put("a", "1"), put("log", "x")]);
+    let a = pair.watch("a", WATCH);
+    let log = pair.watch("log", WATCH | WATCH_APPEND);
+    assert_eq!((pair.answers(a).len(), pair.answers(log).len()), (1, 1));
+    let tag = send(&mut pair.kvs, &[put("a", "2"), append("log", "y")]);
+    pair.store.serve(&mut pair.kvs);
+    pair.kvs.response(tag).unwrap();
+    while let Some(event) = pair.kvs.events.pop_front() {
+        pair.watch.deliver(event);
+    }
+    // Both lookups find no way to the leader.
+    for request in std::mem::take(&mut pair.watch.requests) {
+        pair.watch.fail(&request, Errno::EHOSTUNREACH);
+    }
+    pair.watch.way(Way::Lost);
+    assert!(pair.answers(a).is_empty() && pair.answers(log).is_empty());
+    pair.watch.way(Way::Back);
+    pair.run();
+    assert_eq!((pair.answers(a), pair.answers(log)), (vec!["2".into()], vec!["y".into()]));
+    // Nobody tells that the way is back: it is tried again after a while.
+    let tag = send(&mut pair.kvs, &[put("a", "3")]);
+    pair.store.serve(&mut pair.kvs);
+    pair.kvs.response(tag).unwrap();
+    while let Some(event) = pair.kvs.events.pop_front() {
+        pair.watch.deliver(event);
+    }
+    for request in std::mem::take(&mut pair.watch.requests) {
+        pair.watch.fail(&request, Errno::EHOSTUNREACH);
+    }
+    pair.watch.advance(3_000_000);
+    pair.run();
+    assert_eq!(pair.answers(a), ["3"]);
+}
+
+#[test]
+fn who_asks_while_the_way_is_lost_hears_of_it() {
+    let mut pair = Pair::follower();
+    pair.watch.way(Way::Lost);
+    let body = json!({ "namespace": "primary", "key": "a", "flags": WATCH });
+    let tag = pair.watch.stream("kvs-watch.lookup", body);
+    for request in std::mem::take(&mut pair.watch.requests) {
+        pair.watch.fail(&request, Errno::EHOSTUNREACH);
+    }
+    assert_eq!(pair.answers(tag), ["EHOSTUNREACH"]);
 }

@@ -157,3 +157,119 @@ fn a_follower_whose_parent_is_lost_while_its_modules_start_gives_up() {
     rig.expect("broker.stop-modules");
     rig.finish();
 }
+
+/// A follower in RUN, and the stream of its parent's states.
+fn follower_in_run(rig: &mut Rig<StateMachineService>) -> Message {
+    rig.expect("overlay.monitor");
+    rig.advance(1);
+    quiet(rig);
+    let join = rig.expect("overlay.join");
+    rig.reply(&join, json!({"uuid": "parent"}));
+    quiet(rig);
+    let parent = rig.expect("state-machine.monitor");
+    rig.reply(&parent, json!({"state": State::Run as i32}));
+    quiet(rig);
+    let sync = rig.expect("config.get");
+    rig.reply(&sync, json!({}));
+    let start = rig.expect("broker.start-modules");
+    rig.reply(&start, Value::Null);
+    quiet(rig);
+    let group = rig.expect("groups.join");
+    rig.reply(&group, Value::Null);
+    quiet(rig);
+    assert_eq!(rig.service().state(), State::Run);
+    parent
+}
+
+#[test]
+fn a_follower_runs_on_while_its_parent_is_away() {
+    let mut rig = Rig::with(StateMachineService::new(settings()), 1, 2, &Map::new());
+    let parent = follower_in_run(&mut rig);
+    rig.fail(&parent, Errno::EHOSTUNREACH);
+    quiet(&mut rig);
+    let rejoin = rig.expect("overlay.rejoin");
+    rig.advance(3_600_000_000);
+    assert_eq!(rig.service().state(), State::Run);
+    rig.reply(&rejoin, json!({"uuid": "parent again"}));
+    quiet(&mut rig);
+    let parent = rig.expect("state-machine.monitor");
+    // The leader starts, which is no reason to do anything here.
+    for state in [State::Join, State::Init, State::Quorum, State::Run] {
+        rig.reply(&parent, json!({"state": state as i32}));
+    }
+    assert_eq!(rig.service().state(), State::Run);
+    quiet(&mut rig);
+    rig.finish();
+}
+
+#[test]
+fn a_follower_that_cannot_join_again_ends_with_an_error() {
+    let mut rig = Rig::with(StateMachineService::new(settings()), 1, 2, &Map::new());
+    let parent = follower_in_run(&mut rig);
+    rig.fail(&parent, Errno::EHOSTUNREACH);
+    quiet(&mut rig);
+    let rejoin = rig.expect("overlay.rejoin");
+    rig.fail(&rejoin, RpcError::new(Errno::ESTALE, "another instance"));
+    quiet(&mut rig);
+    assert_eq!(to_exit(&mut rig), 1);
+    rig.finish();
+}
+
+#[test]
+fn a_follower_goes_down_with_a_parent_that_went_down_meanwhile() {
+    let mut rig = Rig::with(StateMachineService::new(settings()), 1, 2, &Map::new());
+    let parent = follower_in_run(&mut rig);
+    rig.fail(&parent, Errno::EHOSTUNREACH);
+    quiet(&mut rig);
+    let rejoin = rig.expect("overlay.rejoin");
+    rig.fail(&rejoin, Errno::ESHUTDOWN);
+    quiet(&mut rig);
+    assert_eq!(to_exit(&mut rig), 0);
+    rig.finish();
+}
+
+#[test]
+fn the_configuration_is_asked_for_again_when_the_parent_was_away() {
+    let mut rig = Rig::with(StateMachineService::new(settings()), 1, 2, &Map::new());
+    rig.expect("overlay.monitor");
+    rig.advance(1);
+    quiet(&mut rig);
+    let join = rig.expect("overlay.join");
+    rig.reply(&join, json!({"uuid": "parent"}));
+    quiet(&mut rig);
+    let parent = rig.expect("state-machine.monitor");
+    rig.reply(&parent, json!({"state": State::Run as i32}));
+    quiet(&mut rig);
+    let sync = rig.expect("config.get");
+    rig.fail(&sync, Errno::EHOSTUNREACH);
+    rig.fail(&parent, Errno::EHOSTUNREACH);
+    quiet(&mut rig);
+    let rejoin = rig.expect("overlay.rejoin");
+    rig.reply(&rejoin, json!({"uuid": "parent again"}));
+    quiet(&mut rig);
+    let parent = rig.expect("state-machine.monitor");
+    rig.reply(&parent, json!({"state": State::Init as i32}));
+    quiet(&mut rig);
+    assert!(rig.requests.is_empty());
+    rig.reply(&parent, json!({"state": State::Quorum as i32}));
+    let sync = rig.expect("config.get");
+    rig.reply(&sync, json!({}));
+    rig.expect("broker.start-modules");
+    rig.finish();
+}
+
+#[test]
+fn a_follower_that_stops_alone_does_not_take_its_children_along() {
+    let mut rig = Rig::with(StateMachineService::new(settings()), 1, 4, &Map::new());
+    follower_in_run(&mut rig);
+    let child = rig.stream("state-machine.monitor", json!({"final": 7}));
+    assert_eq!(rig.response(child), Ok(json!({"state": State::Run as i32})));
+    rig.request("state-machine.signal", json!({"signum": 15, "alone": true}));
+    quiet(&mut rig);
+    let spurn = rig.expect("overlay.spurn");
+    assert_eq!(spurn.json::<Value>().unwrap(), json!({"release": true}));
+    rig.expect("broker.stop-modules");
+    assert!(rig.try_response(child).is_none());
+    rig.disconnect(rig.owner(), "state-machine");
+    rig.finish();
+}

@@ -1,3 +1,5 @@
+use flux_svc::Way;
+
 use super::*;
 
 /// A follower that has asked for the root of primary, and the content of rank 0.
@@ -147,5 +149,82 @@ fn at_the_end_a_follower_answers_everybody() {
     }
     assert!(rig.drained);
     rig.requests.clear();
+    rig.finish();
+}
+
+/// Commits on rank 0 while its events do not get here.
+fn unheard(store: &mut Store, leader: &mut Rig<KvsService>, value: &str) {
+    commit(store, leader, &[put("a.b", value)]).unwrap();
+    leader.events.clear();
+}
+
+#[test]
+fn a_follower_that_missed_changes_catches_up_when_the_way_is_back() {
+    let (mut store, mut leader, mut rig) = follower();
+    assert_eq!(ask(&mut store, &mut leader, &mut rig, "a.b"), Ok(val("1")));
+    rig.way(Way::Lost);
+    let wait = rig.request("kvs.wait-version", json!({ "namespace": "primary", "rootseq": 3 }));
+    unheard(&mut store, &mut leader, "2");
+    unheard(&mut store, &mut leader, "3");
+    assert_eq!(ask(&mut store, &mut leader, &mut rig, "a.b"), Ok(val("1")));
+    rig.way(Way::Back);
+    run(&mut store, &mut leader, &mut rig);
+    assert_eq!(rig.response(wait).unwrap()["rootseq"], 3);
+    assert_eq!(ask(&mut store, &mut leader, &mut rig, "a.b"), Ok(val("3")));
+    rig.finish();
+}
+
+#[test]
+fn a_commit_on_its_way_when_the_way_is_lost_is_answered() {
+    let (mut store, mut leader, mut rig) = follower();
+    run(&mut store, &mut leader, &mut rig);
+    let tag = send(&mut rig, &[put("x", "1")]);
+    let relay = rig.requests.pop_front().unwrap();
+    rig.fail(&relay, Errno::EHOSTUNREACH);
+    rig.way(Way::Lost);
+    assert_eq!(rig.response(tag).unwrap_err().errno, Errno::EHOSTUNREACH);
+    rig.way(Way::Back);
+    run(&mut store, &mut leader, &mut rig);
+    rig.finish();
+}
+
+#[test]
+fn a_namespace_that_was_removed_meanwhile_is_forgotten() {
+    let (mut store, mut leader, mut rig) = follower();
+    let body = json!({ "namespace": "n", "owner": 1000, "flags": 0, "rootref": "" });
+    let tag = leader.request("kvs.namespace-create", body);
+    store.serve(&mut leader);
+    leader.response(tag).unwrap();
+    run(&mut store, &mut leader, &mut rig);
+    let root = json!({ "namespace": "n" });
+    let tag = rig.request("kvs.getroot", root.clone());
+    run(&mut store, &mut leader, &mut rig);
+    rig.response(tag).unwrap();
+    let wait = rig.request("kvs.wait-version", json!({ "namespace": "n", "rootseq": 9 }));
+    rig.way(Way::Lost);
+    let tag = leader.request("kvs.namespace-remove", root.clone());
+    store.serve(&mut leader);
+    leader.response(tag).unwrap();
+    leader.events.clear();
+    rig.way(Way::Back);
+    run(&mut store, &mut leader, &mut rig);
+    assert_eq!(rig.response(wait).unwrap_err().errno, Errno::EOPNOTSUPP);
+    rig.finish();
+}
+
+#[test]
+fn a_leader_that_has_lost_what_was_shown_is_not_followed() {
+    let (mut store, mut leader, mut rig) = follower();
+    commit(&mut store, &mut leader, &[put("a.b", "2")]).unwrap();
+    run(&mut store, &mut leader, &mut rig);
+    rig.way(Way::Lost);
+    rig.way(Way::Back);
+    let root = rig.expect("kvs.getroot");
+    rig.reply(
+        &root,
+        json!({ "namespace": "primary", "owner": 1000, "rootseq": 1, "flags": 0,
+                "rootref": "sha1-1234567890123456789012345678901234567890" }),
+    );
+    assert!(rig.failed.as_ref().unwrap().contains("older than version 2"));
     rig.finish();
 }
