@@ -202,7 +202,7 @@ fn a_namespace_that_was_removed_meanwhile_is_forgotten() {
     rig.response(tag).unwrap();
     let wait = rig.request("kvs.wait-version", json!({ "namespace": "n", "rootseq": 9 }));
     rig.way(Way::Lost);
-    let tag = leader.request("kvs.namespace-remove", root.clone());
+    let tag = leader.request("kvs.namespace-remove", root);
     store.serve(&mut leader);
     leader.response(tag).unwrap();
     leader.events.clear();
