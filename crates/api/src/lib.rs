@@ -12,6 +12,7 @@ pub mod body;
 mod declare;
 pub mod rpc;
 
+pub mod archive;
 pub mod broker;
 pub mod config;
 pub mod content;

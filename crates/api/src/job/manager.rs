@@ -213,6 +213,15 @@ bodies! {
         /// Finished jobs too.
         #[serde(default)]
         pub full: bool,
+        /// Of the finished ones only those that are not in the archive.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        pub unarchived: bool,
+    }
+
+    /// Body of `job-manager.archived`.
+    pub struct ArchivedIds {
+        /// Jobs that are in the archive now, durably.
+        pub ids: Vec<u64>,
     }
 
     /// One response of the journal; id -1 without events ends the backlog.
@@ -455,6 +464,8 @@ api! {
         PurgeId_ = "job-manager.purge-id", owner, unary, PurgeId => CountResponse;
         /// Every event of every job as it happens.
         Journal = "job-manager.events-journal", owner, streaming, JournalRequest => JournalResponse;
+        /// From job-list: these finished jobs are in the archive.
+        Archived = "job-manager.archived", owner, silent, ArchivedIds => Empty;
         /// Ends a journal stream.
         JournalCancel = "job-manager.events-journal-cancel", owner, silent, CancelRequest => Empty;
         /// Names of queues.

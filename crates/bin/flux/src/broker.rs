@@ -28,7 +28,7 @@ use flux_proc::{RexecDriver, RexecOptions};
 use flux_proto::RouteId;
 use flux_resource::ResourceSettings;
 use flux_shell::patience;
-use flux_store::{Durability, StoreDriver};
+use flux_store::{ArchiveDriver, Durability, StoreDriver};
 use flux_topo::Sysfs;
 use flux_wire::ConnectOptions;
 use serde_json::Value;
@@ -94,6 +94,15 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
         // What does not outlive the leader need not wait for it.
         instance = (durability == Durability::Synced).then(|| store.instance().to_string());
         drivers.push(Box::new(store));
+        // What goes with the instance needs no archive: nothing is read back from it.
+        if durability == Durability::Synced {
+            let (driver, note) =
+                ArchiveDriver::open(&statedir).map_err(|error| error.to_string())?;
+            if let Some(note) = note {
+                crate::output::error_line(&format!("flux-broker: warning: {note}"));
+            }
+            drivers.push(Box::new(driver));
+        }
     }
     let env = surroundings::environment(&local_uri, options.attributes.get("jobid"));
     drivers.push(Box::new(launcher(options, rank, rundir, &env)?));
@@ -114,6 +123,7 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
         },
         shell: installed.shell(),
         imp_helper: installed.imp_helper(),
+        archive: instance.is_some(),
     };
     let mut config = NodeConfig::new(rank, topology, RouteId::from(uuid.as_str()), owner());
     config.version = VERSION;

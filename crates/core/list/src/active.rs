@@ -110,6 +110,8 @@ impl Active {
             waitstatus: status.finish_status,
             dependencies: (!status.dependencies.is_empty())
                 .then_some(Json::Strings(&status.dependencies)),
+            started: status.started,
+            fatal: status.fatal_exception.is_some(),
         }
     }
 

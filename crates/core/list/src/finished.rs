@@ -1,7 +1,6 @@
 //! Jobs that are over, kept small: a record of fixed size and strings that jobs share.
 //!
-//! The service uses nothing of [`Finished`] but what is public here, so that old jobs can move to
-//! an archive on disk which gives the same views.
+//! They are in the archive on disk too ([`crate::archive`]), which gives the same views.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,6 +43,8 @@ struct Record {
     exception_severity: u8,
     urgency: u8,
     result: JobResult,
+    started: bool,
+    fatal: bool,
 }
 
 fn known(time: f64) -> Option<f64> {
@@ -114,6 +115,8 @@ impl Finished {
             exception_severity: job.exception.map_or(0, |e| e.severity),
             urgency: job.urgency,
             result: job.result.unwrap_or(JobResult::Failed),
+            started: job.started,
+            fatal: job.fatal,
         };
         self.by_end.insert(Reverse((order(record.t_inactive), job.id)));
         self.jobs.insert(job.id, Box::new(record));
@@ -192,6 +195,8 @@ impl Finished {
             annotations: text(record.annotations).map(Json::Text),
             waitstatus: record.waitstatus,
             dependencies: text(record.dependencies).map(Json::Text),
+            started: record.started,
+            fatal: record.fatal,
         }
     }
 
@@ -207,7 +212,8 @@ impl Finished {
     }
 }
 
-fn json_text(json: Option<Json<'_>>) -> Option<String> {
+/// A JSON as text.
+pub(crate) fn json_text(json: Option<Json<'_>>) -> Option<String> {
     let mut text = String::new();
     match json? {
         Json::Text(kept) => text.push_str(kept),

@@ -44,7 +44,17 @@ pub(crate) struct Follow {
 }
 
 impl Follow {
-    /// Whether the past is known.
+    /// Whether a job was purged while the past is read.
+    pub(crate) fn was_purged(&self, id: u64) -> bool {
+        self.purged.contains(&id)
+    }
+
+    /// The whole past is known.
+    pub(crate) fn forget_purged(&mut self) {
+        self.purged.clear();
+    }
+
+    /// Whether the past is known, as far as the journal tells it.
     pub(crate) fn is_synced(&self) -> bool {
         self.synced
     }
@@ -66,7 +76,9 @@ impl ListService {
         let paused = self.follow.paused;
         let retry_us = self.follow.retry_us;
         self.follow = Follow { paused, retry_us, ..Follow::default() };
-        let request = JournalRequest { allow: None, deny: None, full: true };
+        self.archiver.reset();
+        let unarchived = self.archiver.is_kept();
+        let request = JournalRequest { allow: None, deny: None, full: true, unarchived };
         let tag = cx.call::<Journal>(To::Rank(cx.rank()), &request, Wait::Journal);
         self.follow.tag = Some(tag);
     }
@@ -135,8 +147,8 @@ impl ListService {
         while let Some(input) = self.follow.held.pop_front() {
             self.process(cx, input);
         }
-        if self.follow.synced {
-            self.synced(cx);
+        if self.follow.synced && !self.archiver.is_loading() {
+            self.settled(cx);
         }
     }
 
@@ -144,9 +156,14 @@ impl ListService {
         match input {
             Input::Journal(response) if response.id < 0 => {
                 self.follow.retry_us = 0;
-                self.follow.purged.clear();
                 self.follow.synced = true;
-                self.synced(cx);
+                if self.archiver.is_loading() {
+                    // Active jobs can be listed now, the others soon.
+                    self.serve_early(cx);
+                    self.load(cx, None);
+                } else {
+                    self.settled(cx);
+                }
             }
             Input::Journal(response) => self.take(cx, response),
             Input::Purge(ids) => self.purge(cx, ids),
@@ -160,6 +177,10 @@ impl ListService {
         }
         match self.store.take(response) {
             Ok(Change::Job(id)) => self.changed(cx, id),
+            Ok(Change::Ended(id)) => {
+                self.ended(cx, id);
+                self.changed(cx, id);
+            }
             Ok(Change::Gone(id)) => {
                 self.absent(cx, id, &Errno::ENOENT.into());
                 self.changed(cx, id);
@@ -184,9 +205,10 @@ impl ListService {
 
     fn purge(&mut self, cx: &mut Cx<'_, Wait>, ids: Vec<u64>) {
         for id in ids {
-            if !self.follow.synced {
+            if !self.follow.synced || self.archiver.is_loading() {
                 self.follow.purged.insert(id);
             }
+            self.archiver.purged(id);
             self.store.purge(id);
             self.absent(cx, id, &Errno::ENOENT.into());
             self.changed(cx, id);

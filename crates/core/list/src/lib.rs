@@ -2,13 +2,15 @@
 //!
 //! The service follows the events journal of `job-manager` and keeps what it says: active jobs as
 //! their status by events, finished ones as small records. Listing walks an index in the order of
-//! the answer and stops when it has enough; nothing scans all jobs for a few.
+//! the answer and stops when it has enough; nothing scans all jobs for a few. Finished jobs go to
+//! the archive too, and come back from it after a restart.
 //!
 //! Read first: [`ListService`], [`store::Store`], [`view::JobView`] (the one form in which a job is
 //! matched and written, wherever it is kept). Must never: change a job, or show in private mode a
 //! job to another user.
 
 pub mod active;
+pub mod archive;
 pub mod attrs;
 pub mod config;
 pub mod counts;
@@ -55,6 +57,14 @@ pub enum Wait {
     GiveUp(u64),
     /// Time to tell the numbers again.
     Stats,
+    /// Time to put finished jobs into the archive.
+    Put,
+    /// Jobs were put.
+    Archived,
+    /// Jobs that were purged meanwhile go again.
+    Unarchived,
+    /// Finished jobs of the archive; the number of the attempt to read them all.
+    Load(u64),
 }
 
 /// A request that came before the past was known.
@@ -70,6 +80,7 @@ pub struct ListService {
     settings: Settings,
     store: Store,
     follow: Follow,
+    archiver: archive::Archiver,
     early: Vec<Early>,
     waiters: Waiters,
     /// Jobs that the KVS is asked for.
@@ -97,6 +108,17 @@ fn send_text(out: &mut impl Outbox, head: &Message, text: &str) {
 }
 
 impl ListService {
+    /// A service of an instance with the `archive` driver: finished jobs are kept there.
+    #[must_use]
+    pub fn with_archive() -> Self {
+        Self { archiver: archive::Archiver::new(), ..Self::default() }
+    }
+
+    /// Whether every job is known.
+    fn is_complete(&self) -> bool {
+        self.follow.is_synced() && !self.archiver.is_loading()
+    }
+
     /// All jobs.
     #[must_use]
     pub fn store(&self) -> &Store {
@@ -127,7 +149,7 @@ impl ListService {
     }
 
     fn job_stats(&mut self, cx: &mut Cx<'_, Wait>, call: Call<JobStats>) {
-        if !self.follow.is_synced() {
+        if !self.is_complete() {
             return self.hold(cx, Early::Stats(call));
         }
         let body = AnyObject(self.store.counts.body());
@@ -172,14 +194,20 @@ impl ListService {
         }
     }
 
-    /// The past is known: what waited for that goes on.
-    pub(crate) fn synced(&mut self, cx: &mut Cx<'_, Wait>) {
+    /// More is known: what waited for that goes on, or waits again.
+    pub(crate) fn serve_early(&mut self, cx: &mut Cx<'_, Wait>) {
         for early in std::mem::take(&mut self.early) {
             match early {
                 Early::List(call) => self.list(cx, call),
                 Early::Stats(call) => self.job_stats(cx, call),
             }
         }
+    }
+
+    /// Every job is known.
+    pub(crate) fn settled(&mut self, cx: &mut Cx<'_, Wait>) {
+        self.follow.forget_purged();
+        self.serve_early(cx);
         let unknown: Vec<u64> = self.waiters.jobs().filter(|id| !self.store.knows(*id)).collect();
         for id in unknown {
             self.ask_existence(cx, id);
@@ -222,7 +250,11 @@ impl Service for ListService {
         match wait {
             Wait::Journal => self.journal(cx, &reply),
             Wait::Exists(id) => self.existence(cx, id, &reply),
-            Wait::Retry | Wait::GiveUp(_) | Wait::Stats => {}
+            Wait::Archived => self.put_settled(cx, &reply),
+            Wait::Load(load) => self.loaded(cx, load, &reply),
+            // What stays there is purged again when its time comes.
+            Wait::Unarchived => {}
+            Wait::Retry | Wait::GiveUp(_) | Wait::Stats | Wait::Put => {}
         }
     }
 
@@ -230,6 +262,7 @@ impl Service for ListService {
         match wait {
             Wait::Retry if !self.draining => self.open(cx),
             Wait::Stats => self.tell_stats(cx),
+            Wait::Put if !self.draining => self.put_now(cx),
             Wait::GiveUp(id) => self.give_up(cx, id),
             _ => {}
         }
@@ -296,6 +329,7 @@ impl Service for ListService {
             },
             "idsync": { "lookups": self.lookups.len(), "waits": self.waiters.len() },
             "stats_watchers": self.watchers.len(),
+            "unarchived": self.archiver.waiting(),
         }))
     }
 }

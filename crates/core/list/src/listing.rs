@@ -30,7 +30,9 @@ impl ListService {
             Ok(checked) => checked,
             Err(error) => return call.answer.err(cx, error),
         };
-        if !self.follow.is_synced() {
+        // Active jobs are known first.
+        let inactive = query.states().contains(JobState::Inactive);
+        if !self.follow.is_synced() || (inactive && !self.is_complete()) {
             return self.hold(cx, Early::List(call));
         }
         let (request, answer) = (call.request, call.answer);
@@ -94,7 +96,7 @@ impl ListService {
         }
         self.waiters.add(id, waiter);
         // Before the past is known, and while the journal is paused, nothing can be said of it.
-        if self.follow.is_synced() && !self.follow.is_paused() && !self.store.knows(id) {
+        if self.is_complete() && !self.follow.is_paused() && !self.store.knows(id) {
             self.ask_existence(cx, id);
         }
     }

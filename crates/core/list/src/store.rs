@@ -46,6 +46,8 @@ pub type Fault = String;
 pub enum Change {
     /// This job.
     Job(u64),
+    /// This job, which is over now.
+    Ended(u64),
     /// This job was refused and is gone.
     Gone(u64),
 }
@@ -118,6 +120,16 @@ impl Store {
         let Some(job) = self.finished.get(id) else { return false };
         self.counts.remove(job.queue, Kind::of(&job));
         self.finished.remove(id)
+    }
+
+    /// Takes a finished job of the archive, unless it is known; whether it was not.
+    pub fn load(&mut self, job: &JobView<'_>) -> bool {
+        if self.knows(job.id) {
+            return false;
+        }
+        self.counts.add(job.queue, Kind::of(job));
+        self.finished.insert(job);
+        true
     }
 
     /// Forgets a finished job that was purged, and counts it.
@@ -209,11 +221,13 @@ impl Store {
             self.counts.add(job.spec.queue.as_deref(), kind);
             self.enter(place);
         }
-        if job.status.is_inactive() {
+        let change = if job.status.is_inactive() {
             self.finished.insert(&job.view());
+            Change::Ended(id)
         } else {
             self.active.insert(id, job);
-        }
-        fault.map_or(Ok(Change::Job(id)), Err)
+            Change::Job(id)
+        };
+        fault.map_or(Ok(change), Err)
     }
 }

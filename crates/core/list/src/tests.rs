@@ -4,6 +4,7 @@ use flux_svc::Rig;
 
 use super::*;
 
+mod archive;
 mod constraints;
 mod following;
 mod life;

@@ -65,6 +65,10 @@ pub struct JobView<'a> {
     pub annotations: Option<Json<'a>>,
     pub waitstatus: Option<i32>,
     pub dependencies: Option<Json<'a>>,
+    /// No attribute: its shells were started.
+    pub started: bool,
+    /// No attribute: it had a fatal exception.
+    pub fatal: bool,
 }
 
 impl JobView<'_> {

@@ -1,11 +1,11 @@
 //! Group commit: while one KVS commit is on its way, what happens next gathers for the following
 //! one. Answers and actions wait here for the commit that carries what they promise.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use flux_api::job::manager::{
-    Memo, PostJobEvent_, Purge, PurgeId_, QueueEnable_, QueueStart_, Raise, RaiseAll, Submit,
-    SubmitErrors, Update, Urgency,
+    Memo, PostJobEvent_, QueueEnable_, QueueStart_, Raise, RaiseAll, Submit, SubmitErrors, Update,
+    Urgency,
 };
 use flux_api::kvs::{APPEND, Commit, CommitRequest, Operation, PRIMARY};
 use flux_api::{Answer, Empty, RpcError};
@@ -15,10 +15,16 @@ use flux_proto::Errno;
 use flux_svc::{Cx, Level, To};
 use serde_json::Value;
 
+use crate::active_index::ActiveIndex;
+use crate::purge::Asker;
 use crate::service::{JobManager, Wait};
 
 /// How long events that nobody waits for may gather, in microseconds.
 pub const GATHER_US: u64 = 1_000;
+/// How long the index of active jobs may be behind, when nothing else is stored, in microseconds.
+pub const INDEX_US: u64 = 500_000;
+/// Bytes of a commit, roughly; what is beyond waits for the next one.
+pub const BATCH_BYTES: usize = 4 << 20;
 /// How long to wait after a failed commit, in microseconds.
 pub const RETRY_US: u64 = 1_000_000;
 
@@ -39,10 +45,8 @@ pub(crate) enum After {
     QueueEnable(Answer<QueueEnable_>),
     QueueStart(Answer<QueueStart_>),
     Post(Answer<PostJobEvent_>),
-    Purge(Answer<Purge>, u64),
-    PurgeId(Answer<PurgeId_>),
-    /// These jobs are out of the KVS: tell everybody.
-    Purged(Vec<u64>),
+    /// These jobs are out of the KVS: what follows of a purge.
+    Purged(Vec<u64>, Asker),
 }
 
 impl After {
@@ -58,9 +62,8 @@ impl After {
             Self::QueueEnable(answer) => answer.err(cx, error.clone()),
             Self::QueueStart(answer) => answer.err(cx, error.clone()),
             Self::Post(answer) => answer.err(cx, error.clone()),
-            Self::Purge(answer, _) => answer.err(cx, error.clone()),
-            Self::PurgeId(answer) => answer.err(cx, error.clone()),
-            Self::Allocated(_) | Self::Retire(_) | Self::Purged(_) => {}
+            Self::Purged(_, asker) => asker.answer(cx, Err(error.clone())),
+            Self::Allocated(_) | Self::Retire(_) => {}
         }
     }
 }
@@ -72,11 +75,24 @@ struct Batch {
     after: Vec<After>,
     /// Somebody waits.
     urgent: bool,
+    /// Of what is to be written, roughly.
+    bytes: usize,
 }
 
 impl Batch {
     fn is_empty(&self) -> bool {
         self.logs.is_empty() && self.puts.is_empty() && self.after.is_empty()
+    }
+
+    /// Adds what gathered after this batch.
+    fn extend(&mut self, next: Self) {
+        for (id, text) in next.logs {
+            self.logs.entry(id).or_default().push_str(&text);
+        }
+        self.puts.extend(next.puts);
+        self.after.extend(next.after);
+        self.urgent |= next.urgent;
+        self.bytes += next.bytes;
     }
 
     fn operations(&self) -> Vec<Operation> {
@@ -98,8 +114,13 @@ impl Batch {
 #[derive(Debug, Default)]
 pub(crate) struct Commits {
     next: Batch,
+    /// Batches that are full, before `next`.
+    full: VecDeque<Batch>,
     flight: Option<Batch>,
     armed: bool,
+    /// Which jobs are active, for a restart. Its changes go with whatever is stored next.
+    pub(crate) index: ActiveIndex,
+    index_armed: bool,
     /// Why nothing can be stored, since the last commit failed.
     pub(crate) failure: Option<String>,
 }
@@ -107,11 +128,33 @@ pub(crate) struct Commits {
 impl Commits {
     /// Adds lines to a job's eventlog.
     pub(crate) fn append(&mut self, id: u64, text: &str) {
+        self.next.bytes += text.len();
         self.next.logs.entry(id).or_default().push_str(text);
+    }
+
+    /// Between two jobs: what follows may go into another commit, if this one is large.
+    pub(crate) fn split(&mut self) {
+        if self.next.bytes >= BATCH_BYTES {
+            self.full.push_back(std::mem::take(&mut self.next));
+        }
+    }
+
+    /// Removes a key and what is below it.
+    pub(crate) fn remove(&mut self, key: String) {
+        self.next.puts.insert(key, Value::Null);
+    }
+
+    fn has_next(&self) -> bool {
+        !self.next.is_empty() || !self.full.is_empty()
+    }
+
+    fn is_urgent(&self) -> bool {
+        self.next.urgent || !self.full.is_empty()
     }
 
     /// Sets a key; null removes it.
     pub(crate) fn put(&mut self, key: String, dirent: Value) {
+        self.next.bytes += dirent.get("data").and_then(Value::as_str).map_or(0, str::len);
         self.next.puts.insert(key, dirent);
     }
 
@@ -123,7 +166,7 @@ impl Commits {
 
     /// Whether everything is durable.
     pub(crate) fn is_idle(&self) -> bool {
-        self.flight.is_none() && self.next.is_empty()
+        self.flight.is_none() && !self.has_next()
     }
 
     /// Refuses what would change a job while nothing can be stored.
@@ -138,13 +181,20 @@ impl Commits {
 impl JobManager {
     /// Ends an input: stores what it recorded, at once if somebody waits for it.
     pub(crate) fn flush(&mut self, cx: &mut Cx<'_, Wait>) {
-        if self.commits.flight.is_some() || self.commits.armed || self.commits.next.is_empty() {
-            if self.commits.next.urgent && self.commits.failure.is_none() {
+        if self.commits.flight.is_some() || self.commits.armed || !self.commits.has_next() {
+            if self.commits.is_urgent() && self.commits.failure.is_none() {
                 self.commit(cx);
+            }
+            if self.draining && self.commits.failure.is_none() {
+                self.commit(cx);
+            }
+            if self.commits.index.is_pending() && !self.commits.index_armed {
+                self.commits.index_armed = true;
+                cx.timer(INDEX_US, Wait::FlushIndex);
             }
             return;
         }
-        if self.commits.next.urgent {
+        if self.commits.is_urgent() {
             self.commit(cx);
         } else {
             self.commits.armed = true;
@@ -152,10 +202,18 @@ impl JobManager {
         }
     }
 
+    /// The index has been behind for long enough.
+    pub(crate) fn flush_index(&mut self, cx: &mut Cx<'_, Wait>) {
+        self.commits.index_armed = false;
+        if self.commits.failure.is_none() {
+            self.commit(cx);
+        }
+    }
+
     /// The time to gather, or to wait after a failure, is over.
     pub(crate) fn flush_now(&mut self, cx: &mut Cx<'_, Wait>) {
         self.commits.armed = false;
-        if self.commits.next.is_empty() {
+        if !self.commits.has_next() {
             // Nothing to try it with: the next request will.
             self.commits.failure = None;
         }
@@ -163,11 +221,13 @@ impl JobManager {
     }
 
     fn commit(&mut self, cx: &mut Cx<'_, Wait>) {
-        if self.commits.flight.is_some() || self.commits.next.is_empty() {
+        let commits = &mut self.commits;
+        if commits.flight.is_some() || !(commits.has_next() || commits.index.is_pending()) {
             return;
         }
-        let batch = std::mem::take(&mut self.commits.next);
-        let ops = batch.operations();
+        let batch = commits.full.pop_front().unwrap_or_else(|| std::mem::take(&mut commits.next));
+        let mut ops = batch.operations();
+        ops.extend(commits.index.operation());
         self.commits.flight = Some(batch);
         if ops.is_empty() {
             // Only promises: everything they need is durable already.
@@ -189,6 +249,7 @@ impl JobManager {
                     self.fulfill(cx, after);
                 }
                 self.drain_waiters(cx);
+                self.migration_done(cx);
             }
             Err(error) => self.failed(cx, batch, &error),
         }
@@ -200,12 +261,11 @@ impl JobManager {
             cx.log(Level::Err, format!("{failure}; new jobs are refused until it works again"));
         }
         // Nothing of it is stored, so it comes before what has gathered since.
-        let next = std::mem::take(&mut self.commits.next);
-        for (id, text) in next.logs {
-            batch.logs.entry(id).or_default().push_str(&text);
+        self.commits.index.write_anew();
+        for full in std::mem::take(&mut self.commits.full) {
+            batch.extend(full);
         }
-        batch.puts.extend(next.puts);
-        batch.after.extend(next.after);
+        batch.extend(std::mem::take(&mut self.commits.next));
         batch.urgent = true;
         let mut kept = Vec::new();
         for after in std::mem::take(&mut batch.after) {
@@ -238,6 +298,9 @@ impl JobManager {
         self.draining = true;
         self.commits.next.urgent = true;
         self.flush(cx);
+        if self.commits.failure.is_none() {
+            self.commit(cx);
+        }
         self.drained_if_idle(cx);
     }
 
@@ -251,7 +314,7 @@ impl JobManager {
             for after in std::mem::take(&mut self.commits.next.after) {
                 after.refuse(cx, &error);
             }
-        } else if !self.commits.is_idle() {
+        } else if !self.commits.is_idle() || self.commits.index.is_pending() {
             return;
         }
         self.draining = false;
@@ -288,13 +351,7 @@ impl JobManager {
             After::QueueEnable(answer) => answer.ok(cx, &Empty),
             After::QueueStart(answer) => answer.ok(cx, &Empty),
             After::Post(answer) => answer.ok(cx, &Empty),
-            After::Purge(answer, count) => {
-                answer.ok(cx, &flux_api::job::manager::CountResponse { count, errors: 0 });
-            }
-            After::PurgeId(answer) => {
-                answer.ok(cx, &flux_api::job::manager::CountResponse { count: 1, errors: 0 });
-            }
-            After::Purged(ids) => self.announce_purge(cx, &ids),
+            After::Purged(ids, asker) => self.purged(cx, ids, asker),
         }
     }
 }

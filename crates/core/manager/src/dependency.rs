@@ -248,7 +248,7 @@ impl JobManager {
                 (job.status.userid, ended.then(|| Record::of(&job.status)))
             }
             None => {
-                let record = self.inactive.get(target).ok_or_else(not_found)?;
+                let record = self.finished(target).ok_or_else(not_found)?;
                 (record.userid, Some(*record))
             }
         };
@@ -433,7 +433,7 @@ impl JobManager {
         let record = match self.jobs.get(&target) {
             Some(job) if on == On::Start && job.status.started => Some(Record::of(&job.status)),
             Some(_) => None,
-            None => self.inactive.get(target).copied(),
+            None => self.finished(target).copied(),
         };
         record.is_some_and(|record| on.outcome(&record) == Outcome::Met)
     }

@@ -138,7 +138,7 @@ impl JobManager {
         self.jobs
             .get(&id)
             .map(|job| job.status.userid)
-            .or_else(|| self.inactive.get(id).map(|record| record.userid))
+            .or_else(|| self.finished(id).map(|record| record.userid))
             .ok_or_else(|| RpcError::new(Errno::ENOENT, "unknown job id"))
     }
 

@@ -1,8 +1,6 @@
 //! Questions about jobs, answered from memory.
 
-use flux_api::job::manager::{
-    Getattr, Getinfo, History, HistoryResponse, List, ListResponse, ManagerInfo, ManagerResources,
-};
+use flux_api::job::manager::{Getattr, Getinfo, List, ListResponse, ManagerInfo, ManagerResources};
 use flux_api::{Call, RpcError};
 use flux_id::JobId;
 use flux_model::job_event::JobState;
@@ -34,7 +32,7 @@ fn entry(job: &Job) -> Value {
 
 /// A slice as in Python: `[start]:[stop][:step]`, without the brackets or with them, of a list of
 /// `len` items. The indexes it picks, in order.
-fn slice(text: &str, len: usize) -> Option<Vec<usize>> {
+pub(crate) fn slice(text: &str, len: usize) -> Option<Vec<usize>> {
     let text = text.trim();
     let text = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let parts: Vec<Option<i64>> = text
@@ -69,6 +67,23 @@ fn slice(text: &str, len: usize) -> Option<Vec<usize>> {
         at = at.saturating_add(step);
     }
     Some(picked)
+}
+
+/// How many of the newest jobs a slice can pick from; `None` when it may need all of them.
+pub(crate) fn history_need(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let text = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let mut parts = text.split(':').map(str::trim);
+    let (first, second) = (parts.next()?, parts.next());
+    if parts.next().is_some() {
+        return None;
+    }
+    let start = if first.is_empty() { 0 } else { first.parse::<u64>().ok()? };
+    match second {
+        None if first.is_empty() => None,
+        None => start.checked_add(1),
+        Some(stop) => stop.parse::<u64>().ok(),
+    }
 }
 
 impl JobManager {
@@ -127,19 +142,6 @@ impl JobManager {
         call.answer.ok(cx, &found);
     }
 
-    /// `job-manager.history.get`.
-    pub(crate) fn history_get(&self, cx: &mut Cx<'_, Wait>, call: Call<History>) {
-        let userid = call.answer.cred().userid;
-        let picked = slice(&call.request.slice, self.history.count(userid));
-        let Some(picked) = picked else {
-            let text = format!("could not parse python-style slice '{}'", call.request.slice);
-            return call.answer.err(cx, RpcError::new(Errno::EINVAL, text));
-        };
-        let all: Vec<u64> = self.history.of(userid).collect();
-        let jobs = picked.into_iter().filter_map(|at| all.get(at).copied()).collect();
-        call.answer.ok(cx, &HistoryResponse { jobs });
-    }
-
     /// `job-manager.resource-status`.
     pub(crate) fn resource_status(
         &self,
@@ -169,6 +171,16 @@ impl JobManager {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_as_many_jobs_are_fetched_as_a_slice_needs() {
+        assert_eq!(history_need("[0]"), Some(1));
+        assert_eq!(history_need(":3"), Some(3));
+        assert_eq!(history_need("1:9"), Some(9));
+        for all in [":", "-1", "1:", "::2", "-3:2", ""] {
+            assert_eq!(history_need(all), None, "{all}");
+        }
+    }
 
     #[test]
     fn slices_pick_as_python_does() {

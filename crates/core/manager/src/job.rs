@@ -51,6 +51,8 @@ pub struct Job {
     pub log: String,
     /// Its first events are durable: others may be asked to work for it.
     pub entered: bool,
+    /// It is in the archive, though its last event was not durable when that was told.
+    pub archived: bool,
     /// Its `alloc` event is durable.
     pub alloc_durable: bool,
     /// Request for resources.
@@ -72,6 +74,7 @@ impl Job {
             r: None,
             log: String::new(),
             entered: false,
+            archived: false,
             alloc_durable: false,
             alloc: AllocState::Idle,
             start: StartState::Idle,

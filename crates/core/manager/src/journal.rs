@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use flux_api::archive::{ArchiveIds_, ArchiveIdsRequest};
 use flux_api::job::manager::{Journal as JournalRpc, JournalCancel};
 use flux_api::kvs::{Lookup, LookupRequest};
 use flux_api::{Answer, Call, Outbox, RpcError};
@@ -19,6 +20,8 @@ use crate::service::{JobManager, Wait};
 
 /// Finished jobs that are read at once for one listener.
 const READS_MAX: usize = 32;
+/// Ids that the archive is asked for at once.
+const IDS_MAX: u64 = 1024;
 
 /// A part of a finished job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +83,12 @@ struct Backlog {
     todo: VecDeque<u64>,
     reads: BTreeMap<u64, Read>,
     full: bool,
+    /// Archived jobs above this id are still to come.
+    above: Option<u64>,
+    /// The archive was asked for ids.
+    asking: bool,
+    /// Jobs that were not in the archive at first.
+    seen: BTreeSet<u64>,
 }
 
 #[derive(Debug)]
@@ -171,7 +180,9 @@ impl Journal {
     /// A job moved from the active ones to the finished ones while listeners read the past.
     pub(crate) fn retired(&mut self, id: u64) {
         for listener in self.listeners.values_mut() {
-            if let Some(backlog) = &mut listener.backlog {
+            if let Some(backlog) = &mut listener.backlog
+                && backlog.seen.insert(id)
+            {
                 backlog.todo.push_back(id);
             }
         }
@@ -210,8 +221,12 @@ impl JobManager {
             Err(error) => return call.answer.err(cx, error),
         };
         let full = request.full;
-        let todo = if full { self.inactive.ids().collect() } else { VecDeque::new() };
-        let backlog = Some(Backlog { todo, reads: BTreeMap::new(), full });
+        let todo: VecDeque<u64> =
+            if full { self.inactive.ids().collect() } else { VecDeque::new() };
+        let above = (self.archive && full && !request.unarchived).then_some(0);
+        // Only an archive may tell of a job again.
+        let seen = if above.is_some() { todo.iter().copied().collect() } else { BTreeSet::new() };
+        let backlog = Some(Backlog { todo, full, above, seen, ..Backlog::default() });
         let id = self.journal.next;
         self.journal.next += 1;
         self.journal.listeners.insert(id, Listener { answer: call.answer, allow, deny, backlog });
@@ -232,7 +247,13 @@ impl JobManager {
                     lookup(cx, id, part, Wait::Backlog { listener: key, id, part });
                 }
             }
-            if !backlog.reads.is_empty() {
+            let dry = backlog.reads.len() < READS_MAX;
+            if let Some(above) = backlog.above.filter(|_| dry && !backlog.asking) {
+                backlog.asking = true;
+                let request = ArchiveIdsRequest { above, max: IDS_MAX };
+                cx.call::<ArchiveIds_>(To::Any, &request, Wait::BacklogIds(key));
+            }
+            if !backlog.reads.is_empty() || backlog.asking {
                 continue;
             }
             listener.backlog = None;
@@ -257,6 +278,25 @@ impl JobManager {
             }
             listener.send(cx, "{\"id\":-1,\"events\":[]}");
         }
+    }
+
+    /// Ids of archived jobs for a listener.
+    pub(crate) fn backlog_ids(&mut self, cx: &mut Cx<'_, Wait>, listener: u64, reply: &Reply) {
+        let Some(backlog) = self.journal.backlog(listener) else { return };
+        backlog.asking = false;
+        match reply.decode::<ArchiveIds_>() {
+            Ok(found) => {
+                let more = found.ids.len() as u64 == IDS_MAX;
+                backlog.above = found.ids.last().copied().filter(|_| more);
+                let seen = &backlog.seen;
+                backlog.todo.extend(found.ids.into_iter().filter(|id| !seen.contains(id)));
+            }
+            Err(error) => {
+                backlog.above = None;
+                cx.log(Level::Err, format!("journal: archived jobs are left out: {error}"));
+            }
+        }
+        self.journal_work(cx);
     }
 
     /// A part of a finished job for a listener.

@@ -8,9 +8,13 @@
 //! (RFC 32), [`dependency`] is RFC 26, [`queue`] is RFC 33, [`perilog`] and [`housekeeping`] run what
 //! the administrator wants run around jobs, [`journal`] tells everybody else.
 //!
+//! With an archive, finished jobs are not kept here: [`active_index`] says which jobs a restart has
+//! to read, [`recall`] asks the archive for a finished job that somebody means.
+//!
 //! Must never: keep the log of a finished job in memory, look at all jobs for the sake of one, or
 //! answer before the promise is kept.
 
+pub mod active_index;
 pub mod alloc;
 pub mod commits;
 pub mod config;
@@ -33,6 +37,7 @@ pub mod procedure;
 pub mod purge;
 pub mod queue;
 pub mod queue_admin;
+pub mod recall;
 pub mod restart;
 pub mod service;
 pub mod start;

@@ -164,6 +164,7 @@ impl JobManager {
             self.forget_active(&job);
         }
         self.history.remove(id);
+        self.commits.index.remove(id);
     }
 
     /// Takes an active job out of the indexes of active jobs.
@@ -184,6 +185,9 @@ impl JobManager {
         self.waited(cx, &job);
         self.forget_active(&job);
         self.inactive.insert(id, &job.status);
+        if job.archived {
+            self.let_go(id);
+        }
         self.journal.retired(id);
         self.journal_work(cx);
     }

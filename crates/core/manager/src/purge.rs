@@ -1,11 +1,17 @@
 //! Forgetting finished jobs: on request, and by the configured limits.
+//!
+//! Jobs go out of the KVS first, then out of the archive, in batches of bounded size: what a crash
+//! leaves in the archive alone is found again by the next purge.
 
+use std::collections::BTreeMap;
+
+use flux_api::archive::{ArchiveBeyond_, ArchiveIds, ArchiveLimits, ArchiveRemove};
 use flux_api::job::manager::{CountResponse, Purge, PurgeId_};
-use flux_api::{Call, RpcError};
+use flux_api::{Answer, Call, RpcError};
 use flux_id::JobId;
 use flux_proto::Errno;
-use flux_svc::Cx;
-use serde_json::{Map, Value, json};
+use flux_svc::{Cx, Level, Reply, To};
+use serde_json::{Map, json};
 
 use crate::commits::After;
 use crate::service::{JobManager, Wait};
@@ -14,22 +20,57 @@ use crate::service::{JobManager, Wait};
 pub const EVENT: &str = "job-purge-inactive";
 /// How often the limits are checked, in microseconds.
 pub const PERIOD_US: u64 = 2_000_000;
+/// When there is more to purge, in microseconds.
+pub const PERIOD_BUSY_US: u64 = 50_000;
 /// Jobs purged at once by the limits.
 pub const BATCH: usize = 100;
+
+/// Who is told when jobs are purged.
+#[derive(Debug)]
+pub(crate) enum Asker {
+    Limits,
+    Many(Answer<Purge>),
+    One(Answer<PurgeId_>),
+}
+
+impl Asker {
+    pub(crate) fn answer(self, cx: &mut Cx<'_, Wait>, result: Result<u64, RpcError>) {
+        let response = result.map(|count| CountResponse { count, errors: 0 });
+        match self {
+            Self::Limits => {}
+            Self::Many(answer) => answer.respond(cx, response),
+            Self::One(answer) => answer.respond(cx, response),
+        }
+    }
+}
+
+/// What may be purged: `None` for no limit.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    age: Option<f64>,
+    number: Option<usize>,
+    /// Jobs to purge at most; only counted without.
+    max: Option<usize>,
+}
+
+/// Purges that wait for the archive.
+#[derive(Debug, Default)]
+pub struct Purges {
+    /// Which jobs are beyond the limits?
+    beyond: BTreeMap<u64, (Limits, Asker)>,
+    /// These jobs are out of the KVS, and go out of the archive.
+    removing: BTreeMap<u64, (Vec<u64>, Asker)>,
+    next: u64,
+}
 
 fn invalid(text: &str) -> RpcError {
     RpcError::new(Errno::EINVAL, text)
 }
 
 impl JobManager {
-    /// Finished jobs beyond the limits, oldest first, at most `max`.
-    fn eligible_for_purge(
-        &self,
-        wall: f64,
-        age: Option<f64>,
-        number: Option<usize>,
-        max: usize,
-    ) -> Vec<u64> {
+    /// Finished jobs of this memory beyond the limits, oldest first, at most `max`.
+    fn eligible_for_purge(&self, wall: f64, limits: Limits, max: usize) -> Vec<u64> {
+        let Limits { age, number, .. } = limits;
         let total = self.inactive.len();
         self.inactive
             .oldest()
@@ -46,26 +87,53 @@ impl JobManager {
     }
 
     /// Takes jobs out of memory and, with the next commit, out of the KVS.
-    fn purge_jobs(&mut self, ids: Vec<u64>) {
+    fn purge_jobs(&mut self, ids: Vec<u64>, asker: Asker) {
         for id in &ids {
             self.inactive.remove(*id);
             self.history.remove(*id);
-            self.commits.put(JobId(*id).kvs(), Value::Null);
+            self.commits.remove(JobId(*id).kvs());
+            self.commits.index.remove(*id);
             if *id == self.max_jobid {
                 // The directory no longer says it.
                 self.checkpoint();
             }
         }
-        if !ids.is_empty() {
-            self.commits.after(After::Purged(ids));
+        self.commits.after(After::Purged(ids, asker));
+    }
+
+    /// The jobs are out of the KVS.
+    pub(crate) fn purged(&mut self, cx: &mut Cx<'_, Wait>, ids: Vec<u64>, asker: Asker) {
+        if !self.archive {
+            return self.announce_purge(cx, &ids, asker);
+        }
+        let ticket = self.purges.next;
+        self.purges.next += 1;
+        cx.call::<ArchiveRemove>(To::Any, &ArchiveIds { ids: ids.clone() }, Wait::Removed(ticket));
+        self.purges.removing.insert(ticket, (ids, asker));
+    }
+
+    /// The jobs are out of the archive too.
+    pub(crate) fn removed(&mut self, cx: &mut Cx<'_, Wait>, ticket: u64, reply: &Reply) {
+        let Some((ids, asker)) = self.purges.removing.remove(&ticket) else { return };
+        match reply.error() {
+            None => {
+                self.archived = self.archived.saturating_sub(ids.len() as u64);
+                self.announce_purge(cx, &ids, asker);
+            }
+            Some(error) => {
+                let text = format!("cannot purge jobs from the archive: {error}");
+                cx.log(Level::Err, text.clone());
+                asker.answer(cx, Err(RpcError::new(error.errno, text)));
+            }
         }
     }
 
     /// The purge is durable.
-    pub(crate) fn announce_purge(&mut self, cx: &mut Cx<'_, Wait>, ids: &[u64]) {
+    fn announce_purge(&mut self, cx: &mut Cx<'_, Wait>, ids: &[u64], asker: Asker) {
         let mut body = Map::new();
         body.insert("jobs".into(), json!(ids));
         cx.publish(EVENT, &body, false);
+        asker.answer(cx, Ok(ids.len() as u64));
     }
 
     /// `job-manager.purge`.
@@ -85,26 +153,75 @@ impl JobManager {
         if let Err(error) = checked {
             return call.answer.err(cx, error);
         }
-        let age = (request.age_limit >= 0.0).then_some(request.age_limit);
-        let number = usize::try_from(request.num_limit).ok();
-        let max = if request.force {
-            usize::try_from(request.batch).unwrap_or(BATCH)
-        } else {
-            usize::MAX
+        let max = usize::try_from(request.batch).unwrap_or(BATCH);
+        let limits = Limits {
+            age: (request.age_limit >= 0.0).then_some(request.age_limit),
+            number: usize::try_from(request.num_limit).ok(),
+            max: request.force.then_some(max),
         };
-        let ids = self.eligible_for_purge(cx.wall(), age, number, max);
-        let count = ids.len() as u64;
-        if !request.force || ids.is_empty() {
-            return call.answer.ok(cx, &CountResponse { count, errors: 0 });
+        self.purge_within(cx, limits, Asker::Many(call.answer));
+    }
+
+    /// Purges what is beyond the limits, or counts it.
+    fn purge_within(&mut self, cx: &mut Cx<'_, Wait>, limits: Limits, asker: Asker) {
+        if !self.archive {
+            return self.purge_found(cx, limits, asker, 0, Vec::new());
         }
-        self.purge_jobs(ids);
-        self.commits.after(After::Purge(call.answer, count));
+        let keep = limits.number.map(|number| number.saturating_sub(self.inactive.len()) as u64);
+        let request = ArchiveLimits {
+            ended_before: limits.age.map(|age| cx.wall() - age),
+            keep,
+            max: limits.max.unwrap_or(0) as u64,
+        };
+        let ticket = self.purges.next;
+        self.purges.next += 1;
+        self.purges.beyond.insert(ticket, (limits, asker));
+        cx.call::<ArchiveBeyond_>(To::Any, &request, Wait::Beyond(ticket));
+    }
+
+    /// The archive said what of it is beyond the limits.
+    pub(crate) fn beyond(&mut self, cx: &mut Cx<'_, Wait>, ticket: u64, reply: &Reply) {
+        let Some((limits, asker)) = self.purges.beyond.remove(&ticket) else { return };
+        match reply.decode::<ArchiveBeyond_>() {
+            Ok(found) => self.purge_found(cx, limits, asker, found.count, found.ids),
+            Err(error) => {
+                cx.log(Level::Err, format!("purge: {error}"));
+                self.purge_again(cx, &asker, 0);
+                asker.answer(cx, Err(error));
+            }
+        }
+    }
+
+    /// Adds the newest jobs, which are not in the archive, to those of the archive.
+    fn purge_found(
+        &mut self,
+        cx: &mut Cx<'_, Wait>,
+        limits: Limits,
+        asker: Asker,
+        count: u64,
+        mut ids: Vec<u64>,
+    ) {
+        let Some(max) = limits.max else {
+            let here = self.eligible_for_purge(cx.wall(), limits, usize::MAX).len();
+            return asker.answer(cx, Ok(count + here as u64));
+        };
+        if let Err(error) = self.commits.check() {
+            self.purge_again(cx, &asker, 0);
+            return asker.answer(cx, Err(error));
+        }
+        let room = max.saturating_sub(ids.len());
+        ids.extend(self.eligible_for_purge(cx.wall(), limits, room));
+        self.purge_again(cx, &asker, ids.len());
+        if ids.is_empty() {
+            return asker.answer(cx, Ok(0));
+        }
+        self.purge_jobs(ids, asker);
     }
 
     /// `job-manager.purge-id`.
     pub(crate) fn purge_id(&mut self, cx: &mut Cx<'_, Wait>, call: Call<PurgeId_>) {
         let id = call.request.id;
-        if self.inactive.get(id).is_none() {
+        if self.finished(id).is_none() {
             let error = if self.jobs.contains_key(&id) {
                 invalid("cannot purge active job")
             } else {
@@ -118,8 +235,7 @@ impl JobManager {
         if let Err(error) = self.commits.check() {
             return call.answer.err(cx, error);
         }
-        self.purge_jobs(vec![id]);
-        self.commits.after(After::PurgeId(call.answer));
+        self.purge_jobs(vec![id], Asker::One(call.answer));
     }
 
     /// Applies the configured limits, then waits for the next time.
@@ -129,11 +245,28 @@ impl JobManager {
             self.purge_armed = false;
             return;
         }
-        if self.commits.failure.is_none() {
-            let ids = self.eligible_for_purge(cx.wall(), age, number, BATCH);
-            self.purge_jobs(ids);
-        }
         self.purge_armed = true;
-        cx.timer(PERIOD_US, Wait::Purge);
+        if self.commits.failure.is_some() {
+            cx.timer(PERIOD_US, Wait::Purge);
+            return;
+        }
+        self.purge_within(cx, Limits { age, number, max: Some(BATCH) }, Asker::Limits);
+    }
+
+    /// The limits are looked at again, soon when there may be more beyond them.
+    fn purge_again(&mut self, cx: &mut Cx<'_, Wait>, asker: &Asker, count: usize) {
+        if matches!(asker, Asker::Limits) {
+            let after = if count < BATCH { PERIOD_US } else { PERIOD_BUSY_US };
+            cx.timer(after, Wait::Purge);
+        }
+    }
+
+    /// The service goes down.
+    pub(crate) fn purges_end(&mut self, cx: &mut Cx<'_, Wait>) {
+        let purges = std::mem::take(&mut self.purges);
+        let waiting = purges.beyond.into_values().map(|(_, asker)| asker);
+        for asker in waiting.chain(purges.removing.into_values().map(|(_, asker)| asker)) {
+            asker.answer(cx, Err(RpcError::new(Errno::ENOSYS, "job-manager is unloading")));
+        }
     }
 }

@@ -1,12 +1,16 @@
 //! After a restart: reads every job back from the KVS and goes on where it was.
 //!
-//! Of a finished job only the eventlog is read; an active one needs its jobspec and R too. A job
-//! that cannot be replayed is moved aside.
+//! With an archive, only the jobs of the index of active jobs are read. Without one, or when the
+//! index or the archive is not there (an instance of a former release, a lost file), all jobs are
+//! looked at once. Of a finished job only the eventlog is read; an active one needs its jobspec and
+//! R too. A job that cannot be replayed is moved aside.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use flux_api::RpcError;
+use flux_api::archive::{ArchiveGet, ArchiveIds, ArchiveInfo, ArchiveInfo_, CHUNK_MAX};
+use flux_api::body::AnyObject;
 use flux_api::kvs::{Lookup, LookupRequest, READDIR, TREEOBJ};
 use flux_id::JobId;
 use flux_model::eventlog::Eventlog;
@@ -16,6 +20,8 @@ use flux_proto::Errno;
 use flux_svc::{Cx, Level, Reply, To};
 use serde_json::Value;
 
+use crate::active_index::{self, Stored};
+use crate::inactive::Record;
 use crate::job::{Job, StartState};
 use crate::journal::{Part, lookup, text_of};
 use crate::queue_admin::CHECKPOINT;
@@ -43,8 +49,15 @@ pub struct Restart {
     in_flight: usize,
     /// Active jobs whose parts are still missing.
     jobs: BTreeMap<u64, Job>,
-    /// Jobs that wait for their dependencies: the jobspec as JSON.
+    /// Active jobs that are read.
     replayed: Vec<u64>,
+    /// What the index says, and what the archive is.
+    index: Option<Result<Stored, String>>,
+    info: Option<ArchiveInfo>,
+    /// The jobs to read are those of the index.
+    indexed: bool,
+    /// The archive was asked for jobs that others depend on.
+    asked: bool,
 }
 
 fn read(cx: &mut Cx<'_, Wait>, key: String, flags: u32, wait: Wait) {
@@ -62,9 +75,15 @@ impl JobManager {
     /// Begins to read.
     pub(crate) fn restart(&mut self, cx: &mut Cx<'_, Wait>) {
         let mut restart = Restart { in_flight: 1, ..Restart::default() };
-        restart.todo.push_back(Step::List("job".to_string(), 0));
-        self.restarting = Some(restart);
         read(cx, CHECKPOINT.to_string(), 0, Wait::Checkpoint);
+        if self.archive {
+            restart.in_flight = 3;
+            read(cx, active_index::KEY.to_string(), 0, Wait::Index);
+            cx.call::<ArchiveInfo_>(To::Any, &AnyObject::default(), Wait::ArchiveInfo);
+        } else {
+            restart.todo.push_back(Step::List("job".to_string(), 0));
+        }
+        self.restarting = Some(restart);
         self.restart_work(cx);
     }
 
@@ -82,9 +101,117 @@ impl JobManager {
                 Step::Lost(id) => read(cx, JobId(id).kvs(), TREEOBJ, Wait::Lost(id)),
             }
         }
-        if restart.in_flight == 0 {
-            self.restarted(cx);
+        if restart.in_flight > 0 {
+            return;
         }
+        if self.archive && !restart.asked {
+            restart.asked = true;
+            let targets = self.unknown_targets();
+            if let Some(restart) = &mut self.restarting
+                && !targets.is_empty()
+            {
+                for ids in targets.chunks(usize::try_from(CHUNK_MAX).unwrap_or(1)) {
+                    restart.in_flight += 1;
+                    let request = ArchiveIds { ids: ids.to_vec() };
+                    cx.call::<ArchiveGet>(To::Any, &request, Wait::Targets);
+                }
+                return;
+            }
+        }
+        self.restarted(cx);
+    }
+
+    /// Finished jobs that the archive may have: those that jobs in DEPEND wait for, and those that
+    /// were just read, since a crash may have come before the index was told.
+    fn unknown_targets(&self) -> Vec<u64> {
+        let Some(restart) = &self.restarting else { return Vec::new() };
+        let waiting = restart.jobs.values().filter(|job| job.state() == JobState::Depend);
+        let ids: BTreeSet<u64> = waiting
+            .flat_map(|job| &job.status.dependencies)
+            .filter_map(|description| description.split_once('=')?.1.parse::<JobId>().ok())
+            .map(|id| id.0)
+            .filter(|id| !restart.jobs.contains_key(id))
+            .chain(self.inactive.ids())
+            .collect();
+        ids.into_iter().collect()
+    }
+
+    /// The archive told of such jobs.
+    pub(crate) fn targets_read(&mut self, cx: &mut Cx<'_, Wait>, reply: &Reply) {
+        match reply.decode::<ArchiveGet>() {
+            Ok(found) => {
+                for job in &found.jobs {
+                    let here = self.inactive.get(job.id);
+                    if here.is_some_and(|record| record.t_inactive == job.t_inactive) {
+                        self.let_go(job.id);
+                        // It was counted with the archive.
+                        self.archived -= 1;
+                    }
+                    self.recall.found.insert(job.id, Record::from(job));
+                }
+            }
+            Err(error) => return cx.fail(format!("cannot read the archive of jobs: {error}")),
+        }
+        self.next_step(cx, []);
+    }
+
+    /// The index of active jobs.
+    pub(crate) fn index_read(&mut self, cx: &mut Cx<'_, Wait>, reply: &Reply) {
+        let index = match text_of(reply) {
+            Ok(text) => Stored::parse(&text),
+            Err(error) if error.errno == Errno::ENOENT => Err("there is none".to_string()),
+            Err(error) => {
+                let text = format!("cannot read {}: {error}", active_index::KEY);
+                return cx.fail(text);
+            }
+        };
+        if let Some(restart) = &mut self.restarting {
+            restart.index = Some(index);
+        }
+        self.choose(cx);
+    }
+
+    /// What the archive is.
+    pub(crate) fn archive_read(&mut self, cx: &mut Cx<'_, Wait>, reply: &Reply) {
+        match reply.decode::<ArchiveInfo_>() {
+            Ok(info) => {
+                if let Some(restart) = &mut self.restarting {
+                    restart.info = Some(info);
+                }
+                self.choose(cx);
+            }
+            Err(error) => cx.fail(format!("cannot read the archive of jobs: {error}")),
+        }
+    }
+
+    /// Once it is known which jobs have to be read: those.
+    fn choose(&mut self, cx: &mut Cx<'_, Wait>) {
+        let Some(restart) = &mut self.restarting else { return };
+        let mut steps = Vec::new();
+        if let (Some(info), Some(_)) = (&restart.info, &restart.index) {
+            self.archived = info.count;
+            self.max_jobid = self.max_jobid.max(info.max_id);
+            match (restart.index.take(), info.complete) {
+                (Some(Ok(stored)), true) => {
+                    self.max_jobid = self.max_jobid.max(stored.max);
+                    steps.extend(stored.ids.iter().map(|id| Step::Read(*id, Part::Log)));
+                    restart.indexed = true;
+                    self.commits.index.resume(stored);
+                }
+                (index, _) => {
+                    if let Some(Err(error)) = index
+                        && info.complete
+                    {
+                        let text = format!("index of active jobs: {error}: all jobs are read");
+                        cx.log(Level::Warning, text);
+                    }
+                    steps.push(Step::List("job".to_string(), 0));
+                    self.migrating = true;
+                    self.commits.index.write_anew();
+                }
+            }
+        }
+        self.next_step(cx, steps);
     }
 
     fn next_step(&mut self, cx: &mut Cx<'_, Wait>, steps: impl IntoIterator<Item = Step>) {
@@ -158,6 +285,15 @@ impl JobManager {
         {
             return cx.fail(format!("cannot read {}.{}: {error}", JobId(id).kvs(), part.key()));
         }
+        if let Err(error) = &text
+            && error.errno == Errno::ENOENT
+            && part == Part::Log
+            && self.restarting.as_ref().is_some_and(|restart| restart.indexed)
+        {
+            // It is in the index before it is there, or was taken away by hand.
+            self.commits.index.remove(id);
+            return self.next_step(cx, []);
+        }
         let next = text
             .map_err(|error: RpcError| format!("{}: {error}", part.key()))
             .and_then(|text| self.replay(id, part, text));
@@ -185,8 +321,12 @@ impl JobManager {
                 return Err("still in state NEW".to_string());
             }
             self.history.insert(id, status.userid);
+            self.commits.index.add(id);
             if status.is_inactive() {
                 self.inactive.insert(id, &status);
+                if restart.indexed && status.flags & FLAG_WAITABLE != 0 {
+                    self.waiting.restore(id, &status);
+                }
                 return Ok(None);
             }
             let mut job = Job::new(id, status, "null".into());
@@ -226,6 +366,7 @@ impl JobManager {
     /// The directory of a job that cannot be replayed: it moves.
     pub(crate) fn lost_read(&mut self, cx: &mut Cx<'_, Wait>, id: u64, reply: &Reply) {
         self.history.remove(id);
+        self.commits.index.remove(id);
         if let Ok(response) = reply.decode::<Lookup>() {
             let place = format!("job-lost+found.job.{}", JobId(id).f58());
             self.commits.put(place, response.val);
@@ -275,14 +416,10 @@ impl JobManager {
             }
             self.touch(id);
         }
-        cx.log(
-            Level::Info,
-            format!(
-                "restart: {} active and {} inactive jobs",
-                self.jobs.len(),
-                self.inactive.len()
-            ),
-        );
+        self.recall.found.clear();
+        let inactive = self.archived + self.inactive.len() as u64;
+        let active = self.jobs.len();
+        cx.log(Level::Info, format!("restart: {active} active and {inactive} inactive jobs"));
         self.up(cx);
     }
 }

@@ -18,7 +18,9 @@ use crate::inactive::{History, Inactive};
 use crate::job::Job;
 use crate::journal::{Journal, Part};
 use crate::procedure::{Run, Runs, Stage};
+use crate::purge::Purges;
 use crate::queue::Queues;
+use crate::recall::Recall;
 use crate::restart::Restart;
 use crate::start::Execution;
 use crate::update::Updates;
@@ -34,8 +36,28 @@ pub enum Wait {
     Commit,
     /// The time to commit what has gathered.
     Flush,
+    /// The time to store the index of active jobs alone.
+    FlushIndex,
     /// The checkpoint, at start.
     Checkpoint,
+    /// The index of active jobs, at start.
+    Index,
+    /// What the archive holds, at start.
+    ArchiveInfo,
+    /// Finished jobs that active ones depend on, at start.
+    Targets,
+    /// Finished jobs that a request means.
+    Recall(u64),
+    /// A user's finished jobs.
+    History(u64),
+    /// Jobs beyond the limits of a purge.
+    Beyond(u64),
+    /// Jobs that go out of the archive.
+    Removed(u64),
+    /// The note that the archive is complete.
+    Complete,
+    /// Ids of archived jobs, for a listener of the journal.
+    BacklogIds(u64),
     /// A directory of jobs, at start.
     Directory {
         /// Its key.
@@ -89,7 +111,16 @@ pub enum Wait {
 #[derive(Debug, Default)]
 pub struct JobManager {
     pub(crate) jobs: BTreeMap<u64, Job>,
+    /// Finished jobs go to the archive, and are remembered there.
+    pub(crate) archive: bool,
+    /// Jobs in the archive, about.
+    pub(crate) archived: u64,
+    /// A scan is not yet in the archive as a whole.
+    pub(crate) migrating: bool,
+    /// Finished jobs that are not in the archive.
     pub(crate) inactive: Inactive,
+    pub(crate) recall: Recall,
+    pub(crate) purges: Purges,
     pub(crate) history: History,
     pub(crate) queues: Queues,
     pub(crate) settings: Settings,
@@ -125,18 +156,28 @@ pub struct JobManager {
 }
 
 impl JobManager {
+    /// A manager of an instance with the `archive` driver: finished jobs are kept there.
+    #[must_use]
+    pub fn with_archive() -> Self {
+        let mut manager = Self { archive: true, ..Self::default() };
+        manager.commits.index.keep();
+        manager
+    }
+
     /// Jobs are read back: begin to serve.
     pub(crate) fn up(&mut self, cx: &mut Cx<'_, Wait>) {
         self.up = true;
         cx.ready();
         for call in std::mem::take(&mut self.early) {
-            self.call(cx, call);
+            self.route(cx, call);
         }
         self.purge_by_limits(cx);
+        self.migration_done(cx);
         self.watch_lifetime(cx);
     }
 
-    fn call(&mut self, cx: &mut Cx<'_, Wait>, call: Manager) {
+    /// Handles a request; what it means is known.
+    pub(crate) fn call(&mut self, cx: &mut Cx<'_, Wait>, call: Manager) {
         match call {
             Manager::Submit(call) => self.submit(cx, call),
             Manager::Getinfo(call) => self.getinfo(cx, call),
@@ -155,6 +196,7 @@ impl JobManager {
             Manager::Purge(call) => self.purge(cx, call),
             Manager::PurgeId_(call) => self.purge_id(cx, call),
             Manager::Journal(call) => self.journal_open(cx, call),
+            Manager::Archived(call) => self.archived(cx, call),
             Manager::JournalCancel(call) => self.journal_cancel(cx, call),
             Manager::QueueList_(call) => {
                 call.answer.ok(cx, &QueueList { queues: self.queues.names() });
@@ -180,7 +222,7 @@ impl JobManager {
 }
 
 /// Answers any call with an error.
-fn refuse(cx: &mut Cx<'_, Wait>, call: Manager, error: RpcError) {
+pub(crate) fn refuse(cx: &mut Cx<'_, Wait>, call: Manager, error: RpcError) {
     macro_rules! refuse {
         ($($name:ident)+) => {
             match call {
@@ -190,7 +232,7 @@ fn refuse(cx: &mut Cx<'_, Wait>, call: Manager, error: RpcError) {
     }
     refuse!(
         Submit Getinfo List Getattr Urgency Raise RaiseAll Kill KillAll Update Memo Wait Drain Idle
-        Purge PurgeId_ Journal JournalCancel QueueList_ QueueStatus_ QueueEnable_ QueueStart_
+        Purge PurgeId_ Journal Archived JournalCancel QueueList_ QueueStatus_ QueueEnable_ QueueStart_
         AllocQuery_ ResourceStatus SchedHello_ SchedReady_ ExecHello_ History Jobtap JobtapQuery_
         HousekeepingKill_ PostJobEvent_
     );
@@ -206,7 +248,7 @@ impl Service for JobManager {
 
     fn on_call(&mut self, cx: &mut Cx<'_, Wait>, call: Manager) {
         if self.up {
-            self.call(cx, call);
+            self.route(cx, call);
             self.finish(cx);
         } else {
             if self.early.len() >= EARLY_MAX {
@@ -224,6 +266,15 @@ impl Service for JobManager {
                 self.committed(cx, result);
             }
             Wait::Checkpoint => self.checkpoint_read(cx, &reply),
+            Wait::Index => self.index_read(cx, &reply),
+            Wait::ArchiveInfo => self.archive_read(cx, &reply),
+            Wait::Targets => self.targets_read(cx, &reply),
+            Wait::Recall(ticket) => self.recalled(cx, ticket, &reply),
+            Wait::History(ticket) => self.history_read(cx, ticket, &reply),
+            Wait::Beyond(ticket) => self.beyond(cx, ticket, &reply),
+            Wait::Removed(ticket) => self.removed(cx, ticket, &reply),
+            Wait::Complete => Self::completed(cx, &reply),
+            Wait::BacklogIds(listener) => self.backlog_ids(cx, listener, &reply),
             Wait::Directory { key, depth } => self.directory_read(cx, &key, depth, &reply),
             Wait::Replay { id, part } => self.replay_read(cx, (id, part), &reply),
             Wait::Lost(id) => self.lost_read(cx, id, &reply),
@@ -243,6 +294,7 @@ impl Service for JobManager {
             }
             Wait::PerilogDrain(id, stage) => self.perilog_drained(cx, id, stage, &reply),
             Wait::Flush
+            | Wait::FlushIndex
             | Wait::BeginTime(_)
             | Wait::Purge
             | Wait::ProcedureLate(..)
@@ -257,6 +309,7 @@ impl Service for JobManager {
     fn on_timer(&mut self, cx: &mut Cx<'_, Wait>, wait: Wait) {
         match wait {
             Wait::Flush => self.flush_now(cx),
+            Wait::FlushIndex => self.flush_index(cx),
             Wait::BeginTime(id) => self.begin_time(cx, id),
             Wait::Purge => self.purge_by_limits(cx),
             Wait::ProcedureLate(id, stage) => self.procedure_late(cx, id, stage),
@@ -316,6 +369,8 @@ impl Service for JobManager {
         for call in std::mem::take(&mut self.early) {
             refuse(cx, call, RpcError::new(Errno::ENOSYS, "job-manager is unloading"));
         }
+        self.recall_end(cx);
+        self.purges_end(cx);
         self.waiters_end(cx);
         self.updates_end(cx);
         self.journal_end(cx, |_| true);
@@ -327,7 +382,7 @@ impl Service for JobManager {
         Some(json!({
             "journal": { "listeners": listeners, "events": events },
             "active_jobs": self.jobs.len(),
-            "inactive_jobs": self.inactive.len(),
+            "inactive_jobs": self.archived + self.inactive.len() as u64,
             "max_jobid": self.max_jobid,
             "housekeeping": self.housekeeping_stats(),
         }))

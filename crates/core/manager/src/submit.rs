@@ -72,7 +72,9 @@ impl JobManager {
         let line = event.encode();
         job.log.push_str(&line);
         // A job is in the KVS whole or not at all: its documents go with its first events.
+        self.commits.split();
         self.commits.append(id, &line);
+        self.commits.index.add(id);
         let dir = JobId(id).kvs();
         self.commits.put(format!("{dir}.J"), Treeobj::val(new.j).to_value());
         self.commits.put(format!("{dir}.jobspec"), Treeobj::val(job.jobspec.as_bytes()).to_value());
@@ -98,7 +100,7 @@ impl JobManager {
 
     /// Whether a job has reached its end.
     pub(crate) fn is_inactive(&self, id: u64) -> bool {
-        self.inactive.get(id).is_some()
+        self.finished(id).is_some()
             || self.jobs.get(&id).is_some_and(|job| job.state() == JobState::Inactive)
     }
 }

@@ -1,5 +1,6 @@
 //! Transcripts: scripted scheduler, execution and KVS around the service.
 
+mod archive;
 mod bench;
 mod dependencies;
 mod housekeeping;

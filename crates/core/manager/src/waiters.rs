@@ -33,6 +33,16 @@ impl Waiters {
         self.active.insert(id);
     }
 
+    /// Whether the result of this job was not fetched yet.
+    pub(crate) fn is_done(&self, id: u64) -> bool {
+        self.done.contains_key(&id)
+    }
+
+    /// A waitable job that had ended before a restart, and was not waited for.
+    pub(crate) fn restore(&mut self, id: u64, status: &JobStatus) {
+        self.done.insert(id, result(status));
+    }
+
     /// A job is gone from the active ones.
     pub(crate) fn forget_job(&mut self, id: u64) {
         self.active.remove(&id);
@@ -102,6 +112,7 @@ impl JobManager {
         let refuse = |text: &str| RpcError::new(Errno::ECHILD, text);
         if id == JOBID_ANY {
             if let Some((id, (success, errstr))) = self.waiting.done.pop_first() {
+                self.fetched(id);
                 return call.answer.ok(cx, &WaitResponse { id, success, errstr });
             }
             let taken = self.waiting.any.len() + self.waiting.one.len();
@@ -111,6 +122,7 @@ impl JobManager {
             return self.waiting.any.push(call.answer);
         }
         if let Some((success, errstr)) = self.waiting.done.remove(&id) {
+            self.fetched(id);
             return call.answer.ok(cx, &WaitResponse { id, success, errstr });
         }
         if self.waiting.one.contains_key(&id) {
@@ -125,6 +137,13 @@ impl JobManager {
             return call.answer.err(cx, refuse(text));
         }
         self.waiting.one.insert(id, call.answer);
+    }
+
+    /// The result of a job was fetched: a restart need not know it any more.
+    fn fetched(&mut self, id: u64) {
+        if self.is_elsewhere(id) {
+            self.commits.index.remove(id);
+        }
     }
 
     /// A job's end is durable.

@@ -47,6 +47,7 @@ pub fn rpc_page() -> String {
     methods::<flux_api::lifecycle::Heartbeat>(&mut page);
     methods::<flux_api::content::Content>(&mut page);
     methods::<flux_api::content::Backing>(&mut page);
+    methods::<flux_api::archive::Archive>(&mut page);
     methods::<flux_api::kvs::Kvs>(&mut page);
     methods::<flux_api::kvs::KvsWatch>(&mut page);
     methods::<flux_api::resource::Resource>(&mut page);

@@ -39,6 +39,8 @@ pub struct Shape {
     pub cores: u32,
     /// The configuration.
     pub config: Map<String, Value>,
+    /// Finished jobs go to an archive.
+    pub archive: bool,
     /// Host names.
     pub hosts: Arc<[String]>,
 }
@@ -48,7 +50,7 @@ impl Shape {
     #[must_use]
     pub fn new(topology: Topology, cores: u32) -> Self {
         let hosts: Vec<String> = (0..topology.size()).map(|rank| format!("node{rank}")).collect();
-        Self { topology, cores, config: Map::new(), hosts: hosts.into() }
+        Self { topology, cores, config: Map::new(), archive: true, hosts: hosts.into() }
     }
 
     /// Number of brokers.
@@ -118,11 +120,19 @@ pub fn broker(shape: &Shape, rank: u32, uuid: &str, seed: u64) -> Node {
         module(ResourceService::new(resources)),
     ];
     if leader {
-        modules.push(module(JobManager::default()));
+        modules.push(module(if shape.archive {
+            JobManager::with_archive()
+        } else {
+            JobManager::default()
+        }));
     }
     modules.push(module(InfoService::default()));
     if leader {
-        modules.push(module(ListService::default()));
+        modules.push(module(if shape.archive {
+            ListService::with_archive()
+        } else {
+            ListService::default()
+        }));
     }
     modules.push(module(IngestService::default()));
     if leader {
@@ -136,6 +146,9 @@ pub fn broker(shape: &Shape, rank: u32, uuid: &str, seed: u64) -> Node {
     config.drivers = vec!["console", "topo", "rexec"];
     if leader {
         config.drivers.push("content-backing");
+        if shape.archive {
+            config.drivers.push("archive");
+        }
     }
     config.seed = seed;
     // The state on the disk outlives the leader.

@@ -8,6 +8,7 @@
 //! Read first: [`World`] (time and machines), [`scenario`] (what a seed picks), [`oracle`] (the
 //! laws), [`run`].
 
+pub mod archive;
 pub mod brokers;
 pub mod clients;
 pub mod disk;

@@ -333,7 +333,8 @@ impl Run {
         match purpose {
             Purpose::Run => {
                 if message.errnum() == Errno::OK {
-                    let request = JournalRequest { allow: None, deny: None, full: true };
+                    let request =
+                        JournalRequest { allow: None, deny: None, full: true, unarchived: false };
                     let tag = self.world.stream::<Journal>(caller, Some(0), &request);
                     self.purposes.insert((caller, tag), Purpose::Journal);
                 }
@@ -409,6 +410,8 @@ impl Run {
         counts.insert("disk transactions", world.disk.syncs);
         counts.insert("collections", world.disk.passes);
         counts.insert("blobs collected", world.disk.collected);
+        counts.insert("jobs archived", world.archive.len() as u64);
+        counts.insert("archives lost", world.archive.losses);
         for (result, count) in oracle.results {
             let name = match result.as_str() {
                 "Completed" => "jobs completed",

@@ -56,6 +56,8 @@ pub struct Scenario {
     pub faults: Faults,
     /// How fast things are.
     pub pace: Pace,
+    /// Finished jobs go to an archive, as they do with a state directory that stays.
+    pub archive: bool,
 }
 
 impl Scenario {
@@ -105,6 +107,7 @@ impl Scenario {
             seconds: rng.range(20, 90),
             faults,
             pace,
+            archive: Rng::new(seed ^ 0xa3c4_17e0).chance(80),
         }
     }
 
@@ -116,7 +119,7 @@ impl Scenario {
     pub fn shape(&self) -> Shape {
         let topology = Topology::parse(&self.tree, self.size, &[])
             .expect("trees of scenarios have valid names");
-        Shape::new(topology, self.cores)
+        Shape { archive: self.archive, ..Shape::new(topology, self.cores) }
     }
 
     /// The end of load and faults in microseconds after its begin.

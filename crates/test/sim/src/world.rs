@@ -14,6 +14,7 @@ use flux_proto::{Errno, Message};
 use flux_svc::Clock;
 use flux_svc::engine::{Engine, Input, LinkId, Output};
 
+use crate::archive::Archive;
 use crate::brokers::{self, Shape};
 use crate::clients::{Caller, Client};
 use crate::disk::Disk;
@@ -86,6 +87,7 @@ pub(crate) enum Due {
     LinkEnd(u64, Side, &'static str),
     DiskWritten,
     DiskCollects,
+    ArchiveWritten,
     Process(u64, Step),
     Alarm(u64),
     Start(u32),
@@ -115,6 +117,8 @@ pub struct World {
     pub pace: Pace,
     /// The store of rank 0.
     pub disk: Disk,
+    /// The archive of rank 0.
+    pub archive: Archive,
     /// What happened.
     pub trace: Trace,
     /// Laws that were broken.
@@ -148,6 +152,7 @@ impl World {
             shape,
             pace,
             disk: Disk::default(),
+            archive: Archive::default(),
             trace: Trace::default(),
             violations: Vec::new(),
             notices: VecDeque::new(),
@@ -272,6 +277,7 @@ impl World {
         if rank == 0 {
             let mut rng = self.rng.fork();
             self.disk.crash(&mut rng);
+            self.archive.crash(&mut rng);
         }
         self.links_end(rank, reason);
         self.clients_end(rank);
@@ -362,6 +368,11 @@ impl World {
                 }
                 self.plan_collection();
             }
+            "archive" => {
+                if self.archive.request(message, self.disk.fails, &mut out) {
+                    self.plan_archive();
+                }
+            }
             "console" => self.console(rank, message, &mut out),
             "topo" => self.topo(rank, message, &mut out),
             "rexec" => self.rexec(rank, message, &mut out),
@@ -374,6 +385,13 @@ impl World {
         for message in out {
             self.plan_input(self.now + 10, rank, Input::Driver(name, message));
         }
+    }
+
+    fn plan_archive(&mut self) {
+        let (low, high) = self.pace.disk;
+        let at = self.now + self.rng.range(low, high);
+        let incarnation = self.incarnation(0);
+        self.plan(at, incarnation, Due::ArchiveWritten);
     }
 
     fn plan_disk(&mut self) {
@@ -474,6 +492,14 @@ impl World {
                 }
                 self.plan_collection();
                 self.driver_says(0, "content-backing", out);
+            }
+            Due::ArchiveWritten if dead(self, 0) => {}
+            Due::ArchiveWritten => {
+                let mut out = Vec::new();
+                if self.archive.written(self.disk.fails, &mut out) {
+                    self.plan_archive();
+                }
+                self.driver_says(0, "archive", out);
             }
             Due::Process(pid, step) => self.process_step(pid, step),
             Due::Alarm(token) => self.notices.push_back(Notice::Alarm(token)),

@@ -35,6 +35,8 @@ pub(crate) struct Plan {
     pub(crate) shell: Vec<String>,
     /// Command that prints what the privileged launcher reads for a job; the job id follows.
     pub(crate) imp_helper: String,
+    /// Finished jobs go to an archive: there is a driver for it.
+    pub(crate) archive: bool,
 }
 
 fn module<S: Service>(service: S) -> Box<dyn Module> {
@@ -67,11 +69,19 @@ pub(crate) fn modules(plan: &Plan) -> Vec<Box<dyn Module>> {
         module(ResourceService::new(plan.resources.clone())),
     ];
     if leader {
-        modules.push(module(JobManager::default()));
+        modules.push(module(if plan.archive {
+            JobManager::with_archive()
+        } else {
+            JobManager::default()
+        }));
     }
     modules.push(module(InfoService::default()));
     if leader {
-        modules.push(module(ListService::default()));
+        modules.push(module(if plan.archive {
+            ListService::with_archive()
+        } else {
+            ListService::default()
+        }));
     }
     modules.push(module(IngestService::default()));
     if leader {

@@ -47,6 +47,8 @@ fn finished(id: u64, with: impl FnOnce(&JobView<'_>)) {
         annotations: Some(Json::Text(&annotations)),
         waitstatus: Some(0),
         dependencies: None,
+        started: true,
+        fatal: false,
     });
 }
 

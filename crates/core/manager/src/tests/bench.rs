@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use flux_api::archive::ArchivedJob;
 use flux_id::JobId;
 use flux_model::eventlog::Eventlog;
 use flux_model::job_event::check::legal_log;
@@ -14,6 +15,14 @@ use crate::JobManager;
 
 /// What is in the KVS: text by key.
 pub(super) type Store = BTreeMap<String, String>;
+
+/// What a crash leaves of an instance with an archive.
+#[derive(Default)]
+pub(super) struct Left {
+    pub(super) store: Store,
+    pub(super) archive: BTreeMap<u64, ArchivedJob>,
+    pub(super) complete: bool,
+}
 
 pub(super) struct Bench {
     pub(super) rig: Rig<JobManager>,
@@ -28,6 +37,11 @@ pub(super) struct Bench {
     pub(super) commits: usize,
     /// The watch of the instance's resources.
     pub(super) watch: Option<Message>,
+    /// The archive, if the instance has one, and whether it is complete.
+    pub(super) archive: Option<BTreeMap<u64, ArchivedJob>>,
+    pub(super) complete: bool,
+    /// Keys that were looked up.
+    pub(super) lookups: Vec<String>,
 }
 
 pub(super) fn jobspec(system: Value) -> Value {
@@ -73,10 +87,128 @@ impl Bench {
             hold_commits: false,
             commits: 0,
             watch: None,
+            archive: None,
+            complete: false,
+            lookups: Vec::new(),
         };
         bench.settle();
         assert!(bench.rig.ready, "{:?}", bench.rig.failed);
         bench
+    }
+
+    /// A restart with this KVS and archive.
+    pub(super) fn archived(config: &Value, left: Left) -> Self {
+        let config: &Map<String, Value> = config.as_object().unwrap();
+        let mut bench = Self {
+            rig: Rig::with(JobManager::with_archive(), 0, 1, config),
+            store: left.store,
+            out: VecDeque::new(),
+            broken: None,
+            stuck: VecDeque::new(),
+            hold_commits: false,
+            commits: 0,
+            watch: None,
+            archive: Some(left.archive),
+            complete: left.complete,
+            lookups: Vec::new(),
+        };
+        bench.settle();
+        assert!(bench.rig.ready, "{:?}", bench.rig.failed);
+        bench
+    }
+
+    /// A crash of an instance with an archive.
+    pub(super) fn crash_archived(self) -> Left {
+        let Self { rig, store, archive, complete, .. } = self;
+        std::mem::forget(rig);
+        Left { store, archive: archive.unwrap(), complete }
+    }
+
+    /// What job-list does with jobs that are over: into the archive, then word of it.
+    pub(super) fn put(&mut self, ids: &[u64]) {
+        for id in ids {
+            let text = &self.store[&format!("{}.eventlog", JobId(*id).kvs())];
+            let log = Eventlog::parse(text).unwrap();
+            let status = flux_model::job_event::JobStatus::replay(log.events()).unwrap();
+            let job = ArchivedJob {
+                started: status.started,
+                fatal: status.fatal_exception.is_some(),
+                t_run: status.t_run,
+                result: status.result().unwrap().bit(),
+                ..serde_json::from_value(json!({
+                    "id": id, "userid": status.userid, "urgency": 16, "t_submit": status.t_submit,
+                    "t_inactive": status.t_inactive, "result": 1}))
+                .unwrap()
+            };
+            self.archive.as_mut().unwrap().insert(*id, job);
+        }
+    }
+
+    /// Word that jobs are in the archive.
+    pub(super) fn tell_archived(&mut self, ids: &[u64]) {
+        let mut message =
+            Message::request("job-manager.archived").with_json(&json!({ "ids": ids }));
+        message.flags.insert(flux_proto::Flags::NORESPONSE);
+        message.cred = self.rig.owner();
+        self.rig.deliver(message);
+        self.settle();
+    }
+
+    fn ask_archive(&mut self, message: &Message) {
+        let Some(jobs) = &mut self.archive else {
+            return self.rig.fail(message, Errno::ENOSYS);
+        };
+        let body: Value = message.json().unwrap();
+        let ids = || -> Vec<u64> { serde_json::from_value(body["ids"].clone()).unwrap() };
+        let answer = match message.topic() {
+            "archive.info" => {
+                let max = jobs.keys().next_back().copied().unwrap_or(0);
+                json!({"count": jobs.len(), "max_id": max, "complete": self.complete, "bytes": 0})
+            }
+            "archive.complete" => {
+                self.complete = true;
+                Value::Null
+            }
+            "archive.get" => {
+                let found: Vec<_> = ids().iter().filter_map(|id| jobs.get(id)).collect();
+                json!({ "jobs": found })
+            }
+            "archive.remove" => {
+                ids().iter().for_each(|id| drop(jobs.remove(id)));
+                Value::Null
+            }
+            "archive.ids" => {
+                let above = body["above"].as_u64().unwrap();
+                let ids: Vec<u64> = jobs.range(above + 1..).map(|(id, _)| *id).collect();
+                json!({ "ids": ids })
+            }
+            "archive.of-user" => {
+                let ids: Vec<u64> = jobs
+                    .values()
+                    .rev()
+                    .filter(|job| job.userid == body["userid"])
+                    .map(|job| job.id)
+                    .take(body["max"].as_u64().unwrap() as usize)
+                    .collect();
+                json!({ "ids": ids })
+            }
+            "archive.beyond" => {
+                let mut all: Vec<(f64, u64)> =
+                    jobs.values().map(|job| (job.t_inactive, job.id)).collect();
+                all.sort_by(|a, b| a.partial_cmp(b).unwrap());
+                let keep =
+                    body["keep"].as_u64().map(|keep| all.len().saturating_sub(keep as usize));
+                let aged = body["ended_before"]
+                    .as_f64()
+                    .map(|time| all.iter().filter(|(ended, _)| *ended <= time).count());
+                let count = keep.max(aged).unwrap_or(all.len());
+                let max = count.min(body["max"].as_u64().unwrap() as usize);
+                let ids: Vec<u64> = all[..max].iter().map(|(_, id)| *id).collect();
+                json!({ "count": count, "ids": ids })
+            }
+            other => panic!("{other}"),
+        };
+        self.rig.reply(message, answer);
     }
 
     /// With scheduler and execution there.
@@ -137,6 +269,7 @@ impl Bench {
                     self.commit(&message);
                 }
                 "kvs-watch.lookup" => self.watch = Some(message),
+                topic if topic.starts_with("archive.") => self.ask_archive(&message),
                 "kvs.lookup" => self.lookup(&message),
                 _ => self.out.push_back(message),
             }
@@ -182,6 +315,7 @@ impl Bench {
     fn lookup(&mut self, message: &Message) {
         let body: Value = message.json().unwrap();
         let key = body["key"].as_str().unwrap();
+        self.lookups.push(key.to_string());
         let below = format!("{key}.");
         let children: BTreeMap<String, Treeobj> = self
             .store
