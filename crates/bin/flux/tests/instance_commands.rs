@@ -64,6 +64,7 @@ fn exec_passes_much_input_on_and_interrupts_to_all() {
     check(
         2,
         "seq 1 100000 | flux exec cat | wc -l
+         cd $(flux getattr rundir); : >out.$$
          flux exec sh -c 'trap \"exit 9\" INT; echo up; while :; do sleep 0.01; done' >out.$$ &
          pid=$!
          until test $(grep -c up out.$$) = 2; do sleep 0.01; done
