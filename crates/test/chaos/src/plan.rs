@@ -1,0 +1,131 @@
+//! What is to be done.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::Failure;
+use crate::cluster::Role;
+
+/// A plan.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The `flux` program.
+    pub flux: PathBuf,
+    /// How long brokers are killed.
+    pub time: Duration,
+    /// Brokers.
+    pub brokers: u32,
+    /// Jobs, spread over the time.
+    pub jobs: u32,
+    /// Clients that submit.
+    pub clients: u32,
+    /// Clients that follow the output of running jobs with `flux job attach`.
+    pub followers: u32,
+    /// Pause between kills, from and to.
+    pub pause: (Duration, Duration),
+    /// Who is killed.
+    pub roles: Vec<Role>,
+    /// Where the dice begin.
+    pub seed: u64,
+    /// How long jobs may take to end when the killing is over.
+    pub patience: Duration,
+    /// Leave the directory of the instance behind.
+    pub keep: bool,
+}
+
+const USAGE: &str = "usage: flux-chaos [--minutes N | --seconds N] [--brokers N] [--jobs N] \
+    [--clients N] [--followers N] [--pause MIN-MAX] [--roles leader,router,leaf] [--seed N] \
+    [--patience SECONDS] [--keep] [--flux PROGRAM]";
+
+impl Plan {
+    /// A plan with the figures of the acceptance test.
+    #[must_use]
+    pub fn new(flux: PathBuf) -> Self {
+        Self {
+            flux,
+            time: Duration::from_secs(300),
+            brokers: 7,
+            jobs: 3000,
+            clients: 4,
+            followers: 2,
+            pause: (Duration::from_secs(1), Duration::from_secs(2)),
+            roles: vec![Role::Leader, Role::Router, Role::Leaf],
+            seed: 1,
+            patience: Duration::from_secs(180),
+            keep: false,
+        }
+    }
+
+    /// Reads the command line.
+    ///
+    /// # Errors
+    /// The word that is wrong, and the usage.
+    pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, Failure> {
+        let mut plan = Self::new(std::env::current_exe()?.with_file_name("flux"));
+        while let Some(word) = words.next() {
+            let mut value = || words.next().ok_or_else(|| format!("{word} needs a value\n{USAGE}"));
+            match word.as_str() {
+                "--minutes" => {
+                    plan.time = Duration::try_from_secs_f64(value()?.parse::<f64>()? * 60.0)?;
+                }
+                "--seconds" => plan.time = Duration::try_from_secs_f64(value()?.parse()?)?,
+                "--brokers" => plan.brokers = value()?.parse()?,
+                "--jobs" => plan.jobs = value()?.parse()?,
+                "--clients" => plan.clients = value()?.parse()?,
+                "--followers" => plan.followers = value()?.parse()?,
+                "--seed" => plan.seed = value()?.parse()?,
+                "--patience" => plan.patience = Duration::from_secs(value()?.parse()?),
+                "--flux" => plan.flux = value()?.into(),
+                "--keep" => plan.keep = true,
+                "--pause" => {
+                    let value = value()?;
+                    let (from, to) = value.split_once('-').unwrap_or((&value, &value));
+                    let seconds = |text: &str| -> Result<Duration, Failure> {
+                        Ok(Duration::try_from_secs_f64(text.parse()?)?)
+                    };
+                    plan.pause = (seconds(from)?, seconds(to)?);
+                }
+                "--roles" => {
+                    let value = value()?;
+                    let names = value.split(',').filter(|name| !name.is_empty() && *name != "none");
+                    plan.roles = names.map(str::parse).collect::<Result<_, _>>()?;
+                }
+                other => return Err(format!("unknown option '{other}'\n{USAGE}").into()),
+            }
+        }
+        if plan.brokers == 0 || plan.clients == 0 || plan.pause.0 > plan.pause.1 {
+            return Err(USAGE.into());
+        }
+        if !plan.flux.is_file() {
+            let text = "build it with: cargo build --release -p flux";
+            return Err(format!("{}: no such program; {text}", plan.flux.display()).into());
+        }
+        Ok(plan)
+    }
+}
+
+/// Numbers that look random and are the same again with the same seed (xorshift).
+#[derive(Debug, Clone)]
+pub struct Dice(u64);
+
+impl Dice {
+    /// Dice that begin at `seed`.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// A number below `end`, which is not 0.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % end.max(1)
+    }
+
+    /// A time between two.
+    pub fn between(&mut self, (from, to): (Duration, Duration)) -> Duration {
+        let span = u64::try_from(to.saturating_sub(from).as_millis()).unwrap_or(u64::MAX);
+        from + Duration::from_millis(self.below(span + 1))
+    }
+}
