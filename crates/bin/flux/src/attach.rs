@@ -49,7 +49,7 @@ pub(crate) struct Options {
     pub(crate) read_only: bool,
     /// Which tasks get standard input.
     pub(crate) stdin_ranks: String,
-    /// Say why the job waits, when standard error is a terminal.
+    /// Say why the job waits even when standard error is no terminal, a line for each reason.
     pub(crate) status: bool,
 }
 
@@ -61,7 +61,7 @@ impl Default for Options {
             view: View::default(),
             read_only: false,
             stdin_ranks: "all".into(),
-            status: true,
+            status: false,
         }
     }
 }
@@ -103,7 +103,12 @@ impl<'a> Session<'a> {
         let signals = Signals::catch().map_err(|errno| {
             Failure::binary(options.program, format!("signalfd: {}", errno.desc()))
         })?;
-        let terminal = options.status && !options.view.quiet && std::io::stderr().is_terminal();
+        let drawn = match (std::io::stderr().is_terminal(), options.status) {
+            _ if options.view.quiet => None,
+            (true, _) => Some(Drawn::InPlace),
+            (false, true) => Some(Drawn::InLines),
+            (false, false) => None,
+        };
         Ok(Self {
             client,
             id,
@@ -116,7 +121,7 @@ impl<'a> Session<'a> {
             input: Input::new(options.read_only, options.stdin_ranks.clone()),
             signals,
             interrupts: Interrupts::default(),
-            line: StatusLine::new(terminal),
+            line: StatusLine::new(drawn),
         })
     }
 
@@ -300,9 +305,18 @@ impl<'a> Session<'a> {
     }
 }
 
-/// The line on a terminal that says why the job does not run yet.
+/// How the status is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Drawn {
+    /// On a terminal: over and over at the same place.
+    InPlace,
+    /// Elsewhere: a line for each reason.
+    InLines,
+}
+
+/// The line that says why the job does not run yet.
 struct StatusLine {
-    on: bool,
+    drawn: Option<Drawn>,
     shown: bool,
     text: String,
     since: Instant,
@@ -313,9 +327,9 @@ struct StatusLine {
 }
 
 impl StatusLine {
-    fn new(on: bool) -> Self {
+    fn new(drawn: Option<Drawn>) -> Self {
         Self {
-            on,
+            drawn,
             shown: false,
             text: String::new(),
             since: Instant::now(),
@@ -335,12 +349,13 @@ impl StatusLine {
 
     /// Brings the line up to date; says when to do so again.
     fn timeout(&mut self, client: &Client, id: JobId, machine: &Machine) -> Option<Duration> {
-        if !self.on || machine.is_started() {
+        let drawn = self.drawn.filter(|_| !machine.is_started());
+        let Some(drawn) = drawn else {
             self.clear();
             // An answer that nobody takes would end every wait at once.
             (self.job, self.queue) = (None, None);
             return None;
-        }
+        };
         let waited = self.since.elapsed();
         if waited < PATIENCE {
             return Some(PATIENCE.saturating_sub(waited));
@@ -350,10 +365,23 @@ impl StatusLine {
             self.asked = Some(Instant::now());
             self.ask(client, id);
         }
+        if self.job.is_some() && !self.around.job.is_object() {
+            // The answer ends the wait; before it there is only half of the truth to tell.
+            return Some(REFRESH);
+        }
         self.around.now = session::now();
         let text =
             machine.status.as_ref().and_then(|status| why::explain(id, status, &self.around));
         let text = text.unwrap_or_default();
+        if drawn == Drawn::InLines {
+            // A countdown is no other reason.
+            let reason = |text: &str| text.replace(|c: char| c.is_ascii_digit(), "");
+            if !text.is_empty() && reason(&text) != reason(&self.text) {
+                output::error_line(&text);
+                self.text = text;
+            }
+            return Some(Duration::from_secs(1));
+        }
         // Drawn again only when it says something else, or something else was written.
         if !self.shown || text != self.text {
             self.clear();

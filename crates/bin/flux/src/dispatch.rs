@@ -11,6 +11,8 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
+use flux_client::Client;
+
 use crate::{
     commands::{COMMANDS, Entry},
     failure::{Failure, Style},
@@ -61,10 +63,78 @@ pub(crate) fn dispatch(argv: impl IntoIterator<Item = OsString>) -> Result<i32, 
     };
     let arguments: Vec<OsString> =
         rest.get_many::<OsString>("").unwrap_or_default().cloned().collect();
+    let verbose = matches.get_count("verbose");
+    let levels = u32::from(matches.get_count("parent"));
+    if levels > 0 {
+        return in_parent(levels, verbose, name, &arguments);
+    }
+    if verbose > 0 {
+        say(name);
+    }
+    if name == "help" {
+        return help(&arguments);
+    }
     match COMMANDS.iter().find(|entry| entry.name == name) {
         Some(entry) => builtin(entry, arguments),
         None => external(name, &arguments),
     }
+}
+
+/// Runs the command in an enclosing instance: in this program again, with the environment of there.
+fn in_parent(levels: u32, verbose: u8, name: &str, arguments: &[OsString]) -> Result<i32, Failure> {
+    let fail = |text: String| Failure::binary("flux", text);
+    let mut parent = None;
+    for _ in 0..levels {
+        let at = parent.as_ref().map(|(uri, _): &(String, Option<String>)| uri.as_str());
+        let client =
+            Client::open(at).map_err(|error| fail(format!("--parent: {}", error.detail())))?;
+        let attribute = |name| client.get_attr(name).ok().filter(|text| !text.is_empty());
+        // Above the top instance there is nothing: it is the one that is used.
+        let Some(uri) = attribute("parent-uri") else { break };
+        parent = Some((uri, attribute("parent-kvs-namespace")));
+    }
+    let program = std::env::current_exe().map_err(|error| fail(error.to_string()))?;
+    let mut again = std::process::Command::new(program);
+    again.args(std::iter::repeat_n("-v", verbose.into())).arg(name).args(arguments);
+    if let Some((uri, namespace)) = parent {
+        again.env("FLUX_URI", uri);
+        match namespace {
+            Some(namespace) => again.env("FLUX_KVS_NAMESPACE", namespace),
+            None => again.env_remove("FLUX_KVS_NAMESPACE"),
+        };
+    }
+    let error = again.exec();
+    Err(fail(format!("{}: {error}", again.get_program().display())))
+}
+
+/// What `-v` before the command shows: which instance, and what the command is.
+fn say(name: &str) {
+    let uri = std::env::var("FLUX_URI").unwrap_or_else(|_| "not set".to_owned());
+    output::error_line(&format!("flux: FLUX_URI: {uri}"));
+    let path = std::env::var_os("FLUX_EXEC_PATH").unwrap_or_default();
+    let what = if name == "help" || COMMANDS.iter().any(|entry| entry.name == name) {
+        "built in".to_owned()
+    } else {
+        match find_external(name, &path) {
+            Some(program) => program.display().to_string(),
+            None => format!("not found in FLUX_EXEC_PATH '{}'", path.display()),
+        }
+    };
+    output::error_line(&format!("flux: {name}: {what}"));
+}
+
+/// `flux help [COMMAND [SUBCOMMAND]]`.
+fn help(arguments: &[OsString]) -> Result<i32, Failure> {
+    let mut tree = tree();
+    tree.build();
+    let mut command = &mut tree;
+    for word in arguments.iter().map(|word| word.to_string_lossy()) {
+        command = command.find_subcommand_mut(&*word).ok_or_else(|| {
+            Failure::binary("flux", format!("`{word}' is not a flux command.  See 'flux --help'"))
+        })?;
+    }
+    output::raw(&command.render_help().to_string());
+    Ok(0)
 }
 
 /// The options before the command name.
@@ -88,7 +158,7 @@ fn root() -> Command {
                 .short('v')
                 .long("verbose")
                 .action(ArgAction::Count)
-                .help("Say what is done"),
+                .help("Say which instance and which program are used"),
         )
         .arg(
             Arg::new("version")
@@ -124,7 +194,17 @@ fn builtin(entry: &Entry, arguments: Vec<OsString>) -> Result<i32, Failure> {
     }
     match command.try_get_matches_from_mut(&arguments) {
         Ok(matches) => (entry.run)(&Invocation { matches, arguments }),
-        Err(error) => usage(&error, entry.style, &format!("flux-{}", entry.name), &display),
+        Err(error) => {
+            let failed = usage(&error, entry.style, &format!("flux-{}", entry.name), &display);
+            // Clap tells the usage with some complaints only.
+            failed.map_err(|mut failure| {
+                if entry.style == Style::Script && !failure.message.starts_with("Usage: ") {
+                    let usage = (entry.command)().bin_name(&display).render_usage();
+                    failure.message = format!("{usage}\n{}", failure.message);
+                }
+                failure
+            })
+        }
     }
 }
 
@@ -182,14 +262,26 @@ fn complaint(error: &clap::Error, style: Style) -> String {
     }
 }
 
+/// Commands of Flux that there are not, and what to do instead.
+const NOT_HERE: [(&str, &str); 7] = [
+    ("cron", "Ferroflux has no cron service: cron(8) can run flux commands"),
+    ("jobtap", "Ferroflux loads no job manager plugins: what they do is built in"),
+    ("modprobe", "modules are built in and started in their order: see flux module list"),
+    ("python", "Ferroflux brings no Python: that of flux-core works with it"),
+    ("sproc", "processes are listed by flux exec -r RANK ps"),
+    ("terminus", "terminals belong to jobs: flux run -o pty.interactive, flux alloc"),
+    ("top", "see flux jobs, flux pstree -x and flux resource list"),
+];
+
 /// Becomes `flux-NAME` of `FLUX_EXEC_PATH`; returns only when that fails.
 fn external(name: &str, arguments: &[OsString]) -> Result<i32, Failure> {
     let path = std::env::var_os("FLUX_EXEC_PATH").unwrap_or_default();
     let Some(program) = find_external(name, &path) else {
-        return Err(Failure::binary(
-            "flux",
-            format!("`{name}' is not a flux command.  See 'flux --help'"),
-        ));
+        let mut failure =
+            Failure::binary("flux", format!("`{name}' is not a flux command.  See 'flux --help'"));
+        let absent = NOT_HERE.iter().find(|(absent, _)| *absent == name);
+        failure.hints.extend(absent.map(|(_, hint)| (*hint).to_owned()));
+        return Err(failure);
     };
     let error = std::process::Command::new(&program).args(arguments).exec();
     Err(Failure::binary("flux", format!("{}: {error}", program.display())))

@@ -55,7 +55,8 @@ impl Failure {
 
     /// The lines to print on standard error.
     pub(crate) fn lines(&self) -> Vec<String> {
-        let Failure { program, message, .. } = self;
+        let program = &self.program;
+        let message = &without_numbers(&self.message);
         let mut lines = Vec::with_capacity(1 + self.hints.len());
         if !message.is_empty() {
             lines.push(match self.style {
@@ -74,9 +75,41 @@ impl Failure {
     }
 }
 
+/// Without the error number that the standard library puts behind the text of a system error: the
+/// text says it already.
+fn without_numbers(message: &str) -> String {
+    const MARK: &str = " (os error ";
+    let mut rest = message;
+    let mut out = String::with_capacity(message.len());
+    while let Some((before, after)) = rest.split_once(MARK) {
+        let end = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
+        out.push_str(before);
+        rest = match after[end..].strip_prefix(')') {
+            Some(tail) if end > 0 => tail,
+            _ => {
+                out.push_str(MARK);
+                after
+            }
+        };
+    }
+    out.push_str(rest);
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_of_system_errors_are_left_out() {
+        let error = std::io::Error::from_raw_os_error(2);
+        let failure = Failure::binary("flux-x", format!("/a: {error}: {error}"));
+        let text = "flux-x: /a: No such file or directory: No such file or directory";
+        assert_eq!(failure.lines(), [text]);
+        for text in ["a (os error b) c", "(os error 3", " (os error )", " (os error 12"] {
+            assert_eq!(without_numbers(text), text);
+        }
+    }
 
     #[test]
     fn styles_differ_as_scripts_expect() {

@@ -1,5 +1,6 @@
 //! Lookups and watches, by transcript.
 
+use flux_api::job::info::WATCH_WAITCREATE;
 use flux_svc::Rig;
 
 use super::*;
@@ -116,6 +117,24 @@ fn a_job_that_never_ran_has_an_empty_guest_eventlog() {
     rig.fail(&rest, Errno::ENOENT);
     assert_eq!(rig.response(tag).unwrap_err().errno, Errno::ENODATA);
     canceled(&mut rig);
+    canceled(&mut rig);
+    rig.finish();
+}
+
+#[test]
+fn nobody_waits_for_the_guest_eventlog_of_an_unknown_job() {
+    let mut rig = rig();
+    let body = json!({"id": 1, "path": "guest.exec.eventlog", "flags": WATCH_WAITCREATE});
+    let tag = rig.stream("job-info.eventlog-watch", body);
+    let guest = rig.expect("kvs.lookup");
+    rig.fail(&guest, Errno::ENOENT);
+    rig.expect("kvs-watch.lookup");
+    let main = rig.expect("kvs-watch.lookup");
+    let flags = main.json::<Value>().unwrap()["flags"].as_u64().unwrap();
+    assert_eq!(flags & u64::from(flux_api::kvs::WAITCREATE), 0);
+    rig.fail(&main, Errno::ENOENT);
+    let error = rig.response(tag).unwrap_err();
+    assert_eq!((error.errno, error.message()), (Errno::ENOENT, "invalid job id".into()));
     canceled(&mut rig);
     rig.finish();
 }

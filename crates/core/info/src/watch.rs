@@ -201,8 +201,10 @@ impl InfoService {
             flags: WATCH | WATCH_APPEND | WAITCREATE,
         };
         watch.space = Some(cx.stream::<WatchLookup>(here, &request, Wait::Space(ticket)));
-        // The main eventlog tells when the job is over, should the namespace never come.
-        watch.main = Some(Self::watch_main(cx, watch.id, "eventlog", watch.flags, ticket));
+        // The main eventlog tells when the job is over, should the namespace never come. It is there
+        // from the beginning: without it there is no such job, and nothing to wait for.
+        let flags = watch.flags & !WATCH_WAITCREATE;
+        watch.main = Some(Self::watch_main(cx, watch.id, "eventlog", flags, ticket));
     }
 
     pub(crate) fn main_log(&mut self, cx: &mut Cx<'_, Wait>, ticket: u64, reply: &Reply) {

@@ -30,6 +30,9 @@ pub(crate) fn command() -> Command {
 
 /// Runs `flux alloc`.
 pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
+    if options::plugins_listed(&invocation.matches) {
+        return Ok(0);
+    }
     let job = Context::gather()
         .and_then(|context| job(&context, &invocation.matches))
         .map_err(|error| Failure::script("flux-alloc", error.to_string()))?;

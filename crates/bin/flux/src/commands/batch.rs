@@ -31,6 +31,9 @@ pub(crate) fn command() -> Command {
 
 /// Runs `flux batch`.
 pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
+    if options::plugins_listed(&invocation.matches) {
+        return Ok(0);
+    }
     let fail = |error: SubmitError| Failure::script("flux-batch", error.to_string());
     let context = Context::gather().map_err(fail)?;
     let words = options::words(&invocation.matches);
@@ -42,6 +45,12 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
     .map_err(fail)?;
     let arguments = invocation.arguments.iter().map(|a| a.to_string_lossy().into_owned());
     let matches = with_directives(&script, arguments.collect()).map_err(fail)?;
+    if matches.get_count("verbose") > 0 {
+        let options = script.options().map_err(fail)?;
+        let options = if options.is_empty() { "none".to_owned() } else { options.join(" ") };
+        let name = &script.name;
+        output::error_line(&format!("flux-batch: {name}: options of the script: {options}"));
+    }
     let job = job(&context, &matches, script).map_err(fail)?;
     if matches.get_flag("dry-run") {
         output::line(&job.text());

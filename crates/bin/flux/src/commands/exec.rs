@@ -158,9 +158,11 @@ fn request(
         .collect();
     let opts = texts(matches, "setopt")
         .into_iter()
-        .filter_map(|text| text.split_once('='))
-        .map(|(name, value)| (name.to_owned(), value.into()))
-        .collect();
+        .map(|text| match text.split_once('=') {
+            Some((name, value)) => Ok((name.to_owned(), value.into())),
+            None => Err(PROGRAM.fail(format!("--setopt: '{text}' is not NAME=VALUE"))),
+        })
+        .collect::<Result<_, Failure>>()?;
     let label = text(matches, "label").map(str::to_owned);
     let mut flags = rexec::STDOUT | rexec::STDERR;
     if matches.get_flag("bg") {

@@ -2,6 +2,7 @@
 
 use clap::{ArgMatches, Command, value_parser};
 use flux_api::{
+    RpcError,
     body::AnyObject,
     job::list::{JobStats, ListId, ListId_},
 };
@@ -70,7 +71,7 @@ pub(crate) fn command() -> Command {
         .arg(flag("recursive", 'R', "List the jobs of nested instances too"))
         .arg(number("level", Some('L'), "Go down at most so many levels").default_value("9999"))
         .arg(flag("recurse-all", None, "Go down into the instances of all users"))
-        .arg(number("threads", None, "Accepted; nested instances are asked in turn"))
+        .arg(number("threads", None, "Ask so many nested instances at once").default_value("8"))
         .arg(flag("stats", None, "Print counts first"))
         .arg(flag("stats-only", None, "Print counts only; exit 0 while jobs are active"))
         .arg(words("ids", "JOBID", "Only these jobs"))
@@ -122,6 +123,9 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
             0
         },
         all_instances: matches.get_flag("recurse-all"),
+        threads: matches
+            .get_one::<u64>("threads")
+            .map_or(1, |threads| usize::try_from(*threads).unwrap_or(usize::MAX)),
         json: matches.get_flag("json"),
     };
     let ids = texts(matches, "ids");
@@ -133,8 +137,7 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
     let mut names = UserNames::default();
     let rows = listing.rows(jobs, &mut names);
     if listing.json {
-        let mut values: Vec<Value> =
-            rows.iter().map(|row| listing.json_of(row, 0, &mut names)).collect();
+        let mut values = listing.json_of(&rows, 0, &mut names);
         let one = (ids.len() == 1).then(|| values.pop()).flatten();
         let value = one.unwrap_or_else(|| json!({"jobs": values}));
         output::line(&output::spaced_json(&value));
@@ -228,12 +231,14 @@ fn stats_line(stats: &Value) -> String {
     )
 }
 
+/// The counts of an instance.
+fn counts(client: &Client) -> Result<Value, RpcError> {
+    client.call::<JobStats>(To::Any, &AnyObject::default()).map(|answer| Value::Object(answer.0))
+}
+
 /// Prints the counts; true while jobs are active.
 fn print_stats(client: &Client) -> Result<bool, Failure> {
-    let answer = client
-        .call::<JobStats>(To::Any, &AnyObject::default())
-        .map_err(|error| JOBS.error(&error))?;
-    let stats = Value::Object(answer.0);
+    let stats = counts(client).map_err(|error| JOBS.error(&error))?;
     output::line(&stats_line(&stats));
     let states = &stats["job_states"];
     let count = |name: &str| states[name].as_u64().unwrap_or(0);
@@ -250,7 +255,14 @@ struct Listing {
     stats: bool,
     level: u64,
     all_instances: bool,
+    threads: usize,
     json: bool,
+}
+
+/// What a nested instance says of itself.
+struct Inner {
+    stats: Option<Result<Value, RpcError>>,
+    jobs: Result<Vec<Value>, RpcError>,
 }
 
 impl Listing {
@@ -260,8 +272,16 @@ impl Listing {
             jobs.into_iter().map(|job| JobRow::new(job, now, names)).collect();
         let asks = self.format.fields().chain(self.keys.iter().map(|key| key.field.as_str()));
         if asks.into_iter().any(|field| field.starts_with("instance.")) {
-            for row in rows.iter_mut().filter(|row| row.state() == Some(JobState::Run)) {
-                row.instance = row.uri().and_then(instance::connect).map(|c| Instance::ask(&c));
+            let running: Vec<(usize, String)> = rows
+                .iter()
+                .enumerate()
+                .filter(|(_, row)| row.state() == Some(JobState::Run))
+                .filter_map(|(at, row)| Some((at, row.uri()?.to_owned())))
+                .collect();
+            let uris: Vec<&str> = running.iter().map(|(_, uri)| uri.as_str()).collect();
+            let answers = instance::ask_each(&uris, self.threads, Instance::ask);
+            for ((at, _), answer) in running.iter().zip(answers) {
+                rows[*at].instance = answer;
             }
         }
         sort_rows(&mut rows, &self.keys);
@@ -297,14 +317,24 @@ impl Listing {
         Ok(())
     }
 
-    /// The instances among the jobs that may be entered.
-    fn instances<'r>(&self, rows: &'r [JobRow]) -> impl Iterator<Item = (&'r JobRow, Client)> {
+    /// The instances among the jobs that may be entered, and what they say.
+    fn instances<'r>(&self, rows: &'r [JobRow]) -> Vec<(&'r JobRow, Inner)> {
         let uid = u64::from(session::uid());
         let all = self.all_instances || uid == 0;
-        rows.iter()
-            .filter(move |row| all || row.job["userid"].as_u64() == Some(uid))
+        let (rows, uris): (Vec<&JobRow>, Vec<&str>) = rows
+            .iter()
+            .filter(|row| all || row.job["userid"].as_u64() == Some(uid))
             .filter(|row| row.state() == Some(JobState::Run))
-            .filter_map(|row| Some((row, instance::connect(row.uri()?)?)))
+            .filter_map(|row| Some((row, row.uri()?)))
+            .unzip();
+        // The jobs of an instance belong to whoever owns it.
+        let query = Query { user: None, ..self.query.clone() };
+        let (stats, json) = (self.stats, self.json);
+        let answers = instance::ask_each(&uris, self.threads, |client| Inner {
+            stats: (stats && !json).then(|| counts(client)),
+            jobs: query.run(client),
+        });
+        rows.into_iter().zip(answers).filter_map(|(row, inner)| Some((row, inner?))).collect()
     }
 
     /// Lists the jobs of nested instances below their path.
@@ -318,37 +348,36 @@ impl Listing {
         if depth >= self.level {
             return Ok(());
         }
-        for (row, client) in self.instances(rows) {
+        for (row, inner) in self.instances(rows) {
             let path = match path {
                 "" => row.id().to_string(),
                 path => format!("{path}/{}", row.id()),
             };
             output::line(&format!("\n{path}:"));
-            if self.stats {
-                print_stats(&client)?;
+            let failed = |error: &RpcError| JOBS.about(&path, error);
+            if let Some(stats) = inner.stats {
+                output::line(&stats_line(&stats.map_err(|error| failed(&error))?));
             }
-            // The jobs of an instance belong to whoever owns it.
-            let query = Query { user: None, ..self.query.clone() };
-            let jobs = query.run(&client).map_err(|error| JOBS.about(&path, &error))?;
-            let rows = self.rows(jobs, names);
+            let rows = self.rows(inner.jobs.map_err(|error| failed(&error))?, names);
             self.print(&rows, false)?;
             self.descend(&rows, &path, depth + 1, names)?;
         }
         Ok(())
     }
 
-    fn json_of(&self, row: &JobRow, depth: u64, names: &mut UserNames) -> Value {
-        let mut value = row.to_json();
-        if depth < self.level
-            && let Some((_, client)) = self.instances(std::slice::from_ref(row)).next()
-        {
-            let query = Query { user: None, ..self.query.clone() };
-            let rows = query.run(&client).map(|jobs| self.rows(jobs, names)).unwrap_or_default();
-            let jobs: Vec<Value> =
-                rows.iter().map(|row| self.json_of(row, depth + 1, names)).collect();
-            value["jobs"] = jobs.into();
+    fn json_of(&self, rows: &[JobRow], depth: u64, names: &mut UserNames) -> Vec<Value> {
+        let mut values: Vec<Value> = rows.iter().map(JobRow::to_json).collect();
+        if depth >= self.level {
+            return values;
         }
-        value
+        for (row, inner) in self.instances(rows) {
+            let inside = self.rows(inner.jobs.unwrap_or_default(), names);
+            let at = rows.iter().position(|other| std::ptr::eq(other, row));
+            if let Some(value) = at.and_then(|at| values.get_mut(at)) {
+                value["jobs"] = self.json_of(&inside, depth + 1, names).into();
+            }
+        }
+        values
     }
 }
 

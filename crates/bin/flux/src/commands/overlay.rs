@@ -172,6 +172,9 @@ fn patience(matches: &ArgMatches, size: usize) -> Result<Option<Duration>, Failu
 
 fn status(client: &Client, matches: &ArgMatches, hosts: &[String]) -> Result<(), Failure> {
     let rank: u32 = number(PROGRAM, matches, "rank")?.unwrap_or(0);
+    if usize::try_from(rank).is_ok_and(|rank| rank >= hosts.len()) {
+        return Err(PROGRAM.fail(format!("rank {rank} is not in this instance")));
+    }
     if let Some(state) = text(matches, "wait") {
         await_state(client, rank, state, duration(PROGRAM, matches, "timeout")?)?;
     }

@@ -8,7 +8,7 @@ use flux_client::{Client, RawPending, To};
 use flux_proto::Message;
 use serde_json::{Value, json};
 
-use super::program::{Program, counted, duration, flag, number, text, value, word};
+use super::program::{Program, duration, flag, number, text, value, word};
 use crate::{dispatch::Invocation, failure::Failure, output};
 
 const PROGRAM: Program = Program::binary("flux-ping");
@@ -26,7 +26,6 @@ pub(crate) fn command() -> Command {
         .arg(value("count", 'c', "N", "Number of requests (default: no limit)"))
         .arg(flag("batch", 'b', "Send all requests at once"))
         .arg(flag("userid", 'u', "Show the user id and roles that the service saw"))
-        .arg(counted("verbose", 'v', "Say more"))
         .arg(word("target", "TARGET", "Service, RANK, RANK!SERVICE, any or upstream"))
 }
 

@@ -20,7 +20,9 @@ pub(crate) fn command() -> Command {
         .disable_help_subcommand(true)
         .arg(counted("verbose", 'v', "Say what is done"))
         .arg(value("method", None, "URI", "simple (default) or single"))
-        .arg(super::program::flag("libpmi-noflux", None, "No effect").hide(true))
+        .arg(
+            super::program::flag("libpmi-noflux", None, "Refused: no libpmi.so is used").hide(true),
+        )
         .subcommand(Command::new("barrier").about("Wait for all tasks").arg(value(
             "test-count",
             None,
@@ -64,6 +66,11 @@ struct Task {
 pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
     let matches = &invocation.matches;
     let verbose = matches.get_count("verbose") > 0;
+    if matches.get_flag("libpmi-noflux") {
+        return Err(PROGRAM.fail(
+            "--libpmi-noflux: no libpmi.so is used here, the launcher is spoken with on PMI_FD",
+        ));
+    }
     let mut task = start(text(matches, "method"))?;
     if verbose {
         let Task { rank, size, .. } = &task;

@@ -3,7 +3,7 @@
 
 use clap::{Arg, ArgAction, ArgMatches};
 use flux_api::RpcError;
-use flux_client::Client;
+use flux_client::{Client, OpenError};
 
 use crate::failure::{Failure, Style};
 
@@ -44,11 +44,23 @@ impl Program {
 
     /// Connects to the current instance.
     pub(crate) fn open(self) -> Result<Client, Failure> {
-        Client::open(None).map_err(|error| match self.style {
-            Style::Binary => self.fail(error.to_string()),
-            Style::Script | Style::Bare => {
-                self.fail(format!("Unable to connect to Flux: {}", error.detail()))
+        Client::open(None).map_err(|error| {
+            let mut failure = match self.style {
+                Style::Binary => self.fail(error.to_string()),
+                Style::Script | Style::Bare => {
+                    self.fail(format!("Unable to connect to Flux: {}", error.detail()))
+                }
+            };
+            if matches!(error, OpenError::NotFound { .. }) {
+                let hint = match std::env::var("FLUX_URI").ok().filter(|uri| !uri.is_empty()) {
+                    Some(uri) => {
+                        format!("FLUX_URI={uri}: that instance has ended, or is elsewhere")
+                    }
+                    None => "there is no instance here: flux start makes one".to_owned(),
+                };
+                failure.hints.push(hint);
             }
+            failure
         })
     }
 }

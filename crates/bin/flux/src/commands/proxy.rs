@@ -28,7 +28,7 @@ const PROGRAM: Program = Program::binary("flux-proxy");
 pub(crate) fn command() -> Command {
     Command::new("proxy")
         .about("Run a command with another instance as the current one")
-        .arg(flag("force", 'f', "Whatever the version of the instance"))
+        .arg(flag("force", 'f', "Connect to an instance of another version too"))
         .arg(flag("nohup", 'n', "Let the command go on when the connection is lost"))
         .arg(flag("reconnect", None, "Connect again when the connection is lost"))
         .arg(word("target", "URI|JOBID", "Instance"))
@@ -44,6 +44,12 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
     let target = flux_client::parse(&uri).map_err(|error| PROGRAM.fail(error.to_string()))?;
     let client =
         Client::open(Some(&uri)).map_err(|error| PROGRAM.fail(format!("{uri}: {error}")))?;
+    if let Some(text) = mismatch(client.get_attr("version").ok().as_deref()) {
+        if !matches.get_flag("force") {
+            return Err(PROGRAM.fail(format!("{text}: --force tries all the same")));
+        }
+        crate::output::error_line(&format!("flux-proxy: warning: {text}"));
+    }
     let path = client.get_attr("local-uri").ok();
     let directory = private_directory().map_err(failed)?;
     let socket = directory.0.join("local");
@@ -82,6 +88,16 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
     let status = child.wait().map_err(failed)?;
     drop(directory);
     Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
+}
+
+/// What to say about an instance whose version is not that of the commands. A last number that
+/// differs is no other version: it brings corrections only.
+fn mismatch(theirs: Option<&str>) -> Option<String> {
+    let (major, minor, _) = crate::broker::VERSION;
+    let theirs = theirs?;
+    let mut numbers = theirs.split(['.', '-']).map(|number| number.parse::<u32>().ok());
+    let same = numbers.next() == Some(Some(major)) && numbers.next() == Some(Some(minor));
+    (!same).then(|| format!("the instance has version {theirs}, and flux {major}.{minor}"))
 }
 
 /// Ends the child with SIGHUP when the instance goes away.
@@ -171,4 +187,18 @@ fn join(near: UnixStream, target: &Target) -> io::Result<()> {
     drop(far.shutdown(Shutdown::Both));
     drop(up.join());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_versions_are_told() {
+        let (major, minor, _) = crate::broker::VERSION;
+        assert_eq!(mismatch(Some(&format!("{major}.{minor}.99-5-gabc"))), None);
+        assert_eq!(mismatch(None), None);
+        let text = mismatch(Some("999.1.2")).expect("another one");
+        assert!(text.starts_with("the instance has version 999.1.2, and flux "), "{text}");
+    }
 }

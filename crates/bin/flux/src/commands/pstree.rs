@@ -1,5 +1,7 @@
 //! `flux pstree`: jobs and the instances among them as a tree.
 
+use std::io::IsTerminal;
+
 use clap::{ArgMatches, Command, value_parser};
 use flux_client::Client;
 use flux_format::{Format, FormatError, RenderOptions};
@@ -29,7 +31,7 @@ pub(crate) fn command() -> Command {
         .arg(number("count", Some('c'), "At most so many jobs per instance").default_value("1000"))
         .arg(value("filter", 'f', "STATE|RESULT", "Jobs with one of these states or results"))
         .arg(flag("extended", 'x', "Details before the tree"))
-        .arg(flag("long", 'l', "Do not cut long lines"))
+        .arg(flag("long", 'l', "Do not cut lines at the width of the terminal"))
         .arg(number("level", Some('L'), "Go down at most so many levels"))
         .arg(flag("parent-ids", 'p', "Show the ids of instances"))
         .arg(flag("no-header", 'n', "With details: no line of headings"))
@@ -185,6 +187,16 @@ impl Pen {
     }
 }
 
+/// A line that fits into so many columns; `+` at its end says that there is more.
+fn cut(line: String, columns: Option<usize>) -> String {
+    match columns {
+        Some(columns) if line.chars().count() > columns => {
+            line.chars().take(columns.saturating_sub(1)).chain(['+']).collect()
+        }
+        _ => line,
+    }
+}
+
 /// Runs `flux pstree`.
 pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
     let matches = &invocation.matches;
@@ -272,13 +284,12 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
         let header = tree.detail.render(&JobHeadings, &rows, &LocalZone::system(), options);
         output::line(&format!("{} JOB", header.map_err(wrong)?.concat()));
     }
+    let columns = (!matches.get_flag("long") && std::io::stdout().is_terminal())
+        .then(crate::attach::terminal_width);
     let width = lines.iter().map(|(detail, _)| detail.chars().count()).max().unwrap_or(0);
     for (detail, line) in lines {
-        if details {
-            output::line(&format!("{detail:<width$} {line}"));
-        } else {
-            output::line(&line);
-        }
+        let line = if details { format!("{detail:<width$} {line}") } else { line };
+        output::line(&cut(line, columns));
     }
     Ok(0)
 }
@@ -286,6 +297,13 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_lines_are_cut_with_a_sign() {
+        assert_eq!(cut("├── abc".into(), Some(6)), "├── a+");
+        assert_eq!(cut("├── abc".into(), Some(7)), "├── abc");
+        assert_eq!(cut("├── abc".into(), None), "├── abc");
+    }
 
     fn leaf(label: &str) -> Node {
         Node { label: label.into(), ..Node::default() }

@@ -33,6 +33,9 @@ pub(crate) fn command() -> Command {
 
 /// Runs `flux run`.
 pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
+    if options::plugins_listed(&invocation.matches) {
+        return Ok(0);
+    }
     let job = Context::gather()
         .and_then(|context| job(&context, &invocation.matches))
         .map_err(|error| Failure::script("flux-run", error.to_string()))?;

@@ -162,7 +162,8 @@ fn one(matches: &ArgMatches, mut broker: Vec<String>, command: &[String]) -> Res
         "test-rundir",
         "test-pmi-clique",
     ];
-    if let Some(name) = TEST_ONLY.iter().find(|name| matches.contains_id(name)) {
+    let cleanup = matches.get_flag("test-rundir-cleanup").then_some(&"test-rundir-cleanup");
+    if let Some(name) = TEST_ONLY.iter().find(|name| matches.contains_id(name)).or(cleanup) {
         return Err(format!("--{name} only works with --test-size=N"));
     }
     if !command.is_empty() {

@@ -1,5 +1,7 @@
 //! The instance that a job is, as far as it can be asked.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use flux_api::{
     body::AnyObject,
     job::list::JobStats,
@@ -41,6 +43,43 @@ pub(crate) fn connect(uri: &str) -> Option<Client> {
     let path = local.strip_prefix("local://")?;
     std::fs::metadata(path).ok()?;
     Client::open(Some(&local)).ok()
+}
+
+/// Asks several instances at once, at most `threads` at a time; `None` for those that cannot be
+/// reached. The answers are in the order of the URIs.
+pub(crate) fn ask_each<T: Send>(
+    uris: &[&str],
+    threads: usize,
+    ask: impl Fn(&Client) -> T + Sync,
+) -> Vec<Option<T>> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut answers = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(uri) = uris.get(at) else { return answers };
+            answers.push((at, connect(uri).map(|client| ask(&client))));
+        }
+    };
+    let mut answers: Vec<Option<T>> = uris.iter().map(|_| None).collect();
+    let mut put = |found: Vec<(usize, Option<T>)>| {
+        for (at, answer) in found {
+            answers[at] = answer;
+        }
+    };
+    match threads.min(uris.len()) {
+        0 | 1 => put(work()),
+        threads => std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            for worker in workers {
+                match worker.join() {
+                    Ok(found) => put(found),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+        }),
+    }
+    answers
 }
 
 impl Instance {
@@ -113,6 +152,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn many_are_asked_at_once_and_answer_in_order() {
+        for threads in [0, 1, 3, 100] {
+            let uris = ["local:///nonexistent/a", "tcp://x", "local:///nonexistent/b"];
+            let answers = ask_each(&uris, threads, |_| 1);
+            assert_eq!(answers, [None, None, None], "{threads} threads");
+            assert_eq!(ask_each(&[], threads, |_| 1), Vec::<Option<i32>>::new());
+        }
+    }
 
     #[test]
     fn uris_of_this_host_are_local() {

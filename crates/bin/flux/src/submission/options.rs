@@ -133,6 +133,10 @@ pub(crate) fn common(command: Command) -> Command {
                 .default_missing_value(""),
         )
         .arg(text("taskmap", "SCHEME[:VAL]", "How tasks are laid out on nodes"))
+        .arg(
+            flag("list-plugins", "List the plugins of this command (there are none) and exit")
+                .exclusive(true),
+        )
         .arg(flag("dry-run", "Print the jobspec and submit nothing"))
         .arg(flag("quiet", "Print less"))
         .arg(
@@ -213,6 +217,15 @@ pub(crate) fn one(matches: &ArgMatches, name: &str) -> Option<String> {
 /// All values of an option, in order.
 pub(crate) fn strings(matches: &ArgMatches, name: &str) -> Vec<String> {
     matches.get_many::<String>(name).unwrap_or_default().cloned().collect()
+}
+
+/// Answers `--list-plugins`: nothing changes what these commands do.
+pub(crate) fn plugins_listed(matches: &ArgMatches) -> bool {
+    let asked = matches.get_flag("list-plugins");
+    if asked {
+        crate::output::error_line("no plugins: the submission commands take none");
+    }
+    asked
 }
 
 /// Reads the common options back.

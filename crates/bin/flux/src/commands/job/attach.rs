@@ -14,7 +14,7 @@ pub(super) fn command() -> Command {
         .about("Follow a job: its output, its input and its end")
         .arg(flag("show-events", 'E', "Show the events of the job"))
         .arg(flag("show-exec", 'X', "Show the events of its execution"))
-        .arg(flag("show-status", None, "Say why the job waits (always on a terminal)"))
+        .arg(flag("show-status", None, "Say why the job waits (always so on a terminal)"))
         .arg(value("wait-event", 'w', "NAME", "Leave after this event (default: finish)"))
         .arg(flag("label-io", 'l', "Put the task rank before each line of output"))
         .arg(counted("verbose", 'v', "Show events; twice: of the execution too"))
@@ -56,7 +56,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<i32, Failure> {
         },
         read_only: matches.get_flag("read-only"),
         stdin_ranks: ranks.to_owned(),
-        status: true,
+        status: matches.get_flag("show-status"),
     };
     attach::attach(&JOB.open()?, id, &options)
 }

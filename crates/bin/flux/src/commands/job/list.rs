@@ -4,6 +4,7 @@ use clap::{ArgMatches, Command, value_parser};
 use flux_api::job::list::{List, ListId, ListId_, ListRequest};
 use flux_client::To;
 use flux_model::job_event::{JobState, StateMask};
+use flux_proto::Errno;
 use serde_json::{Value, json};
 
 use super::{JOB, ids_of, states, user_of};
@@ -86,7 +87,10 @@ pub(super) fn ids(matches: &ArgMatches) -> Result<i32, Failure> {
         })
         .collect();
     for (id, pending) in sent {
-        let answer = pending.wait().map_err(|error| super::about(id, &error))?;
+        let answer = pending.wait().map_err(|error| match error.errno {
+            Errno::ENOENT => JOB.fail(format!("{id}: No such job")),
+            _ => super::about(id, &error),
+        })?;
         output::line(&answer.job.to_string());
     }
     Ok(0)

@@ -1,0 +1,141 @@
+//! Options and mistakes: what is accepted does something, and what is not is told in a sentence.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+#[path = "support/instance.rs"]
+mod instance;
+
+use instance::{flux, stdout};
+
+/// Output, with the errors in their place, of a script in an instance of one broker.
+#[track_caller]
+fn check(script: &str, expected: &str) {
+    let output = instance::instance(1, &[], &format!("exec 2>&1\n{script}"));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{script}");
+}
+
+#[test]
+fn the_parent_option_goes_up_as_often_as_it_is_given() {
+    check(
+        "level='getattr instance-level'
+         flux -p $level
+         flux alloc -n1 sh -c \"flux -p $level; flux -pp $level
+             flux alloc -n1 sh -c 'flux $level; flux --parent $level; flux -p -p $level'
+             flux -p kvs put up=1; flux kvs get up; true\"
+         flux -p nosuch",
+        "0\n0\n0\n2\n1\n0\nflux-kvs: up: No such file or directory\n\
+         flux: `nosuch' is not a flux command.  See 'flux --help'\n",
+    );
+}
+
+#[test]
+fn the_program_tells_what_it_runs_and_helps() {
+    check(
+        "flux -v getattr rank 2>&1 | sed 's,local:.*,URI,'; flux -v nosuch 2>&1 | tail -2
+         flux help job attach | sed -n '/^Usage/p'; flux help nosuch; flux cron list",
+        "flux: FLUX_URI: URI\nflux: getattr: built in\n0\n\
+         flux: nosuch: not found in FLUX_EXEC_PATH ''\n\
+         flux: `nosuch' is not a flux command.  See 'flux --help'\n\
+         Usage: flux job attach [OPTIONS] <ID>\n\
+         flux: `nosuch' is not a flux command.  See 'flux --help'\n\
+         flux: `cron' is not a flux command.  See 'flux --help'\n\
+         Ferroflux has no cron service: cron(8) can run flux commands\n",
+    );
+}
+
+#[test]
+fn nested_instances_are_listed_by_any_number_of_threads() {
+    check(
+        "for name in a b; do
+             id=$(flux alloc --bg -n1 --job-name=$name)
+             flux proxy $id flux submit --quiet --job-name=in-$name sleep inf
+             flux proxy $id flux job wait-event -q $(flux proxy $id flux job last) start
+         done
+         for threads in 0 1 9; do
+             flux jobs -R --threads=$threads --sort=name -no '{name}' | grep -v ƒ | xargs
+         done
+         flux jobs --threads=x 2>&1 | tail -1
+         flux jobs -R --json --sort=name | grep -o '\"name\": \"[a-z-]*\"' | xargs
+         flux jobs --sort=name -no '{name} {instance.stats.total}'
+         flux cancel --all --quiet",
+        "a b in-a in-b\na b in-a in-b\na b in-a in-b\n\
+         flux jobs: error: argument --threads: invalid value: 'x'\n\
+         name: a name: in-a name: b name: in-b\na 1\nb 1\n",
+    );
+}
+
+#[test]
+fn the_reason_for_waiting_is_told_in_lines_where_there_is_no_terminal() {
+    check(
+        "flux queue stop -m 'for a test' >/dev/null; id=$(flux submit true)
+         flux job attach --show-status $id 2>status &
+         until grep -q stopped status; do :; done
+         flux queue start; wait; sed \"s/$id/ID/\" status | head -1; rm status",
+        "Scheduling is started\nID: scheduling is stopped: for a test\n",
+    );
+}
+
+#[test]
+fn what_is_refused_is_said_in_a_sentence() {
+    check(
+        "flux start --test-rundir-cleanup true; flux exec --setopt=x true
+         flux pmi --libpmi-noflux barrier; flux ping -v 0; flux overlay status -r 7
+         flux job taskmap f1; flux job hostpids f1; flux job list-ids f1
+         flux job submit /nonexistent; flux start -c /nonexistent true
+         flux batch -v --wrap -n1 --dry-run true >/dev/null; flux submit --list-plugins
+         flux jobs --count=x",
+        "flux-start: --test-rundir-cleanup only works with --test-size=N\n\
+         flux-exec: --setopt: 'x' is not NAME=VALUE\n\
+         flux-pmi: --libpmi-noflux: no libpmi.so is used here, the launcher is spoken with on PMI_FD\n\
+         flux-ping: unrecognized option '-v'\nTry `flux-ping --help' for more information.\n\
+         flux-overlay: rank 7 is not in this instance\n\
+         flux-job: Unable to get job taskmap: no such job\n\
+         flux-job: ƒ1: no such job\n\
+         flux-job: ƒ1: No such job\n\
+         flux-job: /nonexistent: No such file or directory\n\
+         flux-broker: Config file error: /nonexistent: No such file or directory\n\
+         flux-batch: true: options of the script: none\n\
+         no plugins: the submission commands take none\n\
+         Usage: flux jobs [OPTIONS] [JOBID]...\n\
+         flux jobs: error: argument --count: invalid value: 'x'\n",
+    );
+}
+
+#[test]
+fn without_an_instance_the_way_to_one_is_told() {
+    let run = |uri: Option<&str>, words: &[&str]| {
+        let mut command = flux();
+        if let Some(uri) = uri {
+            command.env("FLUX_URI", uri);
+        }
+        let output = command.args(words).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        instance::stderr(&output)
+    };
+    let uri = "local:///nonexistent/local-0";
+    assert_eq!(
+        run(Some(uri), &["getattr", "rank"]),
+        format!(
+            "flux-getattr: flux_open: No such file or directory\n\
+             FLUX_URI={uri}: that instance has ended, or is elsewhere\n"
+        )
+    );
+    if !std::path::Path::new("/run/flux/local").exists() {
+        assert_eq!(
+            run(None, &["jobs"]),
+            "flux-jobs: ERROR: Unable to connect to Flux: broker socket /run/flux/local was not found\n\
+             flux-jobs: INFO: there is no instance here: flux start makes one\n"
+        );
+    }
+}
+
+#[test]
+fn a_proxy_to_another_version_is_made_by_force_only() {
+    // An instance of the same version: the option makes no difference.
+    let output = instance::instance(
+        1,
+        &[],
+        "flux proxy $FLUX_URI flux getattr rank; flux proxy -f $FLUX_URI flux getattr rank",
+    );
+    assert_eq!(stdout(&output), "0\n0\n");
+}
