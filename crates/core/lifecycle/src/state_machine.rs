@@ -39,6 +39,9 @@ use crate::state_machine::cleanup::CleanupStep;
 use crate::state_machine::runat::{Group, Runat};
 use crate::state_machine::state::{State, parent_event};
 
+/// Seconds that the initial program has to end when the instance is shut down.
+const PROGRAM_PATIENCE: f64 = 10.0;
+
 /// How a broker shall live.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
@@ -401,6 +404,10 @@ impl StateMachineService {
                 cx.log(Level::Err, "shutdown timeout");
                 self.post(cx, "children-complete", false);
             }
+            State::Run => {
+                cx.log(Level::Err, "shutdown: the initial program does not end after SIGHUP");
+                self.post(cx, "shutdown", false);
+            }
             State::Cleanup => self.abort_group(cx, Group::Cleanup),
             _ => self.post(cx, "goodbye", false),
         }
@@ -456,9 +463,13 @@ impl StateMachineService {
             answer.ok(cx, &ShutdownLine { log: String::new() });
         }
         if self.settings.program.is_some() {
+            // Its end moves the instance on, so that its status is known when the broker exits. A
+            // program that does not care about SIGHUP is not waited for.
             self.abort_group(cx, Group::Program);
+            self.arm(cx, Some(PROGRAM_PATIENCE), Wait::GiveUp(State::Run));
+        } else {
+            self.post(cx, "shutdown", false);
         }
-        self.post(cx, "shutdown", false);
     }
 
     fn log_line(&mut self, cx: &mut Cx<'_, Wait>, text: &str) {

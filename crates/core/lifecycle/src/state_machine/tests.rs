@@ -106,6 +106,41 @@ fn a_signal_in_run_hangs_up_the_program() {
 }
 
 #[test]
+fn a_shutdown_waits_for_the_status_of_the_program() {
+    let mut rig = Rig::new(StateMachineService::new(settings()));
+    to_run(&mut rig);
+    let exec = rig.expect("rexec.exec");
+    rig.reply(&exec, json!({"type": "started", "pid": 7}));
+    let tag = rig.request("shutdown.start", json!({}));
+    rig.response(tag).unwrap();
+    let kill = rig.expect("rexec.kill");
+    rig.reply(&kill, Value::Null);
+    quiet(&mut rig);
+    assert!(rig.requests.is_empty(), "{:?}", rig.requests);
+    rig.reply(&exec, json!({"type": "finished", "status": 1}));
+    rig.fail(&exec, Errno::ENODATA);
+    through_cleanup(&mut rig);
+    assert_eq!(to_exit(&mut rig), 129);
+    rig.finish();
+}
+
+#[test]
+fn a_shutdown_does_not_wait_for_a_program_that_does_not_end() {
+    let mut rig = Rig::new(StateMachineService::new(settings()));
+    to_run(&mut rig);
+    let exec = rig.expect("rexec.exec");
+    rig.reply(&exec, json!({"type": "started", "pid": 7}));
+    let tag = rig.request("shutdown.start", json!({}));
+    rig.response(tag).unwrap();
+    let kill = rig.expect("rexec.kill");
+    rig.reply(&kill, Value::Null);
+    rig.advance((PROGRAM_PATIENCE * 1e6) as u64);
+    through_cleanup(&mut rig);
+    assert_eq!(to_exit(&mut rig), 0);
+    rig.finish();
+}
+
+#[test]
 fn children_are_waited_for() {
     let mut rig = Rig::with(StateMachineService::new(settings()), 0, 2, &Map::new());
     let children = to_run(&mut rig);
