@@ -1,5 +1,6 @@
 //! The layout of the file, how it is opened, and how older layouts become this one.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use flux_model::blobref::HashAlg;
@@ -57,12 +58,41 @@ pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
+/// Bytes that the file says it has, and those that it has, where they are fewer.
+pub(crate) fn truncated(path: &Path) -> Option<(u64, u64)> {
+    let mut head = [0; 100];
+    let mut file = std::fs::File::open(path).ok()?;
+    file.read_exact(&mut head).ok()?;
+    let length = file.metadata().ok()?.len();
+    let declared = declared(&head)?;
+    (length < declared).then_some((declared, length))
+}
+
+/// Bytes of a database by its first 100 ones.
+fn declared(head: &[u8; 100]) -> Option<u64> {
+    if !head.starts_with(b"SQLite format 3\0") {
+        return None;
+    }
+    let page = match u16::from_be_bytes([head[16], head[17]]) {
+        1 => 65_536,
+        size => u64::from(size),
+    };
+    let pages = u32::from_be_bytes([head[28], head[29], head[30], head[31]]);
+    // The number of pages holds only where both change counters agree.
+    (head[24..28] == head[92..96]).then(|| page * u64::from(pages))
+}
+
 /// Opens the file with the settings that it is used with, and looks at nothing in it.
 ///
 /// # Errors
 /// When it can't be opened or is no database.
 pub(crate) fn connect(path: &Path, durability: Durability) -> Result<Connection, StoreError> {
     let sql = |source| wrap(path, source);
+    let logged = std::fs::metadata(beside(path, "-wal")).is_ok_and(|data| data.len() > 0);
+    if !logged && let Some((declared, length)) = truncated(path) {
+        let text = format!("truncated: has {length} of {declared} bytes");
+        return Err(StoreError::Damaged { path: path.to_path_buf(), text });
+    }
     let connection = Connection::open(path).map_err(sql)?;
     connection
         .execute_batch(&format!(
@@ -142,8 +172,8 @@ pub(crate) fn prepare(
     }
 }
 
-/// Compares the length of the file with what it says of itself, and checks a small one whole.
-fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+/// Writes the log back and compares the length of the file with what it says of itself, in bytes.
+pub(crate) fn check_length(connection: &Connection, path: &Path) -> Result<i64, StoreError> {
     settle(connection, path)?;
     let damaged = |text| Err(StoreError::Damaged { path: path.to_path_buf(), text });
     let bytes = number(connection, path, "page_count")? * number(connection, path, "page_size")?;
@@ -151,6 +181,13 @@ fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     if i64::try_from(length).is_ok_and(|length| length < bytes) {
         return damaged(format!("truncated: has {length} of {bytes} bytes"));
     }
+    Ok(bytes)
+}
+
+/// Looks whether the file is whole; at a large one less closely.
+fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    let bytes = check_length(connection, path)?;
+    let damaged = |text| Err(StoreError::Damaged { path: path.to_path_buf(), text });
     if bytes <= CHECK_MAX {
         let text: String = connection
             .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))

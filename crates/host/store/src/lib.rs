@@ -14,10 +14,12 @@ mod copy;
 pub mod driver;
 pub mod error;
 pub mod format;
+pub mod fsck;
 mod identity;
 pub mod index;
 pub mod log;
 mod marks;
+mod salvage;
 mod serve;
 
 pub use archive_driver::ArchiveDriver;

@@ -84,12 +84,12 @@ impl Bench {
 
 /// Values in directories of their own, as blobs.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Tree {
-    pub(super) values: BTreeMap<String, Vec<u8>>,
+pub(crate) struct Tree {
+    pub(crate) values: BTreeMap<String, Vec<u8>>,
 }
 
 /// A value that does not compress, by its number.
-pub(super) fn noise(seed: u64, length: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(length + 20);
     let mut n = 0_u64;
     while bytes.len() < length {
@@ -102,7 +102,7 @@ pub(super) fn noise(seed: u64, length: usize) -> Vec<u8> {
 }
 
 impl Tree {
-    pub(super) fn with(mut self, name: impl ToString, value: Vec<u8>) -> Self {
+    pub(crate) fn with(mut self, name: impl ToString, value: Vec<u8>) -> Self {
         self.values.insert(name.to_string(), value);
         self
     }
@@ -120,13 +120,13 @@ impl Tree {
         (blobs, Treeobj::Dir(root).encode().into())
     }
 
-    pub(super) fn blobs(&self) -> Vec<Bytes> {
+    pub(crate) fn blobs(&self) -> Vec<Bytes> {
         let (mut blobs, root) = self.dirs();
         blobs.push(root);
         blobs
     }
 
-    pub(super) fn checkpoint(&self, sequence: i64) -> Checkpoint {
+    pub(crate) fn checkpoint(&self, sequence: i64) -> Checkpoint {
         Checkpoint {
             version: 1,
             rootref: HashAlg::Sha1.hash(&self.dirs().1).to_string(),
