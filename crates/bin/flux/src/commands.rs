@@ -16,10 +16,12 @@ mod completion;
 mod config;
 mod content;
 mod dmesg;
+mod dump;
 mod env;
 mod event;
 mod event_view;
 mod exec;
+mod fsck;
 mod gc;
 mod getattr;
 mod hostlist;
@@ -48,6 +50,7 @@ mod queue;
 mod relay;
 mod resource;
 mod resource_set;
+mod restore;
 mod run;
 mod setattr;
 mod shell;
@@ -159,6 +162,9 @@ pub(crate) const COMMANDS: &[Entry] = &[
     Entry { name: "relay", style: Style::Binary, command: relay::command, run: relay::run },
     Entry { name: "proxy", style: Style::Binary, command: proxy::command, run: proxy::run },
     Entry { name: "content", style: Style::Binary, command: content::command, run: content::run },
+    Entry { name: "dump", style: Style::Binary, command: dump::command, run: dump::run },
+    Entry { name: "restore", style: Style::Binary, command: restore::command, run: restore::run },
+    Entry { name: "fsck", style: Style::Binary, command: fsck::command, run: fsck::run },
     Entry { name: "gc", style: Style::Binary, command: gc::command, run: gc::run },
     Entry { name: "env", style: Style::Binary, command: env::command, run: env::run },
     Entry { name: "version", style: Style::Binary, command: version::command, run: version::run },

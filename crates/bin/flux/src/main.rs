@@ -11,6 +11,7 @@ mod ending;
 mod failure;
 mod follow;
 mod jobs;
+mod keytree;
 mod listing;
 mod output;
 mod session;

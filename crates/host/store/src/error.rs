@@ -22,7 +22,7 @@ pub enum StoreError {
     #[error("{path}: no space left on device: free some space, then go on", path = .0.display())]
     Full(PathBuf),
     /// The file holds something that it should not.
-    #[error("{path}: damaged: {text}: run flux fsck --repair on it, see flux-fsck(1)", path = .path.display())]
+    #[error("{path}: damaged: {text}: {next}", path = .path.display(), next = next(.path))]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -114,5 +114,16 @@ pub(crate) fn wrap(path: &Path, source: rusqlite::Error) -> StoreError {
         }
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Busy(path),
         _ => StoreError::Sqlite { path, source },
+    }
+}
+
+/// What to do about a damaged file.
+fn next(path: &Path) -> String {
+    match path.parent() {
+        Some(statedir) if path.ends_with("content.sqlite") => format!(
+            "stop the instance and run flux fsck --repair --statedir={}",
+            statedir.display()
+        ),
+        _ => "stop the instance and run flux fsck --repair with its --statedir".to_string(),
     }
 }

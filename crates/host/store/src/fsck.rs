@@ -86,6 +86,15 @@ pub fn fsck(name: &Path, repair: bool) -> Result<Report, StoreError> {
     Ok(report)
 }
 
+/// The hash of a file that no broker uses.
+///
+/// # Errors
+/// As [`fsck`].
+pub fn hash_in(name: &Path) -> Result<HashAlg, StoreError> {
+    let path = format::place(name)?;
+    hash_of(&format::connect(&path, Durability::Synced)?, &path)
+}
+
 /// The hash that the file says, or that the length of its digests shows.
 fn hash_of(connection: &Connection, path: &Path) -> Result<HashAlg, StoreError> {
     let named: Option<String> = connection

@@ -133,7 +133,10 @@ fn a_truncated_file_is_refused_with_the_next_step_and_mended() {
     let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.set_len(length - 3 * 8192).unwrap();
     let error = BlobLog::open(&path, HashAlg::Sha1, Durability::Synced).unwrap_err().to_string();
-    assert!(error.contains("truncated") && error.contains("flux fsck --repair"), "{error}");
+    assert!(
+        error.contains("truncated") && error.contains("run flux fsck --repair --statedir="),
+        "{error}"
+    );
     let report = fsck(&path, true).unwrap();
     assert!(report.blobs < 121 && report.blobs > 20, "{report:#?}");
     let report = fsck(&path, false).unwrap();

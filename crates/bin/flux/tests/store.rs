@@ -1,0 +1,110 @@
+//! The store of an instance with a state directory: collected, copied, dumped, damaged, mended.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+use std::path::Path;
+use std::process::Command;
+
+/// Runs a shell script, with the program first in the path, in a directory of its own; what it
+/// says, errors in their place.
+fn shell(directory: &Path, script: &str) -> String {
+    let program = Path::new(env!("CARGO_BIN_EXE_flux"));
+    let beside = program.parent().unwrap().display().to_string();
+    let path = format!("{beside}:{}", std::env::var("PATH").unwrap_or_default());
+    let output = Command::new("sh")
+        .args(["-c", &format!("exec 2>&1\n{script}")])
+        .current_dir(directory)
+        .env("PATH", path)
+        .env("TZ", "UTC")
+        .env_remove("FLUX_URI")
+        .env_remove("FLUX_KVS_NAMESPACE")
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[track_caller]
+fn check(script: &str, expected: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let text = shell(directory.path(), &format!("mkdir state\n{script}"));
+    let text = text.replace(&directory.path().display().to_string(), "TOP");
+    assert_eq!(text, expected, "{script}");
+}
+
+const START: &str = "flux start -Sstatedir=$PWD/state";
+
+#[test]
+fn a_dump_is_restored_below_a_key_and_as_the_whole() {
+    check(
+        &format!(
+            "{START} sh -c 'flux kvs put a.b=1 long=$(seq -s, 1 500); flux kvs link a.b l
+                 flux kvs mkdir empty; flux dump x.tgz; tar tf x.tgz | grep -v resource | sort
+                 flux kvs put a.b=2; flux restore -q --key=old x.tgz; flux kvs get old.a.b a.b
+                 flux kvs get old.long | cut -c-9
+                 flux restore --checkpoint x.tgz; true'
+             mkdir other; flux restore -q --statedir=other x.tgz; flux dump --statedir=other - |
+                 tar xOf - a/b
+             echo; flux start -Sstatedir=$PWD/other sh -c 'flux kvs get l; flux kvs ls -1'"
+        ),
+        "flux-dump: 5 keys, 0 left out\na/b\nempty\nl\nlong\n1\n2\n1,2,3,4,5\n\
+         flux-restore: --checkpoint would be overwritten by the running instance: stop it, then \
+         use --statedir=DIR\n1\n1\na\nempty\nl\nlong\nresource\n",
+    );
+}
+
+#[test]
+fn damage_is_said_at_the_start_and_mended() {
+    check(
+        &format!(
+            "{START} sh -c 'flux kvs put a=1 b=$(seq -s, 1 3000)
+                 flux fsck | sed \"s/[0-9]* keys/N keys/\"
+                 flux fsck --repair || echo no'
+             flux fsck --statedir=state | sed 's/[0-9]* blobs, [0-9]* keys/N/'
+             cp state/content.sqlite whole
+             truncate -s -8192 state/content.sqlite
+             {START} true 2>&1 | sed 's/has [0-9]* of [0-9]*/has N of N/'; echo 1
+             flux fsck -q --statedir=state; echo $?
+             cp whole state/content.sqlite
+             offset=$(grep -abo '1,2,3,4,5,6,7,8,9,10' state/content.sqlite | head -1 | cut -d: -f1)
+             printf X | dd of=state/content.sqlite bs=1 seek=$((offset + 4)) conv=notrunc 2>/dev/null
+             flux fsck --statedir=state | sed 's/row [0-9]*/row N/; s/^[0-9]* blobs/N blobs/'
+             flux fsck -q --repair --statedir=state; echo $?
+             {START} sh -c 'flux kvs get a; flux kvs get b || true'; ls state | grep -v wal"
+        ),
+        "N keys, 0 problems\n\
+         flux-fsck: --repair: stop the instance, then run flux fsck --repair --statedir=TOP/state\n\
+         no\nN, 0 problems\n\
+         flux-broker: TOP/state/content.sqlite: damaged: truncated: has N of N bytes: stop the \
+         instance and run flux fsck --repair --statedir=TOP/state\n1\n1\n\
+         row N: its content does not match its digest\n\
+         the keys were not checked: run again with --repair\nN blobs, 0 keys, 2 problems\n\
+         0\n1\nflux-kvs: b: No such file or directory\n\
+         content.sqlite\ncontent.sqlite.damaged0\n",
+    );
+}
+
+#[test]
+fn the_store_is_collected_copied_and_moved_while_it_is_in_use() {
+    check(
+        &format!(
+            "{START} --conf=content.gc-grace=0s sh -c '
+                 for n in 1 2 3 4 5; do flux kvs put a=$(seq -s, $n 9000); done
+                 flux gc -q; flux gc | sed \"s/[0-9][0-9]*/N/g\"
+                 flux content backup copy.sqlite | sed \"s/[0-9][0-9]*/N/g\"
+                 flux content backup copy.sqlite
+                 flux content relocate moved.sqlite | sed \"s/[0-9][0-9]*/N/g\"
+                 flux kvs put b=after; flux content status'
+             readlink state/content.sqlite
+             {START} sh -c 'flux kvs get b; flux kvs get a | cut -c-9'
+             mkdir other; cp copy.sqlite other/content.sqlite
+             flux start -Sstatedir=$PWD/other sh -c 'flux kvs get a | cut -c-9'
+             rm moved.sqlite; {START} true"
+        ),
+        "N blobs deleted, N kept; the file has N bytes, had N\n\
+         copy.sqlite: N blobs, N bytes\n\
+         flux-content: backup: TOP/copy.sqlite: is there already: choose a new name\n\
+         moved.sqlite: N blobs, N bytes\nok\nTOP/moved.sqlite\nafter\n5,6,7,8,9\n5,6,7,8,9\n\
+         flux-broker: TOP/state/content.sqlite: was moved to TOP/moved.sqlite, where nothing is: \
+         mount that file system, or restore a backup there\n",
+    );
+}
