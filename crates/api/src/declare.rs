@@ -30,6 +30,7 @@ macro_rules! api {
 
         $(#[doc = $sdoc])+
         #[derive(Debug)]
+        #[allow(clippy::large_enum_variant, reason = "a call is moved once, to whoever serves it")]
         pub enum $api {
             $(
                 $(#[doc = $doc])+

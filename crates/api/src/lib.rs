@@ -16,6 +16,7 @@ pub mod archive;
 pub mod broker;
 pub mod config;
 pub mod content;
+pub mod cron;
 pub mod driver;
 pub mod job;
 pub mod kvs;

@@ -19,7 +19,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use flux_bootstrap::Boot;
 use flux_broker::{Node, NodeConfig, Topology};
-use flux_host::{Console, Driver, HostOptions, Topo};
+use flux_host::{Calendar, Console, Driver, HostOptions, Topo};
 use flux_id::fsd;
 use flux_launch::{LaunchDriver, LaunchOptions, Supervised};
 use flux_lifecycle::{Attributes, Settings};
@@ -78,6 +78,7 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
     };
     let mut drivers: Vec<Box<dyn Driver>> = vec![
         Box::new(Console::new(options.config_path.clone())),
+        Box::new(Calendar::default()),
         Box::new(Topo::new(topology_source()).named(options.attributes.given("hostname"))),
     ];
     let mut instance = None;
@@ -122,6 +123,11 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
             ..resources(options, &hosts, &topology, rank, enclosing.as_ref())?
         },
         shell: installed.shell(),
+        crontabs: if rank == 0 {
+            surroundings::crontabs(&options.attributes, &options.config)?
+        } else {
+            Vec::new()
+        },
         imp_helper: installed.imp_helper(),
         archive: instance.is_some(),
     };

@@ -15,6 +15,7 @@ mod cancel;
 mod completion;
 mod config;
 mod content;
+mod cron;
 mod dmesg;
 mod dump;
 mod env;
@@ -166,6 +167,7 @@ pub(crate) const COMMANDS: &[Entry] = &[
     Entry { name: "restore", style: Style::Binary, command: restore::command, run: restore::run },
     Entry { name: "fsck", style: Style::Binary, command: fsck::command, run: fsck::run },
     Entry { name: "gc", style: Style::Binary, command: gc::command, run: gc::run },
+    Entry { name: "cron", style: Style::Binary, command: cron::command, run: cron::run },
     Entry { name: "env", style: Style::Binary, command: env::command, run: env::run },
     Entry { name: "version", style: Style::Binary, command: version::command, run: version::run },
     Entry { name: "pmi", style: Style::Binary, command: pmi::command, run: pmi::run },

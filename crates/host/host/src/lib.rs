@@ -9,6 +9,7 @@
 //!
 //! Must never: decide what a service decides, or block the loop on something outside.
 
+mod calendar;
 mod client;
 pub mod config;
 pub mod console;
@@ -21,6 +22,7 @@ mod run;
 mod signal;
 pub mod topo;
 
+pub use calendar::Calendar;
 pub use console::Console;
 pub use driver::{Driver, DriverHandle};
 pub use options::{Bind, ClientLimits, HostError, HostOptions, LinkKeys};

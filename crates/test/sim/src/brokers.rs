@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use flux_broker::{Node, NodeConfig, Topology};
 use flux_content::{CACHE_BYTES, ContentService, GcSettings};
+use flux_cron::CronService;
 use flux_exec::ExecService;
 use flux_info::InfoService;
 use flux_ingest::IngestService;
@@ -139,6 +140,7 @@ pub fn broker(shape: &Shape, rank: u32, uuid: &str, seed: u64) -> Node {
         let shell = vec!["flux".to_string(), "shell".to_string()];
         modules.push(module(ExecService::new(flux_exec::settings::Settings::new(shell))));
         modules.push(module(SchedService::new(SchedSettings::default())));
+        modules.push(module(CronService::new(Vec::new())));
     }
     let mut config = NodeConfig::new(rank, shape.topology.clone(), RouteId::from(uuid), OWNER);
     config.hostlist = shape.hosts.clone();

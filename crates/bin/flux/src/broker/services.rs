@@ -1,6 +1,7 @@
 //! What runs on which rank.
 
 use flux_content::{CACHE_BYTES, ContentService};
+use flux_cron::CronService;
 use flux_exec::ExecService;
 use flux_info::InfoService;
 use flux_ingest::IngestService;
@@ -33,6 +34,8 @@ pub(crate) struct Plan {
     pub(crate) resources: ResourceSettings,
     /// Program and first arguments of the job shell.
     pub(crate) shell: Vec<String>,
+    /// Crontab files: names and texts.
+    pub(crate) crontabs: Vec<(String, String)>,
     /// Command that prints what the privileged launcher reads for a job; the job id follows.
     pub(crate) imp_helper: String,
     /// Finished jobs go to an archive: there is a driver for it.
@@ -89,6 +92,7 @@ pub(crate) fn modules(plan: &Plan) -> Vec<Box<dyn Module>> {
         settings.helper.clone_from(&plan.imp_helper);
         modules.push(module(ExecService::new(settings)));
         modules.push(module(SchedService::new(SchedSettings::default())));
+        modules.push(module(CronService::new(plan.crontabs.clone())));
     }
     modules
 }

@@ -210,6 +210,42 @@ pub(crate) fn announce(directory: &Path, uri: &str) -> Result<String, String> {
     Ok(file.display().to_string())
 }
 
+/// The files of the directory that `cron.directory` (attribute, or key of the configuration)
+/// names, by name.
+///
+/// # Errors
+/// A directory or file that cannot be read.
+pub(crate) fn crontabs(
+    attributes: &Attributes,
+    config: &serde_json::Map<String, serde_json::Value>,
+) -> Result<Vec<(String, String)>, String> {
+    let key = config.get("cron").and_then(|table| table.get("directory")?.as_str());
+    let named = attributes.get("cron.directory").or(key);
+    let Some(directory) = named.filter(|path| !path.is_empty()) else {
+        return Ok(Vec::new());
+    };
+    let wrong =
+        |path: &Path, error: std::io::Error| format!("cron.directory: {}: {error}", path.display());
+    let directory = Path::new(directory);
+    let mut paths = Vec::new();
+    let entries = std::fs::read_dir(directory).map_err(|error| wrong(directory, error))?;
+    for entry in entries {
+        let path = entry.map_err(|error| wrong(directory, error))?.path();
+        let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+        if path.is_file() && !hidden {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    paths
+        .into_iter()
+        .map(|path| {
+            let text = std::fs::read_to_string(&path).map_err(|error| wrong(&path, error))?;
+            Ok((path.display().to_string(), text))
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
