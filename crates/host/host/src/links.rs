@@ -4,9 +4,10 @@
 //! in one queue, in order per link; its bound holds back peers that send faster than the engine
 //! takes.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flux_proto::Message;
 use flux_svc::engine::{Input, LinkId};
@@ -233,14 +234,44 @@ pub(crate) async fn bind(options: &mut HostOptions) -> Result<Vec<Listener>, Con
     Ok(listeners)
 }
 
+/// A peer that is refused for the same reason is told of so often.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
+/// Peers whose refusal is remembered.
+const TOLD_MAX: usize = 256;
+
+/// Who was refused, why, and when that was told.
+#[derive(Debug, Default)]
+struct Refusals {
+    told: BTreeMap<(String, String), Instant>,
+}
+
+impl Refusals {
+    /// Whether this refusal is news. A port of the peer says nothing: it differs each time.
+    fn is_news(&mut self, origin: &str, reason: &str, now: Instant) -> bool {
+        let host = origin.rsplit_once(':').map_or(origin, |(host, _)| host);
+        let key = (host.to_string(), reason.to_string());
+        if self.told.get(&key).is_some_and(|at| now.duration_since(*at) < TELL_AGAIN) {
+            return false;
+        }
+        self.told.retain(|_, at| now.duration_since(*at) < TELL_AGAIN);
+        if self.told.len() >= TOLD_MAX {
+            // Somebody floods: one line a minute has said so.
+            return false;
+        }
+        self.told.insert(key, now);
+        true
+    }
+}
+
 /// Accepts children until aborted.
 pub(crate) async fn accept_children(hub: Rc<Hub>, listener: Listener) {
+    let refusals = Rc::new(RefCell::new(Refusals::default()));
     loop {
         let Ok(incoming) = listener.accept().await else {
             tokio::time::sleep(EXHAUSTED_PAUSE).await;
             continue;
         };
-        let hub = Rc::clone(&hub);
+        let (hub, refusals) = (Rc::clone(&hub), Rc::clone(&refusals));
         drop(tokio::task::spawn_local(async move {
             let origin = incoming.origin();
             match incoming.establish().await {
@@ -254,8 +285,33 @@ pub(crate) async fn accept_children(hub: Rc<Hub>, listener: Listener) {
                         }
                     });
                 }
-                Err(error) => write_stderr(&format!("overlay: refused {origin}: {error}")),
+                Err(error) => {
+                    let reason = error.to_string();
+                    if refusals.borrow_mut().is_news(&origin, &reason, Instant::now()) {
+                        write_stderr(&format!("overlay: refused {origin}: {reason}"));
+                    }
+                }
             }
         }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_tries_again_and_again_is_told_of_once_a_minute() {
+        let mut refusals = Refusals::default();
+        let now = Instant::now();
+        assert!(refusals.is_news("10.0.0.4:6001", "wrong key", now));
+        assert!(!refusals.is_news("10.0.0.4:6002", "wrong key", now + TELL_AGAIN / 2));
+        assert!(refusals.is_news("10.0.0.4:6003", "not TLS", now));
+        assert!(refusals.is_news("10.0.0.5:6001", "wrong key", now));
+        assert!(refusals.is_news("10.0.0.4:6004", "wrong key", now + TELL_AGAIN));
+        for host in 0..2 * TOLD_MAX {
+            refusals.is_news(&format!("h{host}:1"), "wrong key", now + TELL_AGAIN);
+        }
+        assert_eq!(refusals.told.len(), TOLD_MAX);
     }
 }

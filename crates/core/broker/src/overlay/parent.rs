@@ -67,7 +67,12 @@ pub(crate) struct Parent {
     pub(crate) sent: u64,
     /// The status that the parent knows of.
     pub(crate) reported: u32,
+    /// Why connecting failed when that was last told, and when.
+    told: Option<(String, u64)>,
 }
+
+/// The same reason for not connecting is told so often, in microseconds.
+const TELL_AGAIN: u64 = 60_000_000;
 
 impl Parent {
     pub(crate) fn new(rank: u32) -> Self {
@@ -80,7 +85,18 @@ impl Parent {
             lost_at: 0,
             sent: 0,
             reported: 0,
+            told: None,
         }
+    }
+
+    /// Whether a reason for not connecting is news.
+    fn is_news(&mut self, reason: &str, now: u64) -> bool {
+        let known = |(told, at): &(String, u64)| told == reason && now < at + TELL_AGAIN;
+        let news = !self.told.as_ref().is_some_and(known);
+        if news {
+            self.told = Some((reason.to_string(), now));
+        }
+        news
     }
 
     pub(crate) fn is_joined(&self) -> bool {
@@ -208,7 +224,9 @@ impl Node {
                 let jitter = self.ids.random() % (parent.backoff / 2);
                 parent.state = Uplink::Waiting(now + parent.backoff - jitter);
                 parent.backoff = (parent.backoff * 2).min(MAX_BACKOFF);
-                self.log("overlay", Level::Debug, format!("{name}: {reason}; trying again"));
+                let news = parent.is_news(reason, now);
+                let level = if news { Level::Warning } else { Level::Debug };
+                self.log("overlay", level, format!("{name}: {reason}; trying again"));
             }
             Uplink::Joined(_) => {
                 self.log("overlay", Level::Err, format!("{name} failed: {reason}"));
