@@ -209,6 +209,32 @@ def a_configuration_with_a_mistake_is_refused_with_file_and_line(cluster):
 
 
 @claim
+def the_doctor_finds_what_is_planted(cluster):
+    node = cluster[4]
+    faults = [
+        ("chmod 640 /etc/flux/system/curve.cert", "FAIL  key: ", "chmod 600"),
+        ("mv /etc/flux/system/R /etc/flux/system/R.x", "FAIL  resources: ", "flux R encode"),
+        ("systemctl stop munge", "FAIL  munge: ", "systemctl enable --now munge"),
+        ("sed -i 's/ node4$/ other4/' /etc/hosts", "FAIL  names: ", "/etc/hosts or DNS"),
+        ("chmod u-s /usr/libexec/flux/flux-imp", "FAIL  imp: ", "chmod 4755"),
+        ("chmod 755 /var/lib/flux", "FAIL  disk: ", "chmod 700"),
+        ("echo 'x = 1' >/etc/flux/system/conf.d/zz.toml", "zz.toml:1: x: unknown key", "remove"),
+        ("systemctl stop flux", "warn  systemd: ", "systemctl enable --now flux"),
+    ]
+    mend_all = ("chmod 600 /etc/flux/system/curve.cert; chmod 700 /var/lib/flux; "
+                "mv /etc/flux/system/R.x /etc/flux/system/R; systemctl start munge; "
+                "sed -i 's/ other4$/ node4/' /etc/hosts; chmod 4755 /usr/libexec/flux/flux-imp; "
+                "rm -f /etc/flux/system/conf.d/zz.toml; systemctl start flux")
+    for plant, word, advice in faults:
+        node.out(plant)
+        text = node.sh("flux doctor --local")[1]
+        node.sh(mend_all)
+        need(word in text and advice in text, f"{plant}: the doctor said\n{text}")
+    until(lambda: node.sh("flux doctor --local")[0] == 0, 10)
+    node.out("flux doctor --local")
+
+
+@claim
 def removing_the_package_leaves_the_state(cluster):
     node = cluster[4]
     before = node.out("ls -la /var/lib/flux /etc/flux/system | grep -v total")

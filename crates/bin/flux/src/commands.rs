@@ -17,6 +17,7 @@ mod config;
 mod content;
 mod cron;
 mod dmesg;
+mod doctor;
 mod dump;
 mod env;
 mod event;
@@ -116,6 +117,7 @@ pub(crate) const COMMANDS: &[Entry] = &[
     Entry { name: "getattr", style: Style::Binary, command: getattr::command, run: getattr::run },
     Entry { name: "setattr", style: Style::Binary, command: setattr::command, run: setattr::run },
     Entry { name: "lsattr", style: Style::Binary, command: lsattr::command, run: lsattr::run },
+    Entry { name: "doctor", style: Style::Binary, command: doctor::command, run: doctor::run },
     Entry { name: "dmesg", style: Style::Binary, command: dmesg::command, run: dmesg::run },
     Entry { name: "logger", style: Style::Binary, command: logger::command, run: logger::run },
     Entry { name: "ping", style: Style::Binary, command: ping::command, run: ping::run },

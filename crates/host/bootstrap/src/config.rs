@@ -181,6 +181,12 @@ impl ConfigBootstrap {
         Ok(Self { cert, names, places, hosts, enable_ipv6: table.enable_ipv6 })
     }
 
+    /// Names of the hosts, by rank.
+    #[must_use]
+    pub fn hosts(&self) -> &[String] {
+        &self.names
+    }
+
     /// Number of brokers.
     #[must_use]
     pub fn size(&self) -> u32 {
@@ -213,7 +219,11 @@ impl ConfigBootstrap {
         })
     }
 
-    fn endpoint(&self, rank: u32, what: &str) -> Result<Endpoint, ConfigError> {
+    /// Where a host listens (`bind`), or where its children connect (`connect`).
+    ///
+    /// # Errors
+    /// When that is not configured.
+    pub fn endpoint(&self, rank: u32, what: &str) -> Result<Endpoint, ConfigError> {
         let host = self.hosts.get(rank as usize);
         let text =
             host.and_then(|host| if what == "bind" { &host.bind } else { &host.connect }.as_ref());

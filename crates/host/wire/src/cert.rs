@@ -154,6 +154,14 @@ impl Cert {
     /// # Errors
     /// Every case of [`CertError`] but metadata.
     pub fn load(path: &Path) -> Result<Cert, CertError> {
+        Self::load_of(path, rustix::process::geteuid().as_raw())
+    }
+
+    /// As [`Cert::load`], of a file that belongs to `owner`.
+    ///
+    /// # Errors
+    /// As [`Cert::load`].
+    pub fn load_of(path: &Path, owner: u32) -> Result<Cert, CertError> {
         let io = |source| CertError::Io { path: path.to_owned(), source };
         // Not to wait when the path is a pipe; it is refused below.
         let nonblock = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
@@ -163,7 +171,7 @@ impl Cert {
             let what = "not a regular file".to_owned();
             return Err(CertError::Format { path: path.to_owned(), what });
         }
-        check_access(path, found.mode(), found.uid(), rustix::process::geteuid().as_raw())?;
+        check_access(path, found.mode(), found.uid(), owner)?;
         if found.len() == 0 {
             let what = "empty: make a certificate with flux keygen".to_owned();
             return Err(CertError::Format { path: path.to_owned(), what });
