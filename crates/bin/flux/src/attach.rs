@@ -16,17 +16,22 @@ use std::{
 };
 
 use flux_api::job::{
-    info::{EventlogWatch, EventlogWatch_, WATCH_INITIAL_SENTINEL, WATCH_WAITCREATE},
+    info::{EventlogWatch, WATCH_INITIAL_SENTINEL, WATCH_WAITCREATE},
     list::{ListId, ListId_},
     manager::{QueueName, QueueStatus_, Raise, RaiseRequest},
 };
-use flux_client::{Client, Pending, Stream, To};
+use flux_client::{Client, Pending, To};
 use flux_id::JobId;
 use flux_model::eventlog::Event;
 use flux_proto::Errno;
 use serde_json::Value;
 
-use crate::{failure::Failure, output, session};
+use crate::{
+    failure::Failure,
+    output,
+    resume::{self, Log, Next, Outage},
+    session,
+};
 use input::{Input, Source};
 use interrupt::{Interrupts, Signals, WINDOW, Wish};
 use machine::{Effect, Machine, View};
@@ -66,36 +71,37 @@ impl Default for Options {
     }
 }
 
-/// Follows a job to its end; returns the exit status of the job.
+/// Follows a job to its end; returns the exit status of the job. An instance that goes away is
+/// waited for, see [`resume`].
 ///
 /// # Errors
-/// There is no such job, it belongs to somebody else, or the connection is lost.
+/// There is no such job, it belongs to somebody else, or the instance does not come back.
 pub(crate) fn attach(client: &Client, id: JobId, options: &Options) -> Result<i32, Failure> {
     Session::start(client, id, options)?.run()
 }
 
 struct Session<'a> {
-    client: &'a Client,
+    client: Client,
     id: JobId,
     options: &'a Options,
     machine: Machine,
-    job: Stream<EventlogWatch_>,
-    exec: Stream<EventlogWatch_>,
-    output: Stream<EventlogWatch_>,
+    job: Log,
+    exec: Log,
+    output: Log,
     output_over: bool,
+    outage: Outage,
     input: Input,
     signals: Signals,
     interrupts: Interrupts,
     line: StatusLine,
 }
 
-fn watch(client: &Client, id: JobId, path: &str, flags: u32) -> Stream<EventlogWatch_> {
-    let request = EventlogWatch { id: id.0, path: path.into(), flags };
-    client.stream::<EventlogWatch_>(To::Any, &request)
+fn watch(client: &Client, id: JobId, path: &str, flags: u32) -> Log {
+    Log::new(client, EventlogWatch { id: id.0, path: path.into(), flags })
 }
 
 impl<'a> Session<'a> {
-    fn start(client: &'a Client, id: JobId, options: &'a Options) -> Result<Self, Failure> {
+    fn start(client: &Client, id: JobId, options: &'a Options) -> Result<Self, Failure> {
         let sentinel = if options.view.tail.is_some() { WATCH_INITIAL_SENTINEL } else { 0 };
         let job = watch(client, id, "eventlog", 0);
         let exec = watch(client, id, "guest.exec.eventlog", WATCH_WAITCREATE);
@@ -110,7 +116,7 @@ impl<'a> Session<'a> {
             (false, false) => None,
         };
         Ok(Self {
-            client,
+            client: client.clone(),
             id,
             options,
             machine: Machine::new(id, options.view.clone()),
@@ -118,6 +124,7 @@ impl<'a> Session<'a> {
             exec,
             output,
             output_over: false,
+            outage: Outage::new(),
             input: Input::new(options.read_only, options.stdin_ranks.clone()),
             signals,
             interrupts: Interrupts::default(),
@@ -128,9 +135,9 @@ impl<'a> Session<'a> {
     fn run(mut self) -> Result<i32, Failure> {
         loop {
             self.take_job()?;
-            self.take_exec();
-            self.take_output();
-            self.input.settle();
+            self.take_exec()?;
+            self.take_output()?;
+            self.input.settle(&self.client, Instant::now());
             for text in self.input.take_terminal_output() {
                 self.line.clear();
                 output::bytes(&text);
@@ -163,17 +170,36 @@ impl<'a> Session<'a> {
         Failure::binary(self.options.program, text)
     }
 
+    /// The instance is away: all logs that broke off are followed again a little later.
+    fn away(
+        &mut self,
+        error: &flux_api::RpcError,
+        which: fn(&mut Self) -> &mut Log,
+    ) -> Result<(), Failure> {
+        if error.errno == Errno::ECONNRESET {
+            // The connection is lost, as the next wait will say.
+            return Ok(());
+        }
+        let now = Instant::now();
+        match self.outage.begin(&error.message(), now) {
+            Ok(pause) => which(self).follow_at(now + pause),
+            Err(reason) => return Err(self.failure(reason)),
+        }
+        Ok(())
+    }
+
     fn take_job(&mut self) -> Result<(), Failure> {
-        while let Some(item) = self.job.try_next() {
-            match item {
-                Ok(entry) => {
+        while let Some(next) = self.job.next() {
+            match next {
+                Next::Entry(entry) => {
                     let effects = entry
                         .event
                         .and_then(|line| Event::decode(&line).ok())
                         .map(|event| self.machine.job_event(&event));
                     self.act(effects.unwrap_or_default());
                 }
-                Err(error) => {
+                Next::Away(error) => self.away(&error, |session| &mut session.job)?,
+                Next::Failed(error) => {
                     let text = match error.errno {
                         Errno::ENOENT => "No such job".to_owned(),
                         _ => error.message(),
@@ -189,29 +215,46 @@ impl<'a> Session<'a> {
                 }
             }
         }
+        if self.job.was_alive()
+            && let Some(text) = self.outage.end()
+        {
+            self.say(text);
+        }
         if self.job.is_ended() {
             self.machine.job_end();
         }
         Ok(())
     }
 
-    fn take_exec(&mut self) {
-        // A job without execution log (never started, or purged) has nothing to tell here.
-        while let Some(Ok(entry)) = self.exec.try_next() {
-            let event = entry.event.and_then(|line| Event::decode(&line).ok());
-            let effects = event.map(|event| self.machine.exec_event(&event));
-            self.act(effects.unwrap_or_default());
+    fn take_exec(&mut self) -> Result<(), Failure> {
+        while let Some(next) = self.exec.next() {
+            match next {
+                Next::Entry(entry) => {
+                    let event = entry.event.and_then(|line| Event::decode(&line).ok());
+                    let effects = event.map(|event| self.machine.exec_event(&event));
+                    self.act(effects.unwrap_or_default());
+                }
+                Next::Away(error) => self.away(&error, |session| &mut session.exec)?,
+                // A job without execution log (never started, or purged) has nothing to tell.
+                Next::Failed(_) => {}
+            }
         }
+        Ok(())
     }
 
-    fn take_output(&mut self) {
-        while let Some(Ok(entry)) = self.output.try_next() {
-            let effects = match entry.event {
-                None => self.machine.output_live(),
-                Some(line) => match Event::decode(&line) {
-                    Ok(event) => self.machine.output_event(&event),
-                    Err(_) => Vec::new(),
+    fn take_output(&mut self) -> Result<(), Failure> {
+        while let Some(next) = self.output.next() {
+            let effects = match next {
+                Next::Entry(entry) => match entry.event.map(|line| Event::decode(&line)) {
+                    None => self.machine.output_live(),
+                    Some(Ok(event)) => self.machine.output_event(&event),
+                    Some(Err(_)) => Vec::new(),
                 },
+                Next::Away(error) => {
+                    self.away(&error, |session| &mut session.output)?;
+                    Vec::new()
+                }
+                Next::Failed(_) => Vec::new(),
             };
             self.act(effects);
         }
@@ -219,6 +262,7 @@ impl<'a> Session<'a> {
             let effects = self.machine.output_end();
             self.act(effects);
         }
+        Ok(())
     }
 
     fn act(&mut self, effects: Vec<Effect>) {
@@ -236,7 +280,7 @@ impl<'a> Session<'a> {
                 Effect::Shell { service, rank, pty } => {
                     self.line.clear();
                     self.machine.on_terminal = pty.is_some() && !self.options.read_only;
-                    self.input.open(self.client, &service, rank, pty.as_deref());
+                    self.input.open(&self.client, &service, rank, pty.as_deref());
                 }
             }
         }
@@ -244,7 +288,27 @@ impl<'a> Session<'a> {
 
     /// Waits for something to happen. Returns what the user wants, if that is it.
     fn wait(&mut self) -> Result<Option<Wish>, Failure> {
-        let time = self.line.timeout(self.client, self.id, &self.machine);
+        let now = Instant::now();
+        for log in [&mut self.job, &mut self.exec, &mut self.output] {
+            log.retry(&self.client, now);
+        }
+        if let Some(text) = self.outage.news(now) {
+            self.say(&text);
+        }
+        let time = self.line.timeout(&self.client, self.id, &self.machine);
+        let again = [
+            self.job.due(),
+            self.exec.due(),
+            self.output.due(),
+            self.input.due(),
+            self.outage.news_at(),
+        ];
+        let again = again.into_iter().flatten().min();
+        let again = again.map(|at| at.saturating_duration_since(now));
+        let time = match (time, again) {
+            (Some(time), Some(again)) => Some(time.min(again)),
+            (time, again) => time.or(again),
+        };
         let stdin = std::io::stdin();
         let source = self.input.source();
         let mut extra = vec![self.signals.as_fd()];
@@ -260,13 +324,52 @@ impl<'a> Session<'a> {
         drop(extra);
         let ready = match ready {
             Ok(ready) => ready,
-            Err(error) => return Err(self.failure(error.message())),
+            Err(error) => return self.reconnect(&error.message()),
         };
-        if ready.extra.get(1) == Some(&true) && self.input.read(self.client) {
+        if ready.extra.get(1) == Some(&true) && self.input.read(&self.client) {
             return Ok(Some(Wish::Detach));
         }
         let signal = self.signals.next();
         Ok(signal.and_then(|signal| self.interrupts.judge(signal, Instant::now())))
+    }
+
+    /// Connects again when the broker is back, and follows everything from where it was. Returns
+    /// what the user wants, if that comes first.
+    fn reconnect(&mut self, lost: &str) -> Result<Option<Wish>, Failure> {
+        let mut reason = lost.to_owned();
+        loop {
+            let Ok(pause) = self.outage.begin(&reason, Instant::now()) else {
+                return Err(self.failure(reason));
+            };
+            match resume::connect() {
+                Ok(client) => {
+                    self.client = client;
+                    self.line.forget();
+                    for log in [&mut self.job, &mut self.exec, &mut self.output] {
+                        log.follow(&self.client);
+                    }
+                    self.input.reconnected(&self.client);
+                    return Ok(None);
+                }
+                Err((why, true)) => return Err(self.failure(format!("{lost}: {why}"))),
+                Err((why, false)) => reason = format!("{lost}: {why}"),
+            }
+            if let Some(text) = self.outage.news(Instant::now()) {
+                self.say(&text);
+            }
+            if let Some(signal) = self.signals.next_within(pause) {
+                match self.interrupts.judge(signal, Instant::now()) {
+                    Some(Wish::Warn) => {
+                        let seconds = WINDOW.as_secs();
+                        self.say(&format!("one more ctrl-C within {seconds}s to detach"));
+                    }
+                    // Nobody is there who could cancel the job.
+                    Some(Wish::Cancel | Wish::Detach) => return Ok(Some(Wish::Detach)),
+                    Some(Wish::Suspend) => return Ok(Some(Wish::Suspend)),
+                    Some(Wish::Resize) | None => {}
+                }
+            }
+        }
     }
 
     /// Does what the user wants; true to leave.
@@ -299,7 +402,7 @@ impl<'a> Session<'a> {
                 self.line.clear();
                 interrupt::suspend();
             }
-            Wish::Resize => self.input.resize(self.client),
+            Wish::Resize => self.input.resize(&self.client),
         }
         false
     }
@@ -338,6 +441,11 @@ impl StatusLine {
             job: None,
             queue: None,
         }
+    }
+
+    /// The answers that were on their way will not come.
+    fn forget(&mut self) {
+        (self.job, self.queue, self.asked) = (None, None, None);
     }
 
     /// Removes the line, so that something else can be written there.

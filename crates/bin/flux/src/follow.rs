@@ -1,19 +1,29 @@
 //! Follows many jobs at once: until an event or their end, with or without their output.
 
-use std::{cell::RefCell, collections::BTreeMap, fs::File, io::Write, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    fs::File,
+    io::Write,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use flux_api::{
     RpcError,
-    job::info::{EventlogEntry, EventlogWatch, EventlogWatch_, WATCH_WAITCREATE},
+    job::info::{EventlogEntry, EventlogWatch, WATCH_WAITCREATE},
 };
-use flux_client::{Client, Stream, To};
+use flux_client::Client;
 use flux_id::JobId;
 use flux_model::{
     eventlog::Event,
     stdio::{Header, StdioEvent},
 };
 
-use crate::{ending, output};
+use crate::{
+    ending, output,
+    resume::{self, Log, Next, Outage},
+};
 
 pub(crate) mod bar;
 
@@ -84,32 +94,50 @@ struct Followed {
     fatal: bool,
     started: bool,
     seen: bool,
-    tags: Vec<u32>,
+    /// Matchtags of its logs, by kind.
+    tags: [Option<u32>; 3],
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Log {
+enum Kind {
     Job,
     Exec,
     Output,
 }
 
-/// The jobs that are followed.
-pub(crate) struct Follower<'a> {
-    client: &'a Client,
+/// A log of a job.
+type Of = (u64, Kind, Log);
+
+/// The jobs that are followed. An instance that goes away is waited for, see [`resume`].
+pub(crate) struct Follower {
+    program: &'static str,
+    client: Client,
     want: Want,
     jobs: BTreeMap<u64, Followed>,
-    streams: BTreeMap<u32, (u64, Log, Stream<EventlogWatch_>)>,
+    /// By the matchtag of their streams.
+    logs: BTreeMap<u32, Of>,
+    /// Logs that broke off.
+    away: Vec<Of>,
+    outage: Outage,
     /// How far they are.
     pub(crate) tally: Tally,
     code: i32,
 }
 
-impl<'a> Follower<'a> {
-    /// Follows nothing yet.
-    pub(crate) fn new(client: &'a Client, want: Want) -> Self {
-        let (jobs, streams) = (BTreeMap::new(), BTreeMap::new());
-        Self { client, want, jobs, streams, tally: Tally::default(), code: 0 }
+impl Follower {
+    /// Follows nothing yet; `program` begins the lines about the instance.
+    pub(crate) fn new(program: &'static str, client: &Client, want: Want) -> Self {
+        Self {
+            program,
+            client: client.clone(),
+            want,
+            jobs: BTreeMap::new(),
+            logs: BTreeMap::new(),
+            away: Vec::new(),
+            outage: Outage::new(),
+            tally: Tally::default(),
+            code: 0,
+        }
     }
 
     /// Begins to follow a job.
@@ -123,31 +151,40 @@ impl<'a> Follower<'a> {
             fatal: false,
             started: false,
             seen: false,
-            tags: Vec::new(),
+            tags: [None; 3],
         };
-        self.watch(&mut job, id, Log::Job);
+        self.watch(&mut job, id, Kind::Job);
         if self.want.event.as_deref().is_some_and(|event| event.starts_with("exec.")) {
-            self.watch(&mut job, id, Log::Exec);
+            self.watch(&mut job, id, Kind::Exec);
         }
         if self.want.output {
-            self.watch(&mut job, id, Log::Output);
+            self.watch(&mut job, id, Kind::Output);
         }
         self.jobs.insert(id, job);
         self.tally.all += 1;
     }
 
-    fn watch(&mut self, job: &mut Followed, id: u64, log: Log) {
-        let (path, flags) = match log {
-            Log::Job => ("eventlog", 0),
-            Log::Exec => ("guest.exec.eventlog", WATCH_WAITCREATE),
-            Log::Output => ("guest.output", WATCH_WAITCREATE),
+    fn watch(&mut self, job: &mut Followed, id: u64, kind: Kind) {
+        let (path, flags) = match kind {
+            Kind::Job => ("eventlog", 0),
+            Kind::Exec => ("guest.exec.eventlog", WATCH_WAITCREATE),
+            Kind::Output => ("guest.output", WATCH_WAITCREATE),
         };
         let request = EventlogWatch { id, path: path.into(), flags };
-        let stream = self.client.stream::<EventlogWatch_>(To::Any, &request);
-        let tag = stream.matchtag();
-        self.streams.insert(tag, (id, log, stream));
+        let log = Log::new(&self.client, request);
+        if let Some(tag) = log.matchtag() {
+            job.tags[kind as usize] = Some(tag);
+            self.logs.insert(tag, (id, kind, log));
+        }
         job.open += 1;
-        job.tags.push(tag);
+    }
+
+    fn keep(&mut self, (id, kind, log): Of) {
+        let Some(tag) = log.matchtag() else { return self.away.push((id, kind, log)) };
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.tags[kind as usize] = Some(tag);
+        }
+        self.logs.insert(tag, (id, kind, log));
     }
 
     /// Whether there is nothing left to follow.
@@ -160,35 +197,110 @@ impl<'a> Follower<'a> {
         self.code
     }
 
-    /// Takes what has arrived for a matchtag; false when it belongs to somebody else.
-    pub(crate) fn take(&mut self, tag: u32) -> bool {
-        let Some((id, log, mut stream)) = self.streams.remove(&tag) else { return false };
-        while let Some(item) = stream.try_next() {
-            match item {
-                Ok(entry) => self.entry(id, log, entry),
-                Err(error) => self.failed(id, log, &error),
+    /// Waits for something to arrive, also for an instance that is away.
+    ///
+    /// # Errors
+    /// It does not come back.
+    pub(crate) fn wait(&mut self) -> Result<(), String> {
+        let now = Instant::now();
+        for of in std::mem::take(&mut self.away) {
+            let (id, kind, mut log) = of;
+            if self.jobs.contains_key(&id) {
+                log.retry(&self.client, now);
+                self.keep((id, kind, log));
             }
         }
+        self.tell(now);
+        let due = self.away.iter().filter_map(|(_, _, log)| log.due());
+        let due = due.chain(self.outage.news_at()).min();
+        let time = due.map(|at| at.saturating_duration_since(now));
+        match self.client.wait(&[], time) {
+            Ok(_) => Ok(()),
+            Err(error) => self.reconnect(&error.message()),
+        }
+    }
+
+    fn tell(&mut self, now: Instant) {
+        if let Some(text) = self.outage.news(now) {
+            output::error_line(&format!("{}: {text}", self.program));
+        }
+    }
+
+    fn reconnect(&mut self, lost: &str) -> Result<(), String> {
+        let mut reason = lost.to_owned();
+        loop {
+            let pause = self.outage.begin(&reason, Instant::now())?;
+            match resume::connect() {
+                Ok(client) => {
+                    self.client = client;
+                    let logs = std::mem::take(&mut self.logs).into_values();
+                    let logs: Vec<Of> = logs.chain(std::mem::take(&mut self.away)).collect();
+                    for (id, kind, mut log) in logs {
+                        log.follow(&self.client);
+                        self.keep((id, kind, log));
+                    }
+                    return Ok(());
+                }
+                Err((why, true)) => return Err(format!("{lost}: {why}")),
+                Err((why, false)) => reason = format!("{lost}: {why}"),
+            }
+            self.tell(Instant::now());
+            std::thread::sleep(pause.min(Duration::from_secs(1)));
+        }
+    }
+
+    /// Takes all that has arrived.
+    pub(crate) fn take_ready(&mut self) {
+        for tag in self.client.ready_tags() {
+            self.take(tag);
+        }
+    }
+
+    /// Takes what has arrived for a matchtag; false when it belongs to somebody else.
+    pub(crate) fn take(&mut self, tag: u32) -> bool {
+        let Some((id, kind, mut log)) = self.logs.remove(&tag) else { return false };
+        while let Some(next) = log.next() {
+            match next {
+                Next::Entry(entry) => self.entry(id, kind, entry),
+                Next::Away(error) => {
+                    let now = Instant::now();
+                    match self.outage.begin(&error.message(), now) {
+                        Ok(pause) => log.follow_at(now + pause),
+                        Err(_) => {
+                            self.failed(id, kind, &error);
+                            self.stream_ended(id, kind);
+                            return true;
+                        }
+                    }
+                }
+                Next::Failed(error) => self.failed(id, kind, &error),
+            }
+        }
+        if log.was_alive()
+            && let Some(text) = self.outage.end()
+        {
+            output::error_line(&format!("{}: {text}", self.program));
+        }
         let wanted = self.jobs.get(&id).is_some_and(|job| !job.seen);
-        if stream.is_ended() || !wanted {
-            self.stream_ended(id, log);
+        if log.is_ended() || !wanted {
+            self.stream_ended(id, kind);
         } else {
-            self.streams.insert(tag, (id, log, stream));
+            self.keep((id, kind, log));
         }
         true
     }
 
-    fn entry(&mut self, id: u64, log: Log, entry: EventlogEntry) {
+    fn entry(&mut self, id: u64, kind: Kind, entry: EventlogEntry) {
         let Some(event) = entry.event.and_then(|line| Event::decode(&line).ok()) else { return };
-        match log {
-            Log::Job => self.job_event(id, &event),
-            Log::Exec => {
+        match kind {
+            Kind::Job => self.job_event(id, &event),
+            Kind::Exec => {
                 let wanted = self.want.event.as_deref().and_then(|name| name.strip_prefix("exec."));
                 if let (true, Some(job)) = (wanted == Some(&event.name), self.jobs.get_mut(&id)) {
                     job.seen = true;
                 }
             }
-            Log::Output => self.output_event(id, &event),
+            Kind::Output => self.output_event(id, &event),
         }
     }
 
@@ -248,9 +360,9 @@ impl<'a> Follower<'a> {
         }
     }
 
-    fn failed(&mut self, id: u64, log: Log, error: &RpcError) {
+    fn failed(&mut self, id: u64, kind: Kind, error: &RpcError) {
         // Without output log a job had no output; without its own log there is no such job.
-        if log == Log::Job {
+        if kind == Kind::Job {
             output::error_line(&format!("{}: {error}", JobId(id)));
             if let Some(job) = self.jobs.get_mut(&id) {
                 job.fatal = true;
@@ -258,18 +370,18 @@ impl<'a> Follower<'a> {
         }
     }
 
-    fn stream_ended(&mut self, id: u64, log: Log) {
+    fn stream_ended(&mut self, id: u64, kind: Kind) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.open -= 1;
-        let over = job.seen || (log == Log::Job && !job.started);
+        let over = job.seen || (kind == Kind::Job && !job.started);
         if job.open > 0 && !over {
             return;
         }
         let Some(job) = self.jobs.remove(&id) else { return };
         // What else was asked for about this job is of no interest any more.
-        for tag in job.tags {
-            if self.streams.get(&tag).is_some_and(|(of, ..)| *of == id) {
-                self.streams.remove(&tag);
+        for tag in job.tags.into_iter().flatten() {
+            if self.logs.get(&tag).is_some_and(|(of, ..)| *of == id) {
+                self.logs.remove(&tag);
             }
         }
         if job.running {

@@ -1,6 +1,10 @@
 //! What is typed or piped into `attach`, on its way to the job.
 
-use std::{collections::VecDeque, io::IsTerminal};
+use std::{
+    collections::VecDeque,
+    io::IsTerminal,
+    time::{Duration, Instant},
+};
 
 use flux_client::{Client, RawPending, To};
 use flux_model::stdio::{Encoding, IoData};
@@ -8,11 +12,14 @@ use flux_proto::Message;
 use serde_json::{Value, json};
 
 use super::terminal::{Keys, Raw, in_foreground, window};
+use crate::resume::may_pass;
 
 /// Most bytes read at once.
 const CHUNK: usize = 64 << 10;
 /// Writes that may wait for an answer; then reading stops, so that a slow job slows its source.
 const IN_FLIGHT: usize = 16;
+/// Until what the shell could not be given is sent again.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// Whether standard input should be waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +37,16 @@ enum Target {
     None,
     /// The `stdin` method of the leader shell.
     Shell { topic: String, rank: u32 },
-    /// A terminal of the job.
-    Terminal { topic: String, rank: u32, stream: RawPending, raw: Option<Raw>, keys: Keys },
+    /// A terminal of the job; without a stream while its shell is away.
+    Terminal { topic: String, rank: u32, stream: Option<RawPending>, raw: Option<Raw>, keys: Keys },
+}
+
+/// Something that was sent.
+struct Sent {
+    /// The shell takes pieces of input with these numbers once and in order, so that they can be
+    /// sent again. Keys for a terminal have none.
+    body: Option<Value>,
+    answer: Option<RawPending>,
 }
 
 /// Standard input and where it goes.
@@ -39,13 +54,27 @@ pub(crate) struct Input {
     open: bool,
     ranks: String,
     target: Target,
-    waiting: VecDeque<RawPending>,
+    waiting: VecDeque<Sent>,
+    /// Names this client to the shell.
+    client: String,
+    /// Pieces sent so far.
+    pieces: u64,
+    again: Option<Instant>,
 }
 
 impl Input {
     /// Input that goes to the tasks of `ranks`, or nowhere.
     pub(crate) fn new(read_only: bool, ranks: String) -> Self {
-        Self { open: !read_only, ranks, target: Target::None, waiting: VecDeque::new() }
+        let client = format!("{}.{:.6}", std::process::id(), crate::session::now());
+        Self {
+            open: !read_only,
+            ranks,
+            target: Target::None,
+            waiting: VecDeque::new(),
+            client,
+            pieces: 0,
+            again: None,
+        }
     }
 
     /// The leader shell is there: input can go to it, or to the interactive terminal it keeps.
@@ -58,9 +87,7 @@ impl Input {
             return;
         };
         let topic = format!("{service}.{pty}");
-        let request = json!({"type": "attach", "mode": "rw", "winsize": window()});
-        let message = Message::request(topic.as_str()).with_json(&request).with_streaming();
-        let stream = client.start(To::Rank(rank), message);
+        let stream = Some(attach(client, &topic, rank));
         let raw = Some(Raw::enter());
         self.target = Target::Terminal { topic, rank, stream, raw, keys: Keys::default() };
     }
@@ -85,6 +112,7 @@ impl Input {
             Err(_) => 0,
         };
         buffer.truncate(got);
+        let mut piece = false;
         let (topic, rank, body, detach) = match &mut self.target {
             Target::None => return false,
             Target::Shell { topic, rank } => {
@@ -93,7 +121,12 @@ impl Input {
                 } else {
                     IoData::new("stdin", &self.ranks, buffer)
                 };
-                (topic.clone(), *rank, Value::Object(data.encode(Encoding::Utf8)), false)
+                let mut body = data.encode(Encoding::Utf8);
+                self.pieces += 1;
+                body.insert("client".into(), self.client.as_str().into());
+                body.insert("seq".into(), self.pieces.into());
+                piece = true;
+                (topic.clone(), *rank, Value::Object(body), false)
             }
             Target::Terminal { topic, rank, keys, .. } => {
                 let (text, detach) = keys.filter(&buffer);
@@ -109,7 +142,8 @@ impl Input {
         };
         self.open = got != 0;
         let message = Message::request(topic.as_str()).with_json(&body);
-        self.waiting.push_back(client.start(To::Rank(rank), message));
+        let answer = Some(client.start(To::Rank(rank), message));
+        self.waiting.push_back(Sent { body: piece.then_some(body), answer });
         detach
     }
 
@@ -118,18 +152,59 @@ impl Input {
         if let Target::Terminal { topic, rank, .. } = &self.target {
             let body = json!({"type": "resize", "winsize": window()});
             let message = Message::request(topic.as_str()).with_json(&body);
-            self.waiting.push_back(client.start(To::Rank(*rank), message));
+            let answer = Some(client.start(To::Rank(*rank), message));
+            self.waiting.push_back(Sent { body: None, answer });
         }
     }
 
-    /// Takes the answers to what was sent. A target that refuses input gets no more of it: the
-    /// tasks are gone, or read a file.
-    pub(crate) fn settle(&mut self) {
-        while let Some(answer) = self.waiting.front_mut().and_then(RawPending::try_next) {
-            self.waiting.pop_front();
-            if answer.is_err() {
-                self.open = false;
+    /// There is a new connection: what has no answer is sent again, a terminal attached again.
+    pub(crate) fn reconnected(&mut self, client: &Client) {
+        self.again = None;
+        match &mut self.target {
+            Target::None => {}
+            Target::Shell { topic, rank } => {
+                self.waiting.retain(|sent| sent.body.is_some());
+                for sent in &mut self.waiting {
+                    if let Some(body) = &sent.body {
+                        let message = Message::request(topic.as_str()).with_json(body);
+                        sent.answer = Some(client.start(To::Rank(*rank), message));
+                    }
+                }
             }
+            Target::Terminal { topic, rank, stream, .. } => {
+                self.waiting.clear();
+                *stream = Some(attach(client, topic, *rank));
+            }
+        }
+    }
+
+    /// When [`Input::settle`] has something to send again.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.again
+    }
+
+    /// Takes the answers to what was sent. What a shell could not be given since somebody on the
+    /// way is away is sent again, from the first that has no answer on. A target that refuses input
+    /// gets no more of it: the tasks are gone, or read a file.
+    pub(crate) fn settle(&mut self, client: &Client, now: Instant) {
+        if self.again.is_some_and(|at| at <= now) {
+            self.reconnected(client);
+        }
+        while let Some(first) = self.waiting.front_mut() {
+            let Some(answer) = first.answer.as_mut().and_then(RawPending::try_answer) else {
+                return;
+            };
+            match answer {
+                Ok(_) => {}
+                Err(error) if may_pass(&error) && first.body.is_some() => {
+                    first.answer = None;
+                    self.again = Some(now + AGAIN);
+                    return;
+                }
+                Err(error) if may_pass(&error) => {}
+                Err(_) => self.open = false,
+            }
+            self.waiting.pop_front();
         }
     }
 
@@ -137,8 +212,19 @@ impl Input {
     pub(crate) fn take_terminal_output(&mut self) -> Vec<Vec<u8>> {
         let mut shown = Vec::new();
         let mut over = false;
-        if let Target::Terminal { stream, raw, .. } = &mut self.target {
-            while let Some(answer) = stream.try_next() {
+        if let Target::Terminal { stream: attached, raw, .. } = &mut self.target {
+            while let Some(stream) = attached.as_mut()
+                && let Some(answer) = stream.try_answer()
+            {
+                if let Err(error) = &answer
+                    && may_pass(error)
+                {
+                    // The broker of the shell is away; the shell is not.
+                    *attached = None;
+                    self.again = Some(Instant::now() + AGAIN);
+                    break;
+                }
+                let done = stream.is_done();
                 let body = answer.ok().and_then(|message| message.json::<Value>().ok());
                 match body.as_ref().and_then(|body| body["type"].as_str()) {
                     Some("data") => {
@@ -153,7 +239,7 @@ impl Input {
                     Some("exit") => over = true,
                     _ => {}
                 }
-                if stream.is_done() {
+                if done {
                     over = true;
                     break;
                 }
@@ -183,6 +269,13 @@ impl Input {
             drop(raw.take());
         }
     }
+}
+
+/// Attaches to a terminal of the job.
+fn attach(client: &Client, topic: &str, rank: u32) -> RawPending {
+    let request = json!({"type": "attach", "mode": "rw", "winsize": window()});
+    let message = Message::request(topic).with_json(&request).with_streaming();
+    client.start(To::Rank(rank), message)
 }
 
 fn terminal_data(text: Vec<u8>) -> Value {

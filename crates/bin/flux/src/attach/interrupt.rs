@@ -83,6 +83,16 @@ impl Signals {
         Signal::try_from(i32::try_from(info.ssi_signo).ok()?).ok()
     }
 
+    /// The next signal within `time`.
+    pub(crate) fn next_within(&mut self, time: Duration) -> Option<Signal> {
+        let time = rustix::event::Timespec::try_from(time).ok();
+        let poll = rustix::event::PollFlags::IN;
+        let mut fds = [rustix::event::PollFd::from_borrowed_fd(self.fd.as_fd(), poll)];
+        // A failure is an interruption, by another signal.
+        let _ = rustix::event::poll(&mut fds, time.as_ref());
+        self.next()
+    }
+
     /// For poll(2).
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

@@ -172,7 +172,7 @@ pub(crate) fn submit_all(
     let work = Work {
         client: &client,
         sender,
-        follower: want.map(|want| Follower::new(&client, want)),
+        follower: want.map(|want| Follower::new(program, &client, want)),
         files: Files::default(),
         sinks: BTreeMap::new(),
         quiet: matches.get_flag("quiet") || (progress && !matches.get_flag("watch")),
@@ -189,7 +189,7 @@ pub(crate) fn submit_all(
 struct Work<'a> {
     client: &'a Client,
     sender: Sender<'a>,
-    follower: Option<Follower<'a>>,
+    follower: Option<Follower>,
     files: Files,
     /// Log files by number of the job, where it has any.
     sinks: BTreeMap<u64, Sinks>,
@@ -227,8 +227,18 @@ impl<'a> Work<'a> {
             if !more && self.sender.is_empty() && followed {
                 break;
             }
-            self.client.wait(&[], None).map_err(|error| error.message())?;
-            self.take();
+            match &mut self.follower {
+                // Every id is known: from here on the instance may go away and come back.
+                Some(follower) if !more && self.sender.is_empty() => {
+                    follower.wait()?;
+                    follower.take_ready();
+                    self.bar.show(&follower.tally, self.total - self.refused);
+                }
+                _ => {
+                    self.client.wait(&[], None).map_err(|error| error.message())?;
+                    self.take();
+                }
+            }
         }
         self.bar.finish();
         let code = self.follower.map_or(0, |follower| follower.code());

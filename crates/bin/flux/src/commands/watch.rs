@@ -92,15 +92,13 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
     let rate = matches.get_flag("jps");
     let total = jobs.len() as u64;
     let bar = Bar::new(matches.get_flag("progress") || rate, total, rate);
-    let mut follower = Follower::new(&client, want);
+    let mut follower = Follower::new(WATCH.name, &client, want);
     for id in jobs {
         follower.add(id.0, Sinks::default());
     }
     while !follower.is_done() {
-        client.wait(&[], None).map_err(|error| WATCH.error(&error))?;
-        for tag in client.ready_tags() {
-            follower.take(tag);
-        }
+        follower.wait().map_err(|text| WATCH.fail(text))?;
+        follower.take_ready();
         bar.show(&follower.tally, total);
     }
     bar.finish();

@@ -203,8 +203,12 @@ impl Shell {
         // A client that lost the answer sends a piece again.
         let client = body.get("client").and_then(Value::as_str);
         if let (Some(client), Some(seq)) = (client, body.get("seq").and_then(Value::as_u64)) {
-            if self.input_taken.get(client).is_some_and(|taken| seq <= *taken) {
+            let taken = self.input_taken.get(client).copied().unwrap_or(0);
+            if seq <= taken {
                 return self.accept(request);
+            }
+            if seq > taken + 1 {
+                return self.refuse(request, Errno::EAGAIN, Some("out of order"));
             }
             if self.input_taken.len() >= CLIENTS_MAX {
                 self.input_taken.pop_first();

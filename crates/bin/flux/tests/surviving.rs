@@ -1,0 +1,135 @@
+//! Jobs and those who follow them, while brokers are killed and started again.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[path = "support/nodes.rs"]
+mod nodes;
+
+use std::fs;
+use std::io::Write;
+use std::process::{Child, Stdio};
+
+use nodes::Nodes;
+
+/// `flux job attach` with its streams in files.
+struct Attached {
+    child: Child,
+    out: std::path::PathBuf,
+    err: std::path::PathBuf,
+}
+
+impl Attached {
+    fn start(nodes: &Nodes, rank: usize, words: &[&str]) -> Self {
+        let (out, err) = (nodes.path("attached.out"), nodes.path("attached.err"));
+        let mut command = nodes.command(rank, words);
+        command.stdin(Stdio::piped());
+        command.stdout(fs::File::create(&out).unwrap()).stderr(fs::File::create(&err).unwrap());
+        Self { child: command.spawn().unwrap(), out, err }
+    }
+
+    fn out(&self) -> String {
+        fs::read_to_string(&self.out).unwrap()
+    }
+
+    fn err(&self) -> String {
+        fs::read_to_string(&self.err).unwrap()
+    }
+
+    fn end(&mut self) -> i32 {
+        self.child.wait().unwrap().code().unwrap_or(255)
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// A script that writes lines until the file `go` is there, and then one more.
+fn counting(nodes: &Nodes) -> String {
+    let go = nodes.path("go");
+    format!(
+        "i=0; while ! test -e {}; do i=$((i+1)); echo line $i; sleep 0.02; done; echo last $i",
+        go.display()
+    )
+}
+
+/// Whether these are the lines of [`counting`], each once.
+fn are_whole(text: &str) -> bool {
+    let lines: Vec<&str> = text.lines().collect();
+    let Some((last, lines)) = lines.split_last() else { return false };
+    *last == format!("last {}", lines.len())
+        && lines.iter().zip(1..).all(|(line, n)| *line == format!("line {n}"))
+}
+
+#[test]
+fn whoever_follows_a_job_at_a_broker_that_is_killed_goes_on_when_it_is_back() {
+    let mut nodes = Nodes::start(3, false, "");
+    let script = counting(&nodes);
+    let id = nodes.text(0, &["submit", "--requires=rank:1", "sh", "-c", &script]);
+    let id = id.trim();
+    let mut attached = Attached::start(&nodes, 2, &["job", "attach", id]);
+    nodes.wait("output", |_| attached.out().contains("line 5"));
+    nodes.kill(2);
+    // It says so, and goes on.
+    nodes.wait("word", |_| attached.err().contains("the instance cannot be reached"));
+    nodes.boot(2);
+    nodes.wait("word", |_| attached.err().contains("the instance is back"));
+    fs::write(nodes.path("go"), "").unwrap();
+    assert_eq!(attached.end(), 0, "{}", attached.err());
+    assert!(are_whole(&attached.out()), "{}", attached.out());
+}
+
+#[test]
+fn what_is_typed_while_a_broker_is_away_reaches_the_job_once() {
+    let mut nodes = Nodes::start(3, false, "");
+    let mut attached =
+        Attached::start(&nodes, 2, &["run", "--requires=rank:1", "--unbuffered", "cat"]);
+    let mut stdin = attached.child.stdin.take().unwrap();
+    stdin.write_all(b"one\n").unwrap();
+    nodes.wait("output", |_| attached.out() == "one\n");
+    nodes.kill(2);
+    stdin.write_all(b"two\n").unwrap();
+    nodes.boot(2);
+    nodes.wait("output", |_| attached.out() == "one\ntwo\n");
+    stdin.write_all(b"three\n").unwrap();
+    drop(stdin);
+    assert_eq!(attached.end(), 0, "{}", attached.err());
+    assert_eq!(attached.out(), "one\ntwo\nthree\n");
+}
+
+#[test]
+fn many_jobs_are_followed_over_the_loss_of_a_broker() {
+    let mut nodes = Nodes::start(3, false, "");
+    let script = counting(&nodes);
+    let words =
+        ["submit", "--quiet", "--watch", "--cc=1-3", "--requires=rank:1", "sh", "-c", &script];
+    let mut attached = Attached::start(&nodes, 2, &words);
+    nodes.wait("output", |_| attached.out().matches("line 5\n").count() == 3);
+    nodes.kill(2);
+    nodes.boot(2);
+    nodes.wait_for_all();
+    fs::write(nodes.path("go"), "").unwrap();
+    assert_eq!(attached.end(), 0, "{}", attached.err());
+    let text = attached.out();
+    assert_eq!(text.matches("last ").count(), 3);
+    let expected: usize = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("last "))
+        .map(|n| n.parse::<usize>().unwrap() + 1)
+        .sum();
+    assert_eq!(text.lines().count(), expected);
+}
+
+#[test]
+fn an_instance_that_has_ended_is_not_waited_for() {
+    let mut nodes = Nodes::start(2, false, "");
+    let mut attached = Attached::start(&nodes, 0, &["run", "sleep", "600"]);
+    nodes.wait("job", |nodes| nodes.text(0, &["jobs", "-no", "{state}"]).trim() == "RUN");
+    nodes.kill(0);
+    fs::remove_dir_all(nodes.path("run0")).unwrap();
+    assert_eq!(attached.end(), 1);
+    assert!(attached.err().contains("the instance has ended"), "{}", attached.err());
+}
