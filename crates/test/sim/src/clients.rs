@@ -43,6 +43,8 @@ pub(crate) struct Client {
     /// When the newest message in each direction arrives.
     newest: [u64; 2],
     next_tag: u32,
+    /// Number of the newest event, and the leader's incarnation for which they began anew.
+    events: (u32, u64),
 }
 
 impl World {
@@ -64,6 +66,7 @@ impl World {
             open: BTreeMap::new(),
             newest: [self.now, self.now],
             next_tag: 1,
+            events: (0, 0),
         };
         self.clients.insert(caller, client);
         let cred = Cred { userid: OWNER, rolemask: Rolemask::OWNER | Rolemask::LOCAL };
@@ -135,6 +138,7 @@ impl World {
         self.trace.number(caller.id.0);
         self.trace.message(&message);
         if message.kind == MsgType::Event {
+            self.event_order(caller, &message);
             if let User::Shell(pid) = user {
                 self.shell_event(pid, &message);
             }
@@ -167,6 +171,27 @@ impl World {
                 self.notices.push_back(Notice::Response { caller, tag, last, message });
             }
             User::Shell(pid) => self.shell_response(pid, tag, &message),
+        }
+    }
+
+    /// Events come in order, each once; their numbers begin anew once with each leader.
+    fn event_order(&mut self, caller: Caller, event: &Message) {
+        let leader = self.newest_leader();
+        let Some(client) = self.clients.get_mut(&caller) else { return };
+        let (last, began) = client.events;
+        let sequence = event.sequence();
+        if sequence > last {
+            client.events.0 = sequence;
+        } else if began < leader {
+            client.events = (sequence, leader);
+        } else {
+            let text = format!(
+                "client {} on rank {} got event {sequence} ({}) after {last}",
+                caller.id.0,
+                caller.rank,
+                event.topic()
+            );
+            self.violation(text);
         }
     }
 

@@ -98,6 +98,11 @@ impl World {
         }
     }
 
+    /// The rank of an end.
+    pub(crate) fn rank_at(&self, wire: u64, side: Side) -> Option<u32> {
+        self.wires.get(&wire).map(|wire| wire.rank[side.at()])
+    }
+
     /// Rank and number of an end that is in use.
     fn open_end(&self, wire: u64, side: Side) -> Option<(u32, LinkId)> {
         let wire = self.wires.get(&wire)?;

@@ -3,6 +3,7 @@
 mod faults;
 mod judge;
 mod load;
+mod onlookers;
 
 use std::collections::BTreeMap;
 
@@ -38,6 +39,8 @@ enum Task {
     Look,
     /// Shut down in the middle.
     Stop,
+    /// Look whether an onlooker has to come again.
+    Onlookers,
 }
 
 /// What an answer is for.
@@ -49,6 +52,8 @@ enum Purpose {
     Commit(String, u64),
     Lookup(String, u64),
     Watch,
+    /// A watch for the whole run.
+    Onlook(usize),
     Ignored,
     Online,
     Active,
@@ -103,6 +108,7 @@ struct Run {
     tasks: BTreeMap<u64, Task>,
     purposes: BTreeMap<(Caller, u32), Purpose>,
     sessions: Vec<load::Session>,
+    onlookers: Vec<onlookers::Onlooker>,
     submitted: u32,
     auditor: Option<Caller>,
     auditing: usize,
@@ -134,6 +140,7 @@ pub fn run(scenario: Scenario, verbose: bool) -> Report {
         tasks: BTreeMap::new(),
         purposes: BTreeMap::new(),
         sessions: Vec::new(),
+        onlookers: Vec::new(),
         submitted: 0,
         auditor: None,
         auditing: 0,
@@ -236,6 +243,7 @@ impl Run {
                     self.ring(SEC, Task::Stop);
                 }
                 self.forget(caller);
+                self.onlooker_gone(caller);
                 if self.auditor == Some(caller) {
                     self.auditor = None;
                 }
@@ -261,6 +269,7 @@ impl Run {
             Task::DiskHeals => self.world.disk.fails = None,
             Task::Look => self.look(),
             Task::Stop => self.stop(),
+            Task::Onlookers => self.onlook(),
         }
     }
 
@@ -351,6 +360,7 @@ impl Run {
                 }
                 self.enter(Phase::Load);
                 self.begin_load();
+                self.begin_onlookers();
                 self.begin_faults();
             }
             Purpose::Shutdown => {
@@ -365,6 +375,7 @@ impl Run {
                     self.world.violation(format!("shutdown: {}", message.errnum().text()));
                 }
             }
+            Purpose::Onlook(at) => self.onlooker_hears(at, message),
             Purpose::Journal => self.journal_says(message),
             Purpose::Listed => self.listed(message),
             Purpose::Online => self.online(message),

@@ -91,6 +91,7 @@ pub(crate) enum Due {
     Process(u64, Step),
     Alarm(u64),
     Start(u32),
+    Thaw(u32),
 }
 
 /// The place of a broker process.
@@ -104,6 +105,8 @@ pub(crate) struct Slot {
     armed: Option<u64>,
     /// The rank cannot be reached until then.
     pub(crate) partitioned: u64,
+    /// The process is stopped; what happened to it meanwhile.
+    frozen: Option<Vec<(u64, Due)>>,
 }
 
 /// The simulated instance.
@@ -140,6 +143,8 @@ pub struct World {
     planned: u64,
     pub(crate) numbers: u64,
     incarnations: u64,
+    /// The newest incarnation of rank 0.
+    leader: u64,
 }
 
 impl World {
@@ -168,6 +173,7 @@ impl World {
             planned: 0,
             numbers: 0,
             incarnations: 0,
+            leader: 0,
         }
     }
 
@@ -227,9 +233,48 @@ impl World {
     /// Joins every rank that was cut off.
     pub fn heal(&mut self) {
         self.disk.fails = None;
+        for rank in 0..self.shape.size() {
+            self.plan(self.now, 0, Due::Thaw(rank));
+        }
         for slot in &mut self.slots {
             slot.partitioned = 0;
         }
+    }
+
+    /// Stops the broker process of a rank for some time; its processes run on.
+    pub fn freeze(&mut self, rank: u32, us: u64) {
+        let Some(slot) = self.slots.get_mut(rank as usize) else { return };
+        if slot.node.is_some() && slot.frozen.is_none() {
+            slot.frozen = Some(Vec::new());
+            self.trace.line(self.now, || format!("rank {rank}: stopped"));
+            self.plan(self.now + us, 0, Due::Thaw(rank));
+        }
+    }
+
+    fn thaw(&mut self, rank: u32) {
+        let Some(slot) = self.slots.get_mut(rank as usize) else { return };
+        for (incarnation, due) in slot.frozen.take().into_iter().flatten() {
+            self.happen(incarnation, due);
+        }
+    }
+
+    /// The broker process that something happens to.
+    fn concerns(&self, due: &Due) -> Option<u32> {
+        match due {
+            Due::Wake(rank) | Due::Input(rank, _) => Some(*rank),
+            Due::Link(wire, side, _) | Due::LinkUp(wire, side) | Due::LinkEnd(wire, side, _) => {
+                self.rank_at(*wire, *side)
+            }
+            Due::DiskWritten | Due::DiskCollects => Some(0),
+            Due::ToClient(..) | Due::Process(..) | Due::Alarm(_) | Due::Start(_) | Due::Thaw(_) => {
+                None
+            }
+        }
+    }
+
+    /// The newest process at rank 0.
+    pub(crate) fn newest_leader(&self) -> u64 {
+        self.leader
     }
 
     fn start(&mut self, rank: u32) {
@@ -238,6 +283,9 @@ impl World {
         }
         self.incarnations += 1;
         let incarnation = self.incarnations;
+        if rank == 0 {
+            self.leader = incarnation;
+        }
         let uuid = format!("{rank:08x}-0000-4000-8000-{incarnation:012x}");
         let seed = self.rng.draw();
         let mut node = brokers::broker(&self.shape, rank, &uuid, seed);
@@ -272,6 +320,7 @@ impl World {
         let Some(node) = slot.node.take() else { return };
         slot.listening = false;
         slot.incarnation = 0;
+        slot.frozen = None;
         drop(node);
         self.processes_end(rank);
         if rank == 0 {
@@ -454,6 +503,19 @@ impl World {
         self.now = at;
         self.trace.steps += 1;
         self.trace.number(at);
+        if let Some(rank) = self.concerns(&due)
+            && let Some(held) =
+                self.slots.get_mut(rank as usize).and_then(|slot| slot.frozen.as_mut())
+        {
+            held.push((incarnation, due));
+        } else {
+            self.happen(incarnation, due);
+        }
+        true
+    }
+
+    fn happen(&mut self, incarnation: u64, due: Due) {
+        let at = self.now;
         let dead = |world: &Self, rank: u32| world.incarnation(rank) != incarnation;
         match due {
             Due::Wake(rank) if dead(self, rank) => {}
@@ -504,8 +566,8 @@ impl World {
             Due::Process(pid, step) => self.process_step(pid, step),
             Due::Alarm(token) => self.notices.push_back(Notice::Alarm(token)),
             Due::Start(rank) => self.start(rank),
+            Due::Thaw(rank) => self.thaw(rank),
         }
-        true
     }
 
     fn note(&mut self, rank: u32, input: &Input) {

@@ -44,6 +44,8 @@ impl StateMachineService {
             return self.follow_parent(cx);
         };
         cx.log(Level::Err, format!("overlay.rejoin: {error}"));
+        // It has to start again, and those below it need not.
+        self.leaving |= error.errno == Errno::ESTALE;
         if error.errno == Errno::ESHUTDOWN && self.state == State::Run {
             // It goes down in order, and so does this broker.
             return self.post(cx, "shutdown", false);

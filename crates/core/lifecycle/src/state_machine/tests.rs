@@ -51,6 +51,7 @@ fn through_cleanup(rig: &mut Rig<StateMachineService>) {
 }
 
 fn to_exit(rig: &mut Rig<StateMachineService>) -> i32 {
+    quiet(rig);
     let spurn = rig.expect("overlay.spurn");
     rig.reply(&spurn, Value::Null);
     let settle = rig.expect("broker.stop-modules");

@@ -1,8 +1,9 @@
 //! What goes wrong, and that it ends.
 
+use flux_api::overlay::{DisconnectSubtree, RankRequest};
 use flux_proto::Errno;
 
-use super::{Phase, Run, Task};
+use super::{Phase, Purpose, Run, Task};
 use crate::world::SEC;
 
 /// Faults do not keep an instance from its start for ever.
@@ -43,7 +44,7 @@ impl Run {
         if self.phase == Phase::Boot && !booting {
             return;
         }
-        match self.rng.range(0, 6) {
+        match self.rng.range(0, 9) {
             0 if faults.links => {
                 if let Some(rank) = self.follower()
                     && self.world.break_uplink(rank)
@@ -90,7 +91,33 @@ impl Run {
                 self.ring(after, Task::DiskHeals);
                 self.count("disk errors");
             }
+            6 if faults.followers => {
+                // As the service manager stops it; the instance goes on without.
+                if let Some(rank) = self.follower()
+                    && self.world.is_alive(rank)
+                {
+                    self.world.signal(rank, 15);
+                    self.count("followers stopped");
+                }
+            }
+            7 if faults.partitions => {
+                let rank = self.rng.rank(0, self.scenario.size);
+                let us = self.rng.range(SEC / 10, 60 * SEC);
+                self.world.freeze(rank, us);
+                self.count("processes suspended");
+            }
+            8 if faults.links => self.disconnect(),
             _ => {}
         }
+    }
+
+    /// Somebody declares a broker dead that is not.
+    fn disconnect(&mut self) {
+        let (Some(rank), Some(caller)) = (self.follower(), self.auditor) else { return };
+        let Some(parent) = self.world.shape.topology.parent(rank) else { return };
+        let request = RankRequest { rank };
+        let tag = self.world.call::<DisconnectSubtree>(caller, Some(parent), &request);
+        self.purposes.insert((caller, tag), Purpose::Ignored);
+        self.count("disconnects");
     }
 }

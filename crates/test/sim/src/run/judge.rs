@@ -186,6 +186,7 @@ impl Run {
             },
             Purpose::Key(key) => {
                 let value = if errnum == Errno::OK { value_of(message) } else { None };
+                self.judge_onlookers(&key, value);
                 self.oracle
                     .judge_key(&key, value)
                     .and_then(|()| self.oracle.judge_twin(&key, value))
