@@ -155,5 +155,6 @@ pub fn broker(shape: &Shape, rank: u32, uuid: &str, seed: u64) -> Node {
     config.seed = seed;
     // The state on the disk outlives the leader.
     config.instance = leader.then(|| "simulated".to_string());
+    config.fixed_parent = true;
     Node::new(config, builtins, modules)
 }

@@ -43,8 +43,10 @@ pub(crate) struct Client {
     /// When the newest message in each direction arrives.
     newest: [u64; 2],
     next_tag: u32,
-    /// Number of the newest event, and the leader's incarnation for which they began anew.
-    events: (u32, u64),
+    /// Number of the newest event.
+    event: u32,
+    /// Leaders whose events it has seen, or may have.
+    leaders: u64,
 }
 
 impl World {
@@ -66,7 +68,8 @@ impl World {
             open: BTreeMap::new(),
             newest: [self.now, self.now],
             next_tag: 1,
-            events: (0, 0),
+            event: 0,
+            leaders: self.leaders.saturating_sub(1),
         };
         self.clients.insert(caller, client);
         let cred = Cred { userid: OWNER, rolemask: Rolemask::OWNER | Rolemask::LOCAL };
@@ -176,15 +179,15 @@ impl World {
 
     /// Events come in order, each once; their numbers begin anew once with each leader.
     fn event_order(&mut self, caller: Caller, event: &Message) {
-        let leader = self.newest_leader();
+        let leaders = self.leaders;
         let Some(client) = self.clients.get_mut(&caller) else { return };
-        let (last, began) = client.events;
-        let sequence = event.sequence();
+        let (last, sequence) = (client.event, event.sequence());
+        client.event = sequence;
         if sequence > last {
-            client.events.0 = sequence;
-        } else if began < leader {
-            client.events = (sequence, leader);
-        } else {
+            return;
+        }
+        client.leaders += 1;
+        if client.leaders > leaders {
             let text = format!(
                 "client {} on rank {} got event {sequence} ({}) after {last}",
                 caller.id.0,

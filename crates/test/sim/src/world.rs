@@ -143,8 +143,8 @@ pub struct World {
     planned: u64,
     pub(crate) numbers: u64,
     incarnations: u64,
-    /// The newest incarnation of rank 0.
-    leader: u64,
+    /// Processes there have been at rank 0.
+    pub(crate) leaders: u64,
 }
 
 impl World {
@@ -173,7 +173,7 @@ impl World {
             planned: 0,
             numbers: 0,
             incarnations: 0,
-            leader: 0,
+            leaders: 0,
         }
     }
 
@@ -272,11 +272,6 @@ impl World {
         }
     }
 
-    /// The newest process at rank 0.
-    pub(crate) fn newest_leader(&self) -> u64 {
-        self.leader
-    }
-
     fn start(&mut self, rank: u32) {
         if self.is_alive(rank) {
             return;
@@ -284,7 +279,7 @@ impl World {
         self.incarnations += 1;
         let incarnation = self.incarnations;
         if rank == 0 {
-            self.leader = incarnation;
+            self.leaders += 1;
         }
         let uuid = format!("{rank:08x}-0000-4000-8000-{incarnation:012x}");
         let seed = self.rng.draw();

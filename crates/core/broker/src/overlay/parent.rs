@@ -355,6 +355,7 @@ impl Node {
         self.overlay.parent.lost_at = self.clock.mono_us;
         self.end_uplink(state);
         self.way_lost();
+        self.way_cut();
         for answer in std::mem::take(&mut self.overlay.orphans) {
             self.reply(answer, Ok(Empty));
         }

@@ -121,7 +121,11 @@ impl Node {
         }
         // The numbers of events begin again with a new leader, and have a gap with the former.
         self.events.fresh = true;
-        if let Some(since) = self.overlay.way.lost.take() {
+        let lost = self.overlay.way.lost.take();
+        if lost.is_some() || self.online {
+            self.tell_modules(Way::Back);
+        }
+        if let Some(since) = lost {
             let seen = self.events.sequence;
             let after = self.clock.mono_us.saturating_sub(since) as f64 / 1e6;
             let mut text = format!("the way to the leader is back after {}", fsd::format(after));
@@ -131,21 +135,24 @@ impl Node {
                 text += &format!("; events {}-{} were missed", seen + 1, news.sequence);
             }
             self.log("overlay", Level::Info, text);
-            self.tell_modules(Way::Back);
         }
         self.tell_way();
     }
 
     /// Requests do not get to the leader any more.
     pub(crate) fn way_lost(&mut self) {
-        if !std::mem::replace(&mut self.overlay.way.open, false) {
-            return;
+        if std::mem::replace(&mut self.overlay.way.open, false) {
+            self.way_cut();
+            self.tell_way();
         }
+    }
+
+    /// What was sent up may not have arrived, also where the way was not open.
+    pub(crate) fn way_cut(&mut self) {
         if self.overlay.way.lost.is_none() {
             self.overlay.way.lost = Some(self.clock.mono_us);
             self.tell_modules(Way::Lost);
         }
-        self.tell_way();
     }
 
     /// This broker cannot go on under its parent as it is.

@@ -19,9 +19,15 @@ fn durable(uri: &str, size: u32) -> (Cluster, Rc<RefCell<Option<String>>>) {
         if cfg.rank == 0 {
             cfg.instance.clone_from(&named.borrow());
         }
+        cfg.fixed_parent = true;
         standard(cfg, notes)
     };
-    (Cluster::with(uri, size, Box::new(maker)), instance)
+    let cluster = Cluster::with(uri, size, Box::new(maker));
+    // Here services start before those above are up, which a state machine prevents.
+    for notes in &cluster.notes {
+        notes.borrow_mut().ways.clear();
+    }
+    (cluster, instance)
 }
 
 /// Does what the state machine of a broker does that has lost its parent; the answer comes to its
@@ -219,4 +225,25 @@ fn a_child_that_runs_already_finds_all_services_of_its_parent_or_none() {
     cluster.ask_with(root, "state-machine.do", 0, start, Message::with_no_response);
     assert_eq!(ways(&cluster, 1), [Way::Lost, Way::Back]);
     assert!(cluster.call(leaf, "probe.echo", 0, json!({})).is_ok());
+}
+
+#[test]
+fn a_broker_that_has_never_had_a_way_hears_when_it_opens() {
+    let (mut cluster, _) = durable("kary:1", 3);
+    // Both start while nobody is above; then the router is another one.
+    for rank in [0, 2, 1] {
+        cluster.kill(rank);
+    }
+    cluster.start(1);
+    cluster.start(2);
+    assert!(ways(&cluster, 2).is_empty());
+    cluster.kill(1);
+    assert_eq!(ways(&cluster, 2), [Way::Lost]);
+    rejoin(&mut cluster, 2);
+    cluster.start(1);
+    cluster.advance(2_000_000);
+    assert_eq!(ways(&cluster, 2), [Way::Lost]);
+    cluster.start(0);
+    cluster.advance(2_000_000);
+    assert_eq!(ways(&cluster, 2), [Way::Lost, Way::Back]);
 }
