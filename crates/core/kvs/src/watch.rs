@@ -304,6 +304,14 @@ impl WatchService {
             watcher.state = State::NoNamespace;
             return;
         }
+        if error.errno == Errno::ENOTRECOVERABLE
+            && cx.rank() > 0
+            && watcher.endures()
+            && !watcher.queue.is_empty()
+        {
+            // So old that its objects are gone: a later one is there.
+            return self.go_on(cx, id, false);
+        }
         if cut::is_cut(&error) && watcher.endures() && cx.rank() > 0 {
             return Self::park(cx, id, watcher);
         }

@@ -80,6 +80,9 @@ pub struct Disk {
     /// Transactions so far.
     pub syncs: u64,
     gc: Gc,
+    /// Some broker stood still for longer than blobs are kept for: it may ask for what is gone,
+    /// and then has to ask for something newer.
+    pub(crate) late_readers: bool,
     /// The next step of a collection is planned.
     stepping: bool,
     /// Blobs that were collected so far.

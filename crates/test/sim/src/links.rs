@@ -244,6 +244,7 @@ impl World {
         let until = self.now + us;
         let Some(slot) = self.slots.get_mut(rank as usize) else { return };
         slot.partitioned = until;
+        self.disk.late_readers = true;
         if us <= TIMEOUT {
             return;
         }

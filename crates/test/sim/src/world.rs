@@ -246,6 +246,7 @@ impl World {
         let Some(slot) = self.slots.get_mut(rank as usize) else { return };
         if slot.node.is_some() && slot.frozen.is_none() {
             slot.frozen = Some(Vec::new());
+            self.disk.late_readers = true;
             self.trace.line(self.now, || format!("rank {rank}: stopped"));
             self.plan(self.now + us, 0, Due::Thaw(rank));
         }

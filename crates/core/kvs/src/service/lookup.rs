@@ -76,6 +76,10 @@ pub(super) struct Reading {
     root: Root,
     walk: Walk,
     gather: Option<Gather>,
+    /// The namespace whose newest root it began at, as long as it may begin again.
+    fresh: Option<String>,
+    /// It begins again, at the root that the namespace has then.
+    renew: Option<String>,
 }
 
 /// A value whose pieces are collected.
@@ -161,7 +165,9 @@ impl KvsService {
             Err(error) => return asked.fail(cx, KvsError::BadKey(error)),
         };
         let walk = Walk::new(&key, request.flags, root.blobref);
-        let reading = Reading { asked, flags: request.flags, root, walk, gather: None };
+        let fresh = request.namespace.clone().filter(|_| request.rootdir.is_none());
+        let flags = request.flags;
+        let reading = Reading { asked, flags, root, walk, gather: None, fresh, renew: None };
         let id = self.ticket();
         if let (None, Some(seq), Some(name)) =
             (&request.rootdir, request.rootseq, &request.namespace)
@@ -201,9 +207,29 @@ impl KvsService {
 
     /// Something that a lookup waited for is there.
     pub(super) fn lookup_on(&mut self, cx: &mut Context<'_>, id: u64) {
-        if let Some(reading) = self.readings.remove(&id) {
+        if let Some(mut reading) = self.readings.remove(&id) {
+            if let Some(name) = reading.renew.take()
+                && let Some(space) = self.spaces.get(&name)
+            {
+                reading.root = space.root;
+                reading.walk = Walk::new(reading.walk.key(), reading.flags, space.root.blobref);
+            }
             self.drive(cx, id, reading);
         }
+    }
+
+    /// An object that a lookup needs is gone. A follower that was cut off may have begun at a root
+    /// which nobody else remembers: it begins again, once, at the leader's.
+    fn lookup_stale(&mut self, cx: &mut Context<'_>, id: u64, error: KvsError) {
+        if self.rank > 0
+            && matches!(error, KvsError::BadObject { .. })
+            && let Some(reading) = self.readings.get_mut(&id)
+            && let Some(name) = reading.fresh.take()
+        {
+            reading.renew = Some(name.clone());
+            return self.ask(cx, name, Parked::Lookup(id));
+        }
+        self.lookup_failed(cx, id, error);
     }
 
     pub(super) fn lookup_failed(
@@ -394,7 +420,7 @@ impl KvsService {
                 }
                 Waiter::Lookup(id) => match &dir {
                     Ok(_) => self.lookup_on(cx, id),
-                    Err(error) => self.lookup_failed(cx, id, error.clone()),
+                    Err(error) => self.lookup_stale(cx, id, error.clone()),
                 },
                 Waiter::Part(id, at) => self.gathered(cx, id, at, data.clone()),
                 Waiter::Txn(name, stall) => {

@@ -228,3 +228,19 @@ fn a_leader_that_has_lost_what_was_shown_is_not_followed() {
     assert!(rig.failed.as_ref().unwrap().contains("older than version 2"));
     rig.finish();
 }
+
+#[test]
+fn a_lookup_at_a_root_that_was_collected_begins_again_at_the_leaders() {
+    let (mut store, mut leader, mut rig) = follower();
+    run(&mut store, &mut leader, &mut rig);
+    // While nobody told this rank, the root it knows was replaced and its objects collected.
+    rig.way(Way::Lost);
+    unheard(&mut store, &mut leader, "2");
+    let tag =
+        rig.request("kvs.lookup", json!({ "key": "a.b", "flags": 0, "namespace": "primary" }));
+    let load = rig.expect("content.load");
+    rig.fail(&load, Errno::ENOENT);
+    run(&mut store, &mut leader, &mut rig);
+    assert_eq!(rig.response(tag).unwrap()["val"], val("2"));
+    rig.finish();
+}
