@@ -28,23 +28,43 @@ fn sweep(seeds: std::ops::Range<u64>) {
 
 // In parts, so that they run side by side.
 #[test]
-fn seeds_0_to_49_keep_all_laws() {
-    sweep(0..50);
+fn seeds_0_to_24_keep_all_laws() {
+    sweep(0..25);
 }
 
 #[test]
-fn seeds_50_to_99_keep_all_laws() {
-    sweep(50..100);
+fn seeds_25_to_49_keep_all_laws() {
+    sweep(25..50);
 }
 
 #[test]
-fn seeds_100_to_149_keep_all_laws() {
-    sweep(100..150);
+fn seeds_50_to_74_keep_all_laws() {
+    sweep(50..75);
 }
 
 #[test]
-fn seeds_150_to_199_keep_all_laws() {
-    sweep(150..200);
+fn seeds_75_to_99_keep_all_laws() {
+    sweep(75..100);
+}
+
+#[test]
+fn seeds_100_to_124_keep_all_laws() {
+    sweep(100..125);
+}
+
+#[test]
+fn seeds_125_to_149_keep_all_laws() {
+    sweep(125..150);
+}
+
+#[test]
+fn seeds_150_to_174_keep_all_laws() {
+    sweep(150..175);
+}
+
+#[test]
+fn seeds_175_to_199_keep_all_laws() {
+    sweep(175..200);
 }
 
 /// Steps until something that a script may want to know happened.
