@@ -266,7 +266,7 @@ impl World {
             Due::Link(wire, side, _) | Due::LinkUp(wire, side) | Due::LinkEnd(wire, side, _) => {
                 self.rank_at(*wire, *side)
             }
-            Due::DiskWritten | Due::DiskCollects => Some(0),
+            Due::DiskWritten | Due::DiskCollects | Due::ArchiveWritten => Some(0),
             Due::ToClient(..) | Due::Process(..) | Due::Alarm(_) | Due::Start(_) | Due::Thaw(_) => {
                 None
             }
