@@ -3,6 +3,7 @@
 mod boot;
 mod cluster;
 mod event;
+mod guest;
 mod link;
 mod module;
 mod rejoin;

@@ -36,6 +36,15 @@ impl Tracker {
         }
     }
 
+    /// Whether a response goes back the way its request came.
+    pub(crate) fn returns(&self, message: &Message) -> bool {
+        let Some(client) = message.first_route() else {
+            return false;
+        };
+        let request = self.open.get(&(client.clone(), message.matchtag()));
+        request.is_some_and(|request| request.routes == message.routes)
+    }
+
     /// A response comes back. Whether the request was known.
     pub(crate) fn response(&mut self, message: &Message) -> bool {
         let Some(client) = message.first_route() else {

@@ -75,6 +75,9 @@ pub struct ConfigService {
 /// Changes that may wait for the one in progress.
 const QUEUE_MAX: usize = 64;
 
+/// The service by which the broker takes `[access]` and `[tbon]`; it is no module.
+const BROKER: &str = "connector-local";
+
 impl ConfigService {
     /// With the configuration read at start; a follower's own is replaced by the leader's.
     #[must_use]
@@ -242,11 +245,13 @@ impl Service for ConfigService {
             Wait::Modules => match reply.decode::<ModuleList_>() {
                 Ok(list) => {
                     if let Some(change) = &mut self.change {
+                        // The broker itself, which admits clients and keeps links, comes last.
                         change.waiting = list
                             .mods
                             .into_iter()
                             .map(|module| module.name)
                             .filter(|name| name != "config")
+                            .chain([BROKER.to_string()])
                             .rev()
                             .collect();
                     }
@@ -301,6 +306,23 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn the_broker_itself_takes_a_change_too() {
+        let mut rig = Rig::new(ConfigService::new(0, Map::new()));
+        let load = rig.request("config.load", json!({"access": {"allow-guest-user": true}}));
+        modules(&mut rig);
+        for service in ["kvs", "resource", "connector-local"] {
+            let offer = rig.expect(&format!("{service}.config-reload"));
+            assert_eq!(
+                offer.json::<Value>().unwrap(),
+                json!({"access": {"allow-guest-user": true}})
+            );
+            rig.reply(&offer, Value::Null);
+        }
+        rig.response(load).unwrap();
+        rig.finish();
+    }
 
     fn modules(rig: &mut Rig<ConfigService>) {
         let list = rig.expect("module.list");

@@ -337,9 +337,12 @@ impl Service for JobManager {
     }
 
     fn on_disconnect(&mut self, cx: &mut Cx<'_, Wait>, message: &Message) {
-        let client = message.first_route();
-        self.sched_disconnect(cx, client);
-        self.exec_disconnect(cx, client);
+        // Scheduler and executor are the owner's; a guest may say anything of its routes.
+        if message.cred.is_owner() {
+            let client = message.first_route();
+            self.sched_disconnect(cx, client);
+            self.exec_disconnect(cx, client);
+        }
         self.waiters_disconnect(message);
         self.journal_end(cx, |answer| answer.same_sender(message));
         if self.up {

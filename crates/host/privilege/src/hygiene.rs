@@ -39,8 +39,9 @@ pub(crate) fn clean() -> Result<Session, ImpError> {
     Ok(Session { caller, inherited, core })
 }
 
-/// No core dumps and no tracing, of this process and those forked from it. The hard limit stays:
-/// who has become the user could not raise it again.
+/// No core dumps and no tracing, of this process and those forked from it.
+///
+/// The hard limit stays as it is: to raise it again takes a capability that root may lack.
 fn no_traces(hard: u64) -> Result<(), ImpError> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|error| ImpError::prepare("dumpable", error))?;
@@ -82,7 +83,12 @@ fn close_others() -> Result<(), ImpError> {
 /// Default dispositions, nothing blocked: ignored signals would be inherited by what is started.
 pub(crate) fn reset_signals() -> Result<(), ImpError> {
     for number in 1..=SIGNAL_MAX {
-        let Ok(signal) = Signal::try_from(number) else { continue };
+        let Ok(signal) = Signal::try_from(number) else {
+            // Real-time signals; the C library keeps two for itself and refuses them.
+            // SAFETY: the default disposition runs no code of this program.
+            unsafe { libc::signal(number, libc::SIG_DFL) };
+            continue;
+        };
         if matches!(signal, Signal::SIGKILL | Signal::SIGSTOP) {
             continue;
         }

@@ -36,7 +36,8 @@ pub(crate) fn kill(session: &Session, signal: &str, pid: &str) -> Result<(), Imp
     let signal =
         number(signal).ok_or_else(|| ImpError::Kill(format!("'{signal}' is not a signal")))?;
     let bad = || ImpError::Kill(format!("'{pid}' is not a process id"));
-    let pid = pid.parse::<i32>().ok().and_then(Pid::from_raw).ok_or_else(bad)?;
+    let pid = pid.parse::<i32>().ok().filter(|pid| *pid > 0).and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(bad)?;
     let raw = pid.as_raw_nonzero().get();
     if raw <= 1 {
         return Err(ImpError::NotMine(raw));

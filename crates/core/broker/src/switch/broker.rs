@@ -213,7 +213,7 @@ impl Node {
             "disconnect" => self.overlay_disconnect(&message),
             "rusage" => self.rusage(message),
             "stats-get" if message.service() == "connector-local" => {
-                let body = self.connector_stats();
+                let body = self.connector_stats(message.cred);
                 self.respond(Message::response_to(&message).with_json(&body));
             }
             "stats-get" => {

@@ -79,6 +79,14 @@ impl Node {
         if message.topic.is_none() {
             return;
         }
+        // Behind a guest there may be a proxy with clients of its own, but nobody of this broker.
+        let forged = |id: &RouteId| self.ids.get(id).is_some();
+        if !client.cred.is_owner()
+            && message.kind == MsgType::Request
+            && message.routes.iter().any(forged)
+        {
+            return;
+        }
         match message.kind {
             MsgType::Request => {
                 message.push_route(client.id.clone());
@@ -95,9 +103,11 @@ impl Node {
                 }
             }
             MsgType::Response => {
-                // A client may only answer what it was asked; what has no tag nobody remembers.
+                // A client may only answer what it was asked, and only who has asked; what has no
+                // tag nobody remembers.
                 let untold = message.matchtag() == 0 && client.cred.is_owner();
-                if client.serving.response(&message) || untold {
+                let returns = client.cred.is_owner() || client.serving.returns(&message);
+                if (returns && client.serving.response(&message)) || untold {
                     self.route_response(message);
                 }
             }
@@ -125,8 +135,9 @@ impl Node {
         }
     }
 
-    /// What `connector-local.stats-get` tells: who is connected, and who may.
-    pub(crate) fn connector_stats(&self) -> Value {
+    /// What `connector-local.stats-get` tells: who is connected, and who may. Guests see their own
+    /// connections.
+    pub(crate) fn connector_stats(&self, cred: Cred) -> Value {
         let entry = |client: &Client| {
             json!({
                 "uuid": client.id.to_str_lossy(),
@@ -136,7 +147,12 @@ impl Node {
                 "rxcount": client.received,
             })
         };
-        let clients: Vec<Value> = self.clients.values().map(entry).collect();
+        let clients: Vec<Value> = self
+            .clients
+            .values()
+            .filter(|it| cred.may_act_for(it.cred.userid))
+            .map(entry)
+            .collect();
         json!({
             "server": { "clients": clients, "connects": self.connects },
             "allow_guest_user": self.access.allow_guest_user,

@@ -96,15 +96,18 @@ impl Node {
     /// Sends a numbered event to the children, then to the subscribers here.
     fn distribute(&mut self, message: Message) {
         self.event_down(&message);
+        // Services act on events: a guest's may tell other clients something, but not them.
+        let trusted = message.cred.is_owner();
         for peer in self.events.wanted_by(message.topic()) {
             match peer {
+                Peer::Module(_) | Peer::Driver(_) if !trusted => {}
                 Peer::Module(seat) => self.work.push_back(Work::Deliver(seat, message.clone())),
                 Peer::Driver(at) => self.give_driver(at, message.clone()),
                 Peer::Client(client) => self.event_to_client(client, &message),
                 _ => {}
             }
         }
-        if message.topic() == "heartbeat.pulse" {
+        if trusted && message.topic() == "heartbeat.pulse" {
             self.check_links();
         }
     }

@@ -29,6 +29,10 @@ fn number(body: &Map<String, Value>, key: &str) -> Option<u32> {
 
 impl Shell {
     pub(super) fn on_event(&mut self, event: &Message) {
+        // Every guest can publish events; only those of the instance are orders.
+        if !event.cred.is_owner() {
+            return;
+        }
         let prefix = format!("shell-{}.", self.job.id.dec());
         if event.topic().strip_prefix(&prefix) == Some("kill")
             && let Ok(body) = event.json::<Value>()

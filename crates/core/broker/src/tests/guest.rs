@@ -1,0 +1,121 @@
+//! What guests try with messages of their own making.
+
+use flux_proto::{Cred, Errno, Flags, Message, MsgType, NODEID_ANY, Rolemask, RouteId};
+use serde_json::{Value, json};
+
+use super::cluster::{Caller, Cluster, GUEST, OWNER};
+
+const OTHER: u32 = GUEST + 1;
+
+fn events(cluster: &mut Cluster, client: Caller) -> Vec<String> {
+    let events = cluster.received(client).into_iter().filter(|m| m.kind == MsgType::Event);
+    events.map(|m| m.topic().to_string()).collect()
+}
+
+#[test]
+fn events_of_guests_reach_no_service() {
+    let mut cluster = Cluster::new("kary:2", 3);
+    let (owner, guest) = (cluster.client(0, OWNER), cluster.client(2, GUEST));
+    let watcher = cluster.client(1, OTHER);
+    for client in [owner, watcher] {
+        cluster.call(client, "event.subscribe", NODEID_ANY, json!({ "topic": "" })).unwrap();
+    }
+    cluster.ask(owner, "probe.subscribe", NODEID_ANY, json!({}));
+    // Sent as an event, asked for by a call, and with the credentials of somebody else.
+    cluster.send(guest, Message::event("test.sent"));
+    let body = json!({ "topic": "test.asked", "flags": 0 });
+    cluster.call(guest, "event.publish", 0, body).unwrap();
+    let mut forged = Message::event("test.forged");
+    forged.cred = Cred::new(OWNER, Rolemask::OWNER);
+    cluster.send(guest, forged);
+    cluster.send(owner, Message::event("test.owner"));
+    let seen = |cluster: &Cluster| -> Vec<String> {
+        let notes = cluster.notes[0].clone();
+        notes.borrow().events.iter().map(|event| event.topic().to_string()).collect()
+    };
+    assert_eq!(seen(&cluster), ["test.owner"]);
+    // Clients see all that is not private.
+    let all = ["test.sent", "test.asked", "test.forged", "test.owner"];
+    assert_eq!(events(&mut cluster, watcher), all);
+    assert_eq!(events(&mut cluster, owner), all);
+}
+
+#[test]
+fn private_events_reach_the_owner_and_their_user_only() {
+    let mut cluster = Cluster::new("kary:2", 3);
+    let clients = [cluster.client(1, OWNER), cluster.client(2, GUEST), cluster.client(0, OTHER)];
+    for client in clients {
+        cluster.call(client, "event.subscribe", NODEID_ANY, json!({ "topic": "" })).unwrap();
+    }
+    let mut message = Message::event("test.private");
+    message.flags.insert(Flags::PRIVATE);
+    let sender = cluster.client(0, GUEST);
+    cluster.send(sender, message);
+    let seen = clients.map(|client| events(&mut cluster, client).len());
+    assert_eq!(seen, [1, 1, 0]);
+}
+
+#[test]
+fn a_guest_cannot_answer_somebody_who_did_not_ask() {
+    let mut cluster = Cluster::new("kary:2", 1);
+    let (server, asker) = (cluster.client(0, GUEST), cluster.client(0, GUEST));
+    let victim = cluster.client(0, OTHER);
+    let name = format!("{GUEST}-x");
+    cluster.call(server, "service.add", NODEID_ANY, json!({ "service": name })).unwrap();
+    // The victim asks, so that the server learns its id; the asker's request has its own.
+    let known = cluster.ask(victim, &format!("{name}.a"), NODEID_ANY, json!({}));
+    let of_victim = cluster.received(server).remove(0);
+    cluster.send(server, Message::response_to(&of_victim).with_json(&json!({ "n": 1 })));
+    assert_eq!(cluster.answers(victim, known), [Ok(json!({ "n": 1 }))]);
+    let tag = cluster.ask(asker, &format!("{name}.b"), NODEID_ANY, json!({}));
+    let of_asker = cluster.received(server).remove(0);
+    let mut forged = Message::response_to(&of_asker).with_json(&json!({ "n": 666 }));
+    for at in 1..forged.routes.len() {
+        let mut message = forged.clone();
+        message.routes.truncate(at);
+        message.routes.push(of_victim.routes[0].clone());
+        cluster.send(server, message);
+    }
+    assert!(cluster.received(victim).is_empty());
+    // The honest answer arrives still.
+    forged = Message::response_to(&of_asker).with_json(&json!({ "n": 2 }));
+    cluster.send(server, forged);
+    assert_eq!(cluster.answers(asker, tag), [Ok(json!({ "n": 2 }))]);
+}
+
+#[test]
+fn a_guest_cannot_ask_in_the_name_of_another_client() {
+    let mut cluster = Cluster::new("kary:2", 1);
+    let (guest, victim) = (cluster.client(0, GUEST), cluster.client(0, OTHER));
+    let name = format!("{GUEST}-x");
+    cluster.call(guest, "service.add", NODEID_ANY, json!({ "service": name })).unwrap();
+    cluster.ask(victim, &format!("{name}.a"), NODEID_ANY, json!({}));
+    let id = cluster.received(guest).remove(0).routes[0].clone();
+    let mut forged = Message::request("probe.disconnect").with_no_response();
+    forged.push_route(id);
+    cluster.send(guest, forged);
+    let notes = cluster.notes[0].clone();
+    assert!(notes.borrow().disconnects.is_empty());
+    // What is behind a proxy has ids that mean nothing here.
+    let mut behind = Message::request("probe.echo").with_json(&json!({}));
+    behind.set_matchtag(5);
+    behind.push_route(RouteId::from("behind"));
+    cluster.send(guest, behind);
+    let answer = cluster.received(guest).remove(0);
+    assert_eq!((answer.matchtag(), answer.errnum()), (5, Errno(0)));
+    assert_eq!(answer.routes, [RouteId::from("behind")]);
+}
+
+#[test]
+fn guests_see_their_own_connections_only() {
+    let mut cluster = Cluster::new("kary:2", 1);
+    let (owner, guest) = (cluster.client(0, OWNER), cluster.client(0, GUEST));
+    cluster.client(0, OTHER);
+    let users = |cluster: &mut Cluster, client| -> Vec<Value> {
+        let stats = cluster.any(client, "connector-local.stats-get").unwrap();
+        let clients = stats["server"]["clients"].as_array().unwrap().clone();
+        clients.into_iter().map(|client| client["userid"].clone()).collect()
+    };
+    assert_eq!(users(&mut cluster, owner).len(), 3);
+    assert_eq!(users(&mut cluster, guest), [json!(GUEST)]);
+}

@@ -1,0 +1,107 @@
+//! A system instance of one node, owned by the user flux.
+
+use std::fs;
+use std::process::{Child, Stdio};
+
+use crate::user::{FLUX, Said, User};
+use crate::world::{self, IMP, PROGRAM, SHELL};
+use crate::{World, until};
+
+/// How clients find it.
+pub const URI: &str = "local:///run/flux/local";
+
+/// Where it keeps its state.
+pub const STATEDIR: &str = "/var/lib/flux";
+
+/// A running instance; it ends with this.
+#[derive(Debug)]
+pub struct Instance {
+    broker: Child,
+    /// The world it runs in.
+    pub world: World,
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        let pid = self.broker.id().to_string();
+        FLUX.run(&["kill", "-TERM", &pid]);
+        drop(self.broker.wait());
+    }
+}
+
+/// Writes the configuration of the instance.
+pub fn configure(access: &str) {
+    let text = format!(
+        "[access]\n{access}\n[exec]\nimp = \"{IMP}\"\njob-shell = \"{SHELL}\"\nkill-timeout = \"0.2s\"\n"
+    );
+    world::write("/etc/flux/system/conf.d/system.toml", &text, 0o644);
+}
+
+impl Instance {
+    /// Starts an instance with these lines in `[access]`.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn start(access: &str) -> Self {
+        let world = World::enter();
+        world::directory(STATEDIR, FLUX, 0o700);
+        configure(access);
+        Self::boot(world)
+    }
+
+    /// Starts a broker in a world that is ready.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn boot(world: World) -> Self {
+        let log = fs::File::create("/run/broker.log").expect("a log");
+        let mut command = FLUX.command(PROGRAM);
+        command
+            .args(["broker", "--config-path=/etc/flux/system/conf.d"])
+            .args(["-Srundir=/run/flux", "-Sbroker.rc2_none=1"])
+            .arg(format!("-Sstatedir={STATEDIR}"))
+            .arg(format!("-Slocal-uri={URI}"))
+            .stdout(Stdio::null())
+            .stderr(log);
+        let broker = command.spawn().expect("the broker can be started");
+        let instance = Self { broker, world };
+        until("the instance runs", || {
+            let said = instance.flux(FLUX, &["uptime"]);
+            said.success && said.out.contains(" run ")
+        });
+        instance
+    }
+
+    /// Process id of the broker.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.broker.id()
+    }
+
+    /// Runs `flux` for a user.
+    pub fn flux(&self, user: User, words: &[&str]) -> Said {
+        let mut all = vec![PROGRAM];
+        all.extend(words);
+        user.run_with(&all, b"", &[("FLUX_URI", URI)])
+    }
+
+    /// Runs `flux` for a user; it shall succeed.
+    ///
+    /// # Panics
+    /// When it fails.
+    #[track_caller]
+    pub fn ok(&self, user: User, words: &[&str]) -> String {
+        let said = self.flux(user, words);
+        let log = || fs::read_to_string("/run/broker.log").unwrap_or_default();
+        assert!(said.success, "{}: {words:?}: {said:?}\n{}", user.name, log());
+        said.out.trim().to_string()
+    }
+
+    /// What the broker has logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string("/run/broker.log").unwrap_or_default()
+    }
+}
