@@ -14,6 +14,7 @@ pub mod rpc;
 
 pub mod archive;
 pub mod broker;
+pub mod catalogue;
 pub mod config;
 pub mod content;
 pub mod cron;

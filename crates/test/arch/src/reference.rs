@@ -2,17 +2,18 @@
 
 use std::fmt::Write;
 
+use flux_api::Method;
+use flux_api::catalogue::{self, Entry};
 use flux_api::config::catalogue::KEYS;
 use flux_api::rpc::Shape;
-use flux_api::{Api, Method};
 use flux_lifecycle::attributes;
 
-fn methods<A: Api>(page: &mut String) {
-    let names = A::SERVICES.join("`, `");
+fn methods(page: &mut String, entry: &Entry) {
+    let names = entry.services.join("`, `");
     writeln!(page, "\n## `{names}`\n").ok();
     writeln!(page, "| Topic | Who | Responses | Request → response | What it does |").ok();
     writeln!(page, "|---|---|---|---|---|").ok();
-    for method in A::METHODS {
+    for method in entry.methods {
         let Method { topic, request, response, doc, .. } = method;
         let who = match method.role.0 {
             1 => "owner",
@@ -37,30 +38,9 @@ pub fn rpc_page() -> String {
         "# RPCs\n\nMade from `crates/api` by `BLESS=1 cargo nextest run -p flux-arch`. Bodies are the\n\
          types of that crate; their fields are described there.\n",
     );
-    methods::<flux_api::broker::Broker>(&mut page);
-    methods::<flux_api::overlay::Overlay>(&mut page);
-    methods::<flux_api::lifecycle::Attr>(&mut page);
-    methods::<flux_api::lifecycle::Log>(&mut page);
-    methods::<flux_api::lifecycle::Config>(&mut page);
-    methods::<flux_api::lifecycle::Groups>(&mut page);
-    methods::<flux_api::lifecycle::StateMachine>(&mut page);
-    methods::<flux_api::lifecycle::Heartbeat>(&mut page);
-    methods::<flux_api::content::Content>(&mut page);
-    methods::<flux_api::content::Backing>(&mut page);
-    methods::<flux_api::archive::Archive>(&mut page);
-    methods::<flux_api::kvs::Kvs>(&mut page);
-    methods::<flux_api::kvs::KvsWatch>(&mut page);
-    methods::<flux_api::resource::Resource>(&mut page);
-    methods::<flux_api::sched::Sched>(&mut page);
-    methods::<flux_api::job::ingest::Ingest>(&mut page);
-    methods::<flux_api::job::manager::Manager>(&mut page);
-    methods::<flux_api::job::exec::Exec>(&mut page);
-    methods::<flux_api::job::info::Info>(&mut page);
-    methods::<flux_api::job::list::JobList>(&mut page);
-    methods::<flux_api::rexec::Rexec>(&mut page);
-    methods::<flux_api::launch::Launch>(&mut page);
-    methods::<flux_api::driver::Console>(&mut page);
-    methods::<flux_api::driver::Topo>(&mut page);
+    for entry in catalogue::SERVICES {
+        methods(&mut page, entry);
+    }
     page
 }
 

@@ -58,3 +58,14 @@ fn every_package_takes_the_lints_of_the_workspace() {
         .collect();
     assert!(without.is_empty(), "{without:?}");
 }
+
+#[test]
+fn every_declared_service_is_in_the_catalogue() {
+    let declared: usize = workspace::sources()
+        .into_keys()
+        .filter(|path| path.components().any(|part| part.as_os_str() == "api"))
+        .map(|path| std::fs::read_to_string(path).unwrap_or_default())
+        .map(|text| text.lines().filter(|line| *line == "api! {").count())
+        .sum();
+    assert_eq!(declared, flux_api::catalogue::SERVICES.len());
+}

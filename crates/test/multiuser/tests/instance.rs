@@ -2,11 +2,15 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
 
+use flux_api::Shape;
+use flux_client::{Client, To};
 use flux_multiuser::instance::{self, STATEDIR};
 use flux_multiuser::user::Said;
 use flux_multiuser::world::{self, MUNGE_SOCKET, SHELL};
 use flux_multiuser::{ALICE, BOB, FLUX, Instance, MALLORY, ROOT, User, until};
+use flux_proto::{Errno, Message, Rolemask};
 
 const OPEN: &str = "allow-guest-user = true\nallow-root-owner = true";
 
@@ -94,6 +98,16 @@ fn others_jobs_are_out_of_reach() {
     let space = format!("job-{dec}");
     let said = instance.flux(BOB, &["kvs", "get", "--namespace", &space, "output"]);
     denied(&said, "not permitted");
+    // Events of a guest are no orders.
+    for (topic, body) in [
+        (format!("shell-{dec}.kill"), "{\"signum\":9}".to_string()),
+        (
+            "job-exception".to_string(),
+            format!("{{\"id\":{dec},\"type\":\"cancel\",\"severity\":0}}"),
+        ),
+    ] {
+        instance.ok(BOB, &["event", "pub", &topic, &body]);
+    }
     // A guest may not speak for somebody else.
     let mut command = BOB.command(world::PROGRAM);
     command.args(["cancel", id]).env("FLUX_URI", instance::URI);
@@ -109,6 +123,52 @@ fn others_jobs_are_out_of_reach() {
     assert!(!instance.flux(ALICE, &["job", "status", id]).success);
     // Others see that there is a job, and whose.
     assert!(instance.ok(BOB, &["jobs", "-A", "-a", "-no", "{username}"]).contains("alice"));
+}
+
+/// Connects as somebody: the kernel tells the broker the effective user id.
+fn connect(user: User) -> Result<Client, Errno> {
+    nix::unistd::seteuid(user.id.into()).expect("root may");
+    let client = Client::open(Some(instance::URI)).map_err(|error| error.errno());
+    nix::unistd::seteuid(0.into()).expect("root again");
+    client
+}
+
+#[test]
+#[ignore = "needs root and MUNGE"]
+fn every_rpc_of_the_owner_is_refused_to_guests_and_strangers() {
+    let instance = Instance::start(OPEN);
+    let mut refused = 0;
+    for user in [ALICE, MALLORY] {
+        let guest = connect(user).unwrap();
+        for method in flux_api::catalogue::methods() {
+            if method.role.allows(Rolemask::USER) {
+                continue;
+            }
+            for to in [To::Any, To::Rank(0)] {
+                let message = Message::request(method.topic).with_json(&serde_json::json!({}));
+                let message = match method.shape {
+                    Shape::Streaming => message.with_streaming(),
+                    _ => message,
+                };
+                let deadline = Instant::now() + Duration::from_secs(60);
+                let mut pending = guest.start(to, message);
+                match pending.next_until(Some(deadline)) {
+                    Err(error) if error.errno == Errno::EPERM => refused += 1,
+                    // Not in a broker of one node without such a module.
+                    Err(error) if error.errno == Errno::ENOSYS => {}
+                    other => panic!("{} as {}: {other:?}", method.topic, user.name),
+                }
+            }
+        }
+    }
+    assert!(refused > 300, "{refused}");
+    instance.ok(FLUX, &["run", "true"]);
+    // And where guests may not connect, nothing is asked at all.
+    instance::configure("");
+    instance.ok(FLUX, &["config", "reload"]);
+    for user in [ALICE, MALLORY, ROOT] {
+        assert_eq!(connect(user).map(drop), Err(Errno::EPERM));
+    }
 }
 
 #[test]

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use flux_api::{Rpc, rpc};
+use flux_api::{Method, Rpc, Shape, rpc};
 use flux_proto::{Cred, Errno, Message, MsgType, NODEID_ANY, Rolemask};
 use flux_svc::engine::{ClientId, Input};
+use serde_json::Value;
 
 use crate::brokers::OWNER;
 use crate::world::{Due, Notice, World};
@@ -55,7 +56,18 @@ impl World {
         self.connect_as(rank, User::Script)
     }
 
+    /// Connects as a user whom the broker admits as a guest; nothing when there is no broker.
+    pub fn connect_guest(&mut self, rank: u32, userid: u32) -> Option<Caller> {
+        let cred = Cred { userid, rolemask: Rolemask::USER | Rolemask::LOCAL };
+        self.connect_with(rank, User::Script, cred)
+    }
+
     pub(crate) fn connect_as(&mut self, rank: u32, user: User) -> Option<Caller> {
+        let cred = Cred { userid: OWNER, rolemask: Rolemask::OWNER | Rolemask::LOCAL };
+        self.connect_with(rank, user, cred)
+    }
+
+    fn connect_with(&mut self, rank: u32, user: User, cred: Cred) -> Option<Caller> {
         if !self.is_alive(rank) {
             return None;
         }
@@ -72,7 +84,6 @@ impl World {
             leaders: self.leaders.saturating_sub(1),
         };
         self.clients.insert(caller, client);
-        let cred = Cred { userid: OWNER, rolemask: Rolemask::OWNER | Rolemask::LOCAL };
         let joined = Input::ClientJoined { client: id, cred, pid: 1 };
         self.plan(self.now, incarnation, Due::Input(rank, joined));
         Some(caller)
@@ -96,6 +107,16 @@ impl World {
     /// Like [`World::call`], as a stream.
     pub fn stream<R: Rpc>(&mut self, caller: Caller, rank: Option<u32>, body: &R::Request) -> u32 {
         self.request(caller, rank, R::TOPIC, rpc::request::<R>(body).with_streaming())
+    }
+
+    /// Sends a request of the catalogue with a body of the script's making.
+    pub fn ask(&mut self, caller: Caller, rank: Option<u32>, method: &Method, body: &Value) -> u32 {
+        let message = Message::request(method.topic).with_json(body);
+        let message = match method.shape {
+            Shape::Streaming => message.with_streaming(),
+            _ => message,
+        };
+        self.request(caller, rank, method.topic, message)
     }
 
     fn request(

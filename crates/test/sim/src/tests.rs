@@ -8,6 +8,8 @@ use crate::brokers::{OWNER, Shape};
 use crate::run::run_seed;
 use crate::world::{Notice, Pace, SEC, World};
 
+mod roles;
+
 #[test]
 fn a_seed_gives_the_same_trace_twice() {
     for seed in [1, 7, 40] {

@@ -261,7 +261,10 @@ impl Node {
         }
         message.cred.rolemask.remove(Rolemask::LOCAL);
         match message.kind {
-            MsgType::Request if message.topic() == Way_::TOPIC => self.way_message(&message),
+            // With a route it is a request of somebody, which only looks like the parent's word.
+            MsgType::Request if message.routes.is_empty() && message.topic() == Way_::TOPIC => {
+                self.way_message(&message);
+            }
             MsgType::Request => {
                 self.overlay.parent.traffic.received(&message);
                 if self.passes(&message) {

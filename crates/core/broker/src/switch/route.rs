@@ -1,7 +1,8 @@
 //! Where a message goes (RFC 3): requests by nodeid and service, responses by their route stack.
 
-use flux_api::RpcError;
-use flux_proto::{Errno, Message, MsgType, NODEID_ANY};
+use flux_api::{RpcError, catalogue};
+use flux_proto::{Errno, Message, MsgType, NODEID_ANY, Rolemask};
+use flux_svc::defaults;
 
 use crate::ids::Peer;
 use crate::node::{Node, Work};
@@ -115,6 +116,9 @@ impl Node {
                 self.work.push_back(Work::Deliver(seat, message));
             }
             Peer::Driver(at) => {
+                if !driver_may_hear(&message) {
+                    return self.refuse(&message, defaults::denied(Rolemask::OWNER));
+                }
                 message.push_route(self.cfg.uuid.clone());
                 self.give_driver(at, message);
             }
@@ -145,5 +149,17 @@ impl Node {
                 Peer::Parent => return,
             }
         }
+    }
+}
+
+/// Drivers do what they are told: who may tell them is looked up here, before they hear of it.
+/// What the catalogue does not name is the owner's, but for what every service has.
+fn driver_may_hear(message: &Message) -> bool {
+    if message.cred.is_owner() {
+        return true;
+    }
+    match catalogue::method(message.topic()) {
+        Some(method) => message.cred.rolemask.allows(method.role),
+        None => matches!(message.method(), "ping" | "disconnect"),
     }
 }

@@ -3,7 +3,8 @@
 use flux_proto::{Cred, Errno, Flags, Message, MsgType, NODEID_ANY, Rolemask, RouteId};
 use serde_json::{Value, json};
 
-use super::cluster::{Caller, Cluster, GUEST, OWNER};
+use super::cluster::{Caller, Cluster, GUEST, OWNER, Shared, standard};
+use crate::NodeConfig;
 
 const OTHER: u32 = GUEST + 1;
 
@@ -118,4 +119,33 @@ fn guests_see_their_own_connections_only() {
     };
     assert_eq!(users(&mut cluster, owner).len(), 3);
     assert_eq!(users(&mut cluster, guest), [json!(GUEST)]);
+}
+
+#[test]
+fn a_guests_requests_reach_no_driver() {
+    let maker = |mut cfg: NodeConfig, notes: &Shared| {
+        cfg.drivers = vec!["content-backing", "console"];
+        standard(cfg, notes)
+    };
+    let mut cluster = Cluster::with("kary:2", 1, Box::new(maker));
+    let guest = cluster.client(0, GUEST);
+    cluster.driven.clear();
+    for topic in ["content-backing.load", "console.write", "console.read-config", "console.x"] {
+        let error = cluster.any(guest, topic).unwrap_err();
+        assert_eq!(error.errno, Errno::EPERM, "{topic}");
+    }
+    assert!(cluster.driven.is_empty());
+}
+
+#[test]
+fn a_guest_cannot_speak_for_the_parent() {
+    let mut cluster = Cluster::new("kary:1", 3);
+    let guest = cluster.client(0, GUEST);
+    let body = json!({ "instance": "forged", "open": false, "sequence": 1 });
+    let tag = cluster.ask(guest, "overlay.way", 2, body);
+    let answers = cluster.answers(guest, tag);
+    assert_eq!(answers[0].as_ref().unwrap_err().errno, Errno::EPERM);
+    assert!(!cluster.notes[2].borrow().orphaned);
+    let owner = cluster.client(2, OWNER);
+    cluster.call(owner, "probe.echo", 0, json!({})).unwrap();
 }
