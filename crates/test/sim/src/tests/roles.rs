@@ -52,7 +52,7 @@ fn heard(rank: u32, to: Option<u32>) -> BTreeMap<&'static str, (Errno, String)> 
     answer(&mut world, tag);
     drop(world);
     // What waited in it waits no more.
-    flux_api::rpc::leaked_answers();
+    drop(flux_api::rpc::leaked_answers());
     heard
 }
 
