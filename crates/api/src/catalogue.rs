@@ -38,6 +38,8 @@ pub const SERVICES: &[Entry] = &[
     entry::<crate::job::exec::Exec>(),
     entry::<crate::job::info::Info>(),
     entry::<crate::job::list::JobList>(),
+    entry::<crate::cron::Cron>(),
+    entry::<crate::cron::Calendar>(),
     entry::<crate::rexec::Rexec>(),
     entry::<crate::launch::Launch>(),
     entry::<crate::driver::Console>(),
