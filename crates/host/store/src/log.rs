@@ -258,7 +258,16 @@ impl BlobLog {
             self.recover()?;
         }
         let mut added = Added::default();
-        match self.write_rows(writes, &mut added) {
+        let mut result = self.write_rows(writes, &mut added);
+        if let Err(StoreError::Full(_)) = &result {
+            // The log beside the file can be emptied, which may be room enough.
+            self.undo_transaction();
+            if format::settle(&self.connection, &self.path).is_ok() {
+                added = Added::default();
+                result = self.write_rows(writes, &mut added);
+            }
+        }
+        match result {
             Ok(()) => {
                 for (digest, row) in added.rows {
                     self.index.insert(&digest, row);
@@ -279,11 +288,15 @@ impl BlobLog {
 
     /// A transaction failed.
     fn undo(&mut self, error: &StoreError) {
+        self.undo_transaction();
+        self.suspect |= !matches!(error, StoreError::Full(_));
+    }
+
+    fn undo_transaction(&mut self) {
         // A failure here changes nothing: the connection is made anew.
         if !self.connection.is_autocommit() && self.connection.execute_batch("ROLLBACK").is_err() {
             self.suspect = true;
         }
-        self.suspect |= !matches!(error, StoreError::Full(_));
     }
 
     fn write_rows(&mut self, writes: &[Write<'_>], added: &mut Added) -> Result<(), StoreError> {
