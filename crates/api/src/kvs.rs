@@ -31,6 +31,9 @@ pub const KEEP_REFS: u32 = 1 << 16;
 
 /// Commit flag: share no commit with others.
 pub const NO_MERGE: u32 = 1;
+/// Commit flag of this implementation: while the disk is full the commit waits for space instead
+/// of failing with ENOSPC. For what must not be lost and that its maker cannot repeat.
+pub const WAIT_SPACE: u32 = 1 << 16;
 /// Commit flag: also write a checkpoint (every commit is durable here).
 pub const SYNC: u32 = 4;
 /// Operation flag: append to the value.

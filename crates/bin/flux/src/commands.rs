@@ -58,6 +58,7 @@ mod setattr;
 mod shell;
 mod shutdown;
 mod start;
+mod store_state;
 mod submit;
 mod update;
 mod uptime;

@@ -108,3 +108,46 @@ fn the_store_is_collected_copied_and_moved_while_it_is_in_use() {
          mount that file system, or restore a backup there\n",
     );
 }
+
+#[test]
+fn a_full_disk_refuses_new_work_while_what_runs_goes_on_and_passes_by_itself() {
+    let directory = tempfile::tempdir().unwrap();
+    let inside = "
+        flux submit --quiet true; flux queue drain
+        long=$(flux submit sh -c 'for i in $(seq 1 20); do echo $i; sleep 0.1; done')
+        short=$(flux submit sh -c 'echo done; exit 3')
+        flux job wait-event -q $short start; flux job wait-event -q $long start
+        dd if=/dev/zero of=state/filler bs=64k count=60 2>/dev/null
+        dd if=/dev/zero of=state/filler2 bs=1k count=100 2>/dev/null
+        flux submit true; echo $?
+        flux kvs put a=$(seq -s, 1 2000); echo $?
+        flux content status; flux queue status; flux resource status >table; grep -c avail table
+        sleep 1; rm state/filler
+        until flux submit --quiet true 2>/dev/null; do sleep 0.1; done
+        until flux content status | grep -q ok; do sleep 0.1; done
+        flux job attach $long | tail -1; flux job attach $long | wc -l
+        flux job attach $short; echo $?; flux queue drain
+        flux jobs -a --no-header -o '{status}' | sort; flux fsck | sed 's/[0-9]* keys/N keys/'";
+    std::fs::write(directory.path().join("inside.sh"), format!("exec 2>&1\n{inside}")).unwrap();
+    let script = "unshare -rm true 2>/dev/null || { echo skipped; exit; }
+         mkdir state; unshare -rm sh -c 'mount -t tmpfs -o size=3m,mode=755 tmpfs state &&
+             flux start -Slog-stderr-level=0 -Sstatedir=$PWD/state sh inside.sh'";
+    let text = shell(directory.path(), script);
+    if text == "skipped\n" {
+        // No namespaces for users on this machine.
+        return;
+    }
+    let text = text.replace(&directory.path().display().to_string(), "TOP");
+    let full = "TOP/state/content.sqlite: no space left on device: free some space, then go on";
+    let expected = format!(
+        "[Errno 22] job submission is disabled: cannot store job events: kvs: the transaction \
+         could not be stored and was undone: {full}\n1\n\
+         flux-kvs: flux_kvs_commit: kvs: the transaction could not be stored and was undone: \
+         {full}\n1\nfull  {full}\nJob submission is enabled\nScheduling is started\n\
+         Storage is full, new jobs are refused: {full}\n\
+         Storage is full, new jobs are refused: {full}\n1\n20\n20\ndone\n\
+         flux-job: task(s) exited with exit code 3\n3\n\
+         COMPLETED\nCOMPLETED\nCOMPLETED\nFAILED\nN keys, 0 problems\n"
+    );
+    assert_eq!(text, expected);
+}

@@ -1,6 +1,8 @@
 //! From the start request to running shells.
 
-use flux_api::kvs::{Commit, CommitRequest, NamespaceCreate, NamespaceCreate_, Operation, PRIMARY};
+use flux_api::kvs::{
+    Commit, CommitRequest, NamespaceCreate, NamespaceCreate_, Operation, PRIMARY, WAIT_SPACE,
+};
 use flux_api::rexec::{self, Command, Exec as Rexec, ExecRequest, ExecResponse};
 use flux_id::Idset;
 use flux_model::treeobj::Treeobj;
@@ -47,12 +49,12 @@ impl ExecService {
         let events = [("init", Value::Null), ("starting", Value::Null)];
         let request = CommitRequest {
             namespace: job.namespace(),
-            flags: 0,
+            flags: WAIT_SPACE,
             ops: vec![append(cx, "exec.eventlog", &events)],
         };
         let link = CommitRequest {
             namespace: PRIMARY.to_string(),
-            flags: 0,
+            flags: WAIT_SPACE,
             ops: vec![Operation {
                 key: format!("{}.guest", job.id.kvs()),
                 flags: 0,

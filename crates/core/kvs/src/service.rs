@@ -101,6 +101,8 @@ pub struct KvsService {
     paid_us: u64,
     pacing: bool,
     waiting_txns: usize,
+    /// Why the last commit to the store failed, if it did.
+    failing: Option<flux_api::RpcError>,
     /// The next commit carries the empty directory: a root refers to it.
     store_empty: bool,
     // Followers.
@@ -137,6 +139,7 @@ impl KvsService {
             paid_us: 0,
             pacing: false,
             waiting_txns: 0,
+            failing: None,
             store_empty: false,
             asking: BTreeMap::new(),
             parked: 0,

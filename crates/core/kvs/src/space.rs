@@ -90,6 +90,8 @@ pub(crate) struct Txn {
     pub(crate) ops: Vec<Op>,
     /// Shares its version with no other.
     pub(crate) exclusive: bool,
+    /// Waits while the disk is full.
+    pub(crate) patient: bool,
     pub(crate) done: Done,
     pub(crate) held: Held,
     /// A load on its behalf failed.

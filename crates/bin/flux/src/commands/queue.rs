@@ -125,6 +125,9 @@ fn status(client: &Client, matches: &ArgMatches) -> Result<(), Failure> {
     for (name, status) in states(client, names)? {
         lines(name.as_deref(), &status).iter().for_each(|line| output::line(line));
     }
+    if let Some(line) = super::store_state::trouble(client) {
+        output::line(&line);
+    }
     if matches.get_count("verbose") > 0 {
         let query = client.call::<AllocQuery_>(To::Any, &AnyObject::default());
         let query = query.map_err(error("status"))?;

@@ -1,15 +1,16 @@
 //! Rank 0: transactions become roots, many in one durable commit.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flux_api::content::{self, BlobBatch, Checkpoint};
 use flux_api::kvs::{
     self, Commit, NO_MERGE, NamespaceCreate_, NamespaceRemove, Operation, PRIMARY, Relaycommit,
-    SYNC, Setroot,
+    SYNC, Setroot, WAIT_SPACE,
 };
 use flux_api::{Answer, Call, Empty, RpcError};
 use flux_model::blobref::Blobref;
-use flux_proto::{Cred, Rolemask};
+use flux_proto::{Cred, Errno, Rolemask};
 use flux_svc::{Level, Reply, To};
 use serde_json::{Map, Value, json};
 
@@ -40,6 +41,9 @@ const PACE_MIN_US: u64 = 500;
 
 /// No commit waits longer.
 const PACE_MAX_US: u64 = 10_000;
+
+/// Time before what waits for space is tried again, in microseconds.
+const SPACE_US: u64 = 500_000;
 
 /// A change to the set of namespaces.
 #[derive(Debug)]
@@ -92,6 +96,8 @@ impl KvsService {
             Err(KvsError::Stopping)
         } else if self.waiting_txns >= MAX_WAITING {
             Err(KvsError::Busy(MAX_WAITING))
+        } else if let Some(error) = self.full(flags) {
+            Err(error)
         } else if flags & SYNC != 0 && namespace != PRIMARY {
             Err(KvsError::Invalid("SYNC is for the primary namespace only".into()))
         } else {
@@ -102,13 +108,25 @@ impl KvsService {
             Err(error) => return answer(cx, done, Err(error.into())),
         };
         let exclusive = flags & (NO_MERGE | SYNC) != 0;
-        let txn = Txn { name, ops, exclusive, done, held: apply::Held::new(), failed: None };
+        let patient = flags & WAIT_SPACE != 0;
+        let txn =
+            Txn { name, ops, exclusive, patient, done, held: apply::Held::new(), failed: None };
         self.waiting_txns += 1;
         if let Some(space) = self.spaces.get_mut(namespace) {
             space.work.queue.push_back(txn);
         }
         self.advance(cx, namespace);
         self.flush(cx);
+    }
+
+    /// Refuses what does not wait for space, while others do: they try whether there is some.
+    fn full(&self, flags: u32) -> Option<KvsError> {
+        let error = self.failing.as_ref().filter(|error| error.errno == Errno::ENOSPC)?;
+        let waits = self.pacing && flags & WAIT_SPACE == 0;
+        waits.then(|| KvsError::Store {
+            what: "the transaction was refused".to_string(),
+            error: error.clone(),
+        })
     }
 
     /// Answers a transaction; `root` is the version it went into.
@@ -314,6 +332,9 @@ impl KvsService {
     }
 
     fn batch_durable(&mut self, cx: &mut Context<'_>, batch: Batch) {
+        if self.failing.take().is_some() {
+            cx.log(Level::Notice, "commits can be stored again");
+        }
         if batch.empty {
             self.store_empty = false;
         }
@@ -398,10 +419,14 @@ impl KvsService {
         }
     }
 
-    /// The store refused a commit: what it carried fails, and all that was built on it is done
-    /// again on the newest durable version.
+    /// The store refused a commit: what it carried fails, or waits if the disk is full and it
+    /// may, and all that was built on it is done again on the newest durable version.
     fn batch_failed(&mut self, cx: &mut Context<'_>, batch: Batch, error: &RpcError) {
-        cx.log(Level::Err, format!("cannot store a commit: {error}"));
+        if self.failing.as_ref().is_none_or(|last| last.errno != error.errno) {
+            cx.log(Level::Err, format!("cannot store commits: {error}"));
+        }
+        self.failing = Some(error.clone());
+        let wait = error.errno == Errno::ENOSPC && !matches!(self.phase, Phase::Draining);
         let failure = |what: &str| KvsError::Store {
             what: format!("{what} could not be stored and was undone"),
             error: error.clone(),
@@ -409,17 +434,24 @@ impl KvsService {
         self.cache.drop_dirty();
         self.out = Outgoing::default();
         let mut again = std::mem::take(&mut self.dirty);
+        let mut patient: BTreeMap<String, Vec<Txn>> = BTreeMap::new();
         for (name, groups) in batch.parts {
             // What failed by itself may have failed on a version that is now undone.
             let undone = groups.iter().any(|group| group.changed);
             for (txn, result) in groups.into_iter().flat_map(|group| group.txns) {
+                if wait && undone && txn.patient {
+                    patient.entry(name.clone()).or_default().push(txn);
+                    continue;
+                }
                 let result = if undone { Err(failure("the transaction")) } else { result };
                 self.answer_txn(cx, txn, result, None);
             }
             again.insert(name);
         }
+        let mut admins = Vec::new();
         for admin in batch.admins {
             match admin {
+                admin if wait => admins.push(admin),
                 Admin::Create(name, answer) => {
                     self.table.remove(&name);
                     self.drop_space(cx, &name);
@@ -434,6 +466,9 @@ impl KvsService {
                 }
             }
         }
+        let waiting = !patient.is_empty() || !admins.is_empty();
+        admins.append(&mut self.admins);
+        self.admins = admins;
         self.table.dirty.extend(batch.shards);
         for name in &again {
             let Some(work) = self.spaces.get_mut(name).map(|space| &mut space.work) else {
@@ -443,9 +478,20 @@ impl KvsService {
             work.newest = work.durable;
             work.stall = None;
             let groups = std::mem::take(&mut work.groups);
-            for (txn, _) in groups.into_iter().flat_map(|group| group.txns).rev() {
+            let first = patient.remove(name).unwrap_or_default().into_iter();
+            let later = groups.into_iter().flat_map(|group| group.txns).map(|(txn, _)| txn);
+            for txn in first.chain(later).collect::<Vec<Txn>>().into_iter().rev() {
                 work.queue.push_front(txn);
             }
+        }
+        for txn in patient.into_values().flatten() {
+            self.answer_txn(cx, txn, Err(failure("the transaction")), None);
+        }
+        if waiting && !self.pacing {
+            // What waits is tried again then; what comes meanwhile and need not wait is refused
+            // without a try.
+            self.pacing = true;
+            cx.timer(SPACE_US, Wait::Pace);
         }
         for name in again {
             self.advance(cx, &name);

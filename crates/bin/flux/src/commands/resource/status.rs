@@ -245,7 +245,14 @@ pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let Some(format) = format(matches, STATUS, "default")? else { return Ok(()) };
     let chosen = crate::commands::program::text(matches, "states").is_some();
     let empty = chosen && !matches.get_flag("skip-empty");
-    show(matches, &format, &states, empty)
+    show(matches, &format, &states, empty)?;
+    // Beside the table, which may be for a program.
+    if let Ok(client) = super::PROGRAM.open()
+        && let Some(line) = crate::commands::store_state::trouble(&client)
+    {
+        crate::output::error_line(&line);
+    }
+    Ok(())
 }
 
 /// Lists drained nodes.

@@ -151,10 +151,10 @@ fn removal_ends_what_waits_and_a_failed_removal_changes_nothing() {
 fn a_failed_creation_leaves_no_namespace() {
     let mut store = Store::default();
     let mut rig = store.start();
-    store.broken = Some(Errno::ENOSPC);
+    store.broken = Some(Errno::EIO);
     let tag = rig.request("kvs.namespace-create", json!({ "namespace": "n", "owner": -1 }));
     store.serve(&mut rig);
-    assert_eq!(rig.response(tag).unwrap_err().errno, Errno::ENOSPC);
+    assert_eq!(rig.response(tag).unwrap_err().errno, Errno::EIO);
     store.broken = None;
     create(&mut store, &mut rig, "n", -1);
     let mut rig = store.start();

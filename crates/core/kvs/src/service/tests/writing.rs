@@ -1,3 +1,5 @@
+use flux_api::kvs::WAIT_SPACE;
+
 use super::*;
 
 #[test]
@@ -111,6 +113,40 @@ fn a_full_disk_fails_its_transactions_and_nothing_later() {
     assert_eq!(lookup(&mut store, &mut rig, "a"), Ok("1".into()));
     assert_eq!(lookup(&mut store, &mut rig, "dir.x"), Ok("1".into()));
     assert_eq!(lookup(&mut store, &mut rig, "dir.y"), Ok("3".into()));
+}
+
+#[test]
+fn what_may_wait_for_space_is_stored_when_there_is_some() {
+    let mut store = Store::default();
+    let mut rig = store.start();
+    commit(&mut store, &mut rig, &[put("a", "1")]).unwrap();
+    store.broken = Some(Errno::ENOSPC);
+    let body =
+        |ops: &[Value], flags: u32| json!({ "namespace": "primary", "flags": flags, "ops": ops });
+    let first = rig.request("kvs.commit", body(&[append("log", "1")], WAIT_SPACE));
+    let other = rig.request("kvs.commit", body(&[put("a", "2")], 0));
+    assert!(store.serve_one(&mut rig));
+    // It was built on what waits, and is applied again with it.
+    let space = json!({ "namespace": "job-1", "rootref": "", "owner": -1, "flags": 0 });
+    let space = rig.request("kvs.namespace-create", space);
+    let second = rig.request("kvs.commit", body(&[append("log", "2")], WAIT_SPACE));
+    // No try is made for this one: another waits.
+    let refused = rig.request("kvs.commit", body(&[put("b", "1")], 0));
+    assert_eq!(rig.response(refused).unwrap_err().errno, Errno::ENOSPC);
+    for _ in 0..3 {
+        rig.advance(500_000);
+        store.serve(&mut rig);
+    }
+    assert!(rig.try_response(first).is_none() && rig.try_response(space).is_none());
+    assert_eq!(rig.response(other).unwrap_err().errno, Errno::ENOSPC);
+    store.broken = None;
+    rig.advance(500_000);
+    store.serve(&mut rig);
+    for tag in [first, second, space] {
+        assert!(rig.response(tag).is_ok());
+    }
+    assert_eq!(lookup(&mut store, &mut rig, "log"), Ok("12".into()));
+    assert_eq!(lookup(&mut store, &mut rig, "a"), Ok("1".into()));
 }
 
 #[test]
