@@ -20,7 +20,19 @@ bodies! {
         pub id: u64,
     }
 
-    /// Where followers begin to count.
+    /// Body of `job-ingest.ids`.
+    pub struct IdsRequest {
+        /// Ids wanted.
+        pub count: u64,
+    }
+
+    /// New job ids.
+    pub struct IdsResponse {
+        /// Rising; perhaps fewer than wanted, even none: ask again in a millisecond.
+        pub ids: Vec<u64>,
+    }
+
+    /// How far the clock of job ids is.
     pub struct IngestInfo {
         /// Timestamp bits of the id generator, in ms.
         pub timestamp: u64,
@@ -34,6 +46,8 @@ api! {
         Submit = "job-ingest.submit", user, unary, SubmitRequest => SubmitResponse;
         /// Between brokers: the id generator's time.
         Getinfo = "job-ingest.getinfo", owner, unary, AnyObject => IngestInfo;
+        /// Between brokers: new job ids; rank 0.
+        Ids = "job-ingest.ids", owner, unary, IdsRequest => IdsResponse;
         /// No more submissions on this rank.
         Shutdown = "job-ingest.shutdown", owner, silent, Empty => Empty;
     }

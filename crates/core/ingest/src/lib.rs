@@ -8,19 +8,22 @@
 //! not signed by the message's own credentials.
 
 pub mod defaults;
+pub mod ids;
 
 use std::collections::BTreeMap;
 
 use flux_api::body::AnyObject;
-use flux_api::job::ingest::{Getinfo, Ingest, IngestInfo, Submit, SubmitRequest, SubmitResponse};
+use flux_api::job::ingest::{
+    Getinfo, Ids, IdsRequest, IdsResponse, Ingest, IngestInfo, Submit, SubmitRequest,
+    SubmitResponse,
+};
 use flux_api::job::manager::{
     Getinfo as ManagerGetinfo, NewJob, Submit as ManagerSubmit, SubmitBatch,
 };
 use flux_api::job::{
     FLAG_DEBUG, FLAG_NOVALIDATE, FLAG_WAITABLE, URGENCY_DEFAULT, URGENCY_EXPEDITE,
 };
-use flux_api::{Answer, RpcError};
-use flux_id::fluid::{Generator, JobId};
+use flux_api::{Answer, Call, RpcError};
 use flux_model::jobspec::Jobspec;
 use flux_model::sign::{self, Mechanism};
 use flux_proto::{Cred, Errno, Message, Rolemask};
@@ -28,25 +31,16 @@ use flux_svc::{Cx, Level, Reply, Service, To};
 use serde_json::{Map, Value, json};
 
 use crate::defaults::Policy;
+use crate::ids::IdSource;
 
 /// Jobs handed to the manager in one request.
 const BATCH_MAX: usize = 512;
 
+/// What a request hears that comes too late.
+const STOPPING: &str = "job-ingest is shutting down";
+
 /// Submissions that may wait here; more are refused with EAGAIN.
 const WAITING_MAX: usize = 65_536;
-
-/// Largest rank that makes ids of its own; others ask upstream.
-pub const MAX_GENERATOR: u32 = 16_367;
-
-/// Job ids take a new timestamp this often, or after [`ID_WINDOW`] ids.
-///
-/// An id is also a path in the KVS, `job.TTTT.TTTT.TTgg.ggss`, whose directories are written anew
-/// with every change of a job. A timestamp per millisecond would fill the third directory, with up
-/// to 256 entries, and one per 256 the fourth; this keeps both small.
-const ID_WINDOW_MS: u64 = 16;
-
-/// Ids of one timestamp, as long as the clock has another.
-const ID_WINDOW: u32 = 48;
 
 /// What the service waits for.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,6 +51,8 @@ pub enum Wait {
     Retry,
     /// The manager's word on a batch.
     Batch(u64),
+    /// Ids of rank 0 for a batch.
+    Ids(u64),
     /// The next millisecond, for more ids.
     Tick,
 }
@@ -71,9 +67,8 @@ struct Entry {
 /// The `job-ingest` service.
 #[derive(Debug)]
 pub struct IngestService {
-    generator: Option<Generator>,
-    /// Clock of the newest timestamp in milliseconds, and ids made of it.
-    window: (u64, u32),
+    /// The source of ids, on rank 0; elsewhere only where it stood at the start.
+    ids: Option<IdSource>,
     started_us: u64,
     policy: Policy,
     allow_root_jobs: bool,
@@ -100,8 +95,7 @@ impl IngestService {
     #[must_use]
     pub fn new(allow_root_jobs: bool) -> Self {
         Self {
-            generator: None,
-            window: (0, 0),
+            ids: None,
             started_us: 0,
             policy: Policy::default(),
             allow_root_jobs,
@@ -130,28 +124,22 @@ impl IngestService {
         cx.now_us().saturating_sub(self.started_us) / 1000
     }
 
-    fn started(&mut self, cx: &mut Cx<'_, Wait>, timestamp: u64) {
-        // Zero is no job.
-        match Generator::new(cx.rank(), timestamp.max(1)) {
-            Ok(generator) => {
-                self.generator = Some(generator);
-                self.started_us = cx.now_us();
-                cx.ready();
-                for answer in std::mem::take(&mut self.early_info) {
-                    self.getinfo(cx, answer);
-                }
-                for (request, answer) in std::mem::take(&mut self.early) {
-                    self.submit(cx, request, answer);
-                }
-            }
-            Err(error) => cx.fail(format!("job-ingest: {error}")),
+    fn started(&mut self, cx: &mut Cx<'_, Wait>, ids: IdSource) {
+        self.ids = Some(ids);
+        self.started_us = cx.now_us();
+        cx.ready();
+        for answer in std::mem::take(&mut self.early_info) {
+            self.getinfo(cx, answer);
+        }
+        for (request, answer) in std::mem::take(&mut self.early) {
+            self.submit(cx, request, answer);
         }
     }
 
     fn getinfo(&mut self, cx: &mut Cx<'_, Wait>, answer: Answer<Getinfo>) {
-        match &self.generator {
-            Some(generator) => {
-                let timestamp = generator.timestamp(self.elapsed_ms(cx));
+        match &self.ids {
+            Some(ids) => {
+                let timestamp = ids.timestamp(self.elapsed_ms(cx));
                 answer.ok(cx, &IngestInfo { timestamp });
             }
             None => self.early_info.push(answer),
@@ -160,13 +148,13 @@ impl IngestService {
 
     fn submit(&mut self, cx: &mut Cx<'_, Wait>, request: SubmitRequest, answer: Answer<Submit>) {
         if self.stopped {
-            return answer.err(cx, RpcError::new(Errno::ENOSYS, "job-ingest is shutting down"));
+            return answer.err(cx, RpcError::new(Errno::ENOSYS, STOPPING));
         }
         if self.waiting.len() >= WAITING_MAX {
             let text = "job-ingest: too many submissions are waiting, try again";
             return answer.err(cx, RpcError::new(Errno::EAGAIN, text));
         }
-        if self.generator.is_none() {
+        if self.ids.is_none() {
             self.early.push((request, answer));
             return;
         }
@@ -253,36 +241,95 @@ impl IngestService {
         if !self.batches.is_empty() || self.waiting.is_empty() {
             return;
         }
-        let elapsed = self.elapsed_ms(cx);
-        let Some(generator) = &mut self.generator else { return };
-        let mut batch = Vec::new();
-        let mut ids = 0;
-        for entry in self.waiting.iter_mut().take(BATCH_MAX) {
-            let (since, count) = &mut self.window;
-            // Jobs that come at once share what has gone by of a window.
-            let soon = elapsed.saturating_sub(ID_WINDOW_MS);
-            if *since + ID_WINDOW_MS <= soon || (*count >= ID_WINDOW && *since < elapsed) {
-                (*since, *count) = (soon.max(*since + 1), 0);
-            }
-            *count += 1;
-            match generator.next(*since).or_else(|_| generator.next(elapsed)) {
-                Ok(JobId(id)) => entry.job.id = id,
-                Err(_) => break,
-            }
-            ids += 1;
+        let count = self.waiting.len().min(BATCH_MAX);
+        if cx.rank() > 0 {
+            // All ids come from one place, so that they rise in the order of submission.
+            self.next += 1;
+            let batch = self.waiting.drain(..count).collect();
+            self.batches.insert(self.next, batch);
+            let request = IdsRequest { count: count as u64 };
+            cx.call::<Ids>(To::Rank(0), &request, Wait::Ids(self.next));
+            return;
         }
-        if ids < self.waiting.len() && !self.ticking && ids == 0 {
+        let ids = self.make_ids(cx, count);
+        if ids.is_empty() {
+            return self.tick(cx);
+        }
+        self.next += 1;
+        let batch = self.waiting.drain(..ids.len()).collect();
+        self.batches.insert(self.next, batch);
+        self.hand_over(cx, self.next, &ids);
+    }
+
+    /// Waits for the next millisecond.
+    fn tick(&mut self, cx: &mut Cx<'_, Wait>) {
+        if !self.ticking {
             self.ticking = true;
             cx.timer(1000, Wait::Tick);
         }
-        batch.extend(self.waiting.drain(..ids));
-        if batch.is_empty() {
-            return;
+    }
+
+    /// At most so many ids, on rank 0.
+    fn make_ids(&mut self, cx: &Cx<'_, Wait>, count: usize) -> Vec<u64> {
+        let elapsed = self.elapsed_ms(cx);
+        let Some(ids) = &mut self.ids else { return Vec::new() };
+        (0..count).map_while(|_| ids.next(elapsed)).collect()
+    }
+
+    /// Rank 0 is asked for ids by a follower.
+    fn give_ids(&mut self, cx: &mut Cx<'_, Wait>, call: Call<Ids>) {
+        let count = usize::try_from(call.request.count).unwrap_or(BATCH_MAX).min(BATCH_MAX);
+        if cx.rank() > 0 || self.stopped || self.ids.is_none() {
+            let text = "job-ingest of rank 0 makes no job ids now: try again";
+            return call.answer.err(cx, RpcError::new(Errno::EAGAIN, text));
         }
-        self.next += 1;
-        let jobs = batch.iter().map(|entry| entry.job.clone()).collect();
-        cx.call::<ManagerSubmit>(To::Rank(0), &SubmitBatch { jobs }, Wait::Batch(self.next));
-        self.batches.insert(self.next, batch);
+        let ids = self.make_ids(cx, count);
+        call.answer.ok(cx, &IdsResponse { ids });
+    }
+
+    /// Rank 0 gave ids for a batch.
+    fn ids_given(&mut self, cx: &mut Cx<'_, Wait>, batch: u64, reply: &Reply) {
+        let result = reply.decode::<Ids>();
+        let ids = match result {
+            Ok(response) => response.ids,
+            Err(error) => {
+                for entry in self.batches.remove(&batch).unwrap_or_default() {
+                    self.errors += 1;
+                    entry.answer.err(cx, error.clone());
+                }
+                self.flush(cx);
+                return self.drained_if_idle(cx);
+            }
+        };
+        if let Some(entries) = self.batches.get_mut(&batch)
+            && entries.len() > ids.len()
+        {
+            // The others wait for more.
+            let mut rest = entries.split_off(ids.len());
+            rest.append(&mut self.waiting);
+            self.waiting = rest;
+        }
+        if ids.is_empty() {
+            self.batches.remove(&batch);
+            if self.draining {
+                for entry in std::mem::take(&mut self.waiting) {
+                    entry.answer.err(cx, RpcError::new(Errno::ENOSYS, STOPPING));
+                }
+                return self.drained_if_idle(cx);
+            }
+            return self.tick(cx);
+        }
+        self.hand_over(cx, batch, &ids);
+    }
+
+    /// Gives a batch with its ids to the manager.
+    fn hand_over(&mut self, cx: &mut Cx<'_, Wait>, batch: u64, ids: &[u64]) {
+        let Some(entries) = self.batches.get_mut(&batch) else { return };
+        for (entry, id) in entries.iter_mut().zip(ids) {
+            entry.job.id = *id;
+        }
+        let jobs = entries.iter().map(|entry| entry.job.clone()).collect();
+        cx.call::<ManagerSubmit>(To::Rank(0), &SubmitBatch { jobs }, Wait::Batch(batch));
     }
 
     fn batch_done(&mut self, cx: &mut Cx<'_, Wait>, batch: u64, reply: &Reply) {
@@ -340,6 +387,7 @@ impl Service for IngestService {
         match call {
             Ingest::Submit(call) => self.submit(cx, call.request, call.answer),
             Ingest::Getinfo(call) => self.getinfo(cx, call.answer),
+            Ingest::Ids(call) => self.give_ids(cx, call),
             Ingest::Shutdown(call) => {
                 self.stopped = true;
                 call.answer.forget();
@@ -352,8 +400,8 @@ impl Service for IngestService {
             Wait::Start if cx.rank() == 0 => match reply.decode::<ManagerGetinfo>() {
                 Ok(info) => {
                     // The first id is above every id that was ever given.
-                    let start = if info.max_jobid == 0 { 0 } else { (info.max_jobid >> 24) + 1 };
-                    self.started(cx, start);
+                    let newest = (info.max_jobid != 0).then_some(info.max_jobid >> 24);
+                    self.started(cx, IdSource::above(newest));
                 }
                 Err(error) => {
                     cx.log(Level::Debug, format!("job-manager.getinfo: {error}"));
@@ -361,12 +409,13 @@ impl Service for IngestService {
                 }
             },
             Wait::Start => match reply.decode::<Getinfo>() {
-                Ok(info) => self.started(cx, info.timestamp),
+                Ok(info) => self.started(cx, IdSource::new(info.timestamp)),
                 Err(error) => {
                     cx.log(Level::Debug, format!("job-ingest.getinfo: {error}"));
                     cx.timer(10_000, Wait::Retry);
                 }
             },
+            Wait::Ids(batch) => self.ids_given(cx, batch, &reply),
             Wait::Batch(batch) => self.batch_done(cx, batch, &reply),
             Wait::Retry | Wait::Tick => {}
         }
@@ -379,7 +428,7 @@ impl Service for IngestService {
                 self.ticking = false;
                 self.flush(cx);
             }
-            Wait::Start | Wait::Batch(_) => {}
+            Wait::Start | Wait::Ids(_) | Wait::Batch(_) => {}
         }
     }
 
@@ -410,7 +459,7 @@ impl Service for IngestService {
     fn on_drain(&mut self, cx: &mut Cx<'_, Wait>) {
         self.stopped = true;
         self.draining = true;
-        let error = RpcError::new(Errno::ENOSYS, "job-ingest is shutting down");
+        let error = RpcError::new(Errno::ENOSYS, STOPPING);
         for answer in std::mem::take(&mut self.early_info) {
             answer.err(cx, error.clone());
         }

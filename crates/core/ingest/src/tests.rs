@@ -137,3 +137,48 @@ fn at_the_end_the_managers_word_is_awaited_and_the_rest_refused() {
     assert!(rig.drained);
     rig.finish();
 }
+
+#[test]
+fn a_follower_asks_rank_0_for_ids() {
+    let mut rig = Rig::with(IngestService::default(), 2, 3, &Map::new());
+    let info = rig.expect("job-ingest.getinfo");
+    rig.reply(&info, json!({"timestamp": 5}));
+    let body = json!({"J": signed(1000), "urgency": 16, "flags": 0});
+    let tags: Vec<u32> = (0..3).map(|_| rig.request("job-ingest.submit", body.clone())).collect();
+    let ask = rig.expect("job-ingest.ids");
+    assert_eq!(ask.json::<Value>().unwrap(), json!({"count": 1}));
+    rig.reply(&ask, json!({"ids": [77]}));
+    let submit = rig.expect("job-manager.submit");
+    assert_eq!(submit.json::<SubmitBatch>().unwrap().jobs[0].id, 77);
+    rig.reply(&submit, json!({"errors": []}));
+    assert_eq!(rig.response(tags[0]), Ok(json!({"id": 77})));
+    // Fewer than wanted, then none for a while.
+    let ask = rig.expect("job-ingest.ids");
+    assert_eq!(ask.json::<Value>().unwrap(), json!({"count": 2}));
+    rig.reply(&ask, json!({"ids": [78]}));
+    let submit = rig.expect("job-manager.submit");
+    rig.reply(&submit, json!({"errors": []}));
+    assert_eq!(rig.response(tags[1]), Ok(json!({"id": 78})));
+    let ask = rig.expect("job-ingest.ids");
+    rig.reply(&ask, json!({"ids": []}));
+    rig.advance(1000);
+    let ask = rig.expect("job-ingest.ids");
+    rig.fail(&ask, Errno::EHOSTUNREACH);
+    assert_eq!(rig.response(tags[2]).unwrap_err().errno, Errno::EHOSTUNREACH);
+    rig.finish();
+}
+
+#[test]
+fn rank_0_gives_ids_to_followers() {
+    let mut rig = rig();
+    let tag = rig.request("job-ingest.ids", json!({"count": 3}));
+    let ids: Vec<u64> = serde_json::from_value(rig.response(tag).unwrap()["ids"].clone()).unwrap();
+    assert!(ids.len() == 3 && ids.is_sorted());
+    let tag =
+        rig.request("job-ingest.submit", json!({"J": signed(1000), "urgency": 16, "flags": 0}));
+    let submit = rig.expect("job-manager.submit");
+    assert!(submit.json::<SubmitBatch>().unwrap().jobs[0].id > ids[2]);
+    rig.reply(&submit, json!({"errors": []}));
+    assert!(rig.response(tag).is_ok());
+    rig.finish();
+}
