@@ -38,6 +38,9 @@ pub const WAIT_SPACE: u32 = 1 << 16;
 pub const SYNC: u32 = 4;
 /// Operation flag: append to the value.
 pub const APPEND: u32 = 32;
+/// Flag of an operation that removes a key: directories on the way to it go too when they are
+/// empty then, but for those of the first level. Not of flux-core, which ignores it.
+pub const PRUNE: u32 = 1 << 30;
 
 /// Namespace that always exists.
 pub const PRIMARY: &str = "primary";

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use flux_api::kvs::{APPEND, Operation};
+use flux_api::kvs::{APPEND, Operation, PRUNE};
 use flux_model::blobref::{Blobref, HashAlg};
 use flux_model::treeobj::{Treeobj, key_names, normalize_key};
 use serde_json::Value;
@@ -28,6 +28,8 @@ const PREFETCH: usize = 256;
 pub(crate) enum Change {
     /// The key goes away.
     Remove,
+    /// The key goes away, and the directories on the way to it that are empty then.
+    Prune,
     /// The key gets this object; these blobs come with it.
     Put(Node, Vec<Blob>),
     /// The value grows.
@@ -79,6 +81,7 @@ pub(crate) fn check(ops: Vec<Operation>, guest: bool, hash: HashAlg) -> Result<V
                     return Err(KvsError::Protocol(text));
                 }
             },
+            None if op.flags & PRUNE != 0 => Change::Prune,
             None => Change::Remove,
             Some(object) => {
                 let mut blobs = Vec::new();
@@ -291,8 +294,8 @@ fn step(
         return Err(Halt::Fail(KvsError::Invalid(text)));
     }
     let new = match &op.change {
-        Change::Remove if found.is_none() => return Ok(()),
-        Change::Remove => None,
+        Change::Remove | Change::Prune if found.is_none() => return Ok(()),
+        Change::Remove | Change::Prune => None,
         Change::Put(node, more) => {
             blobs.extend_from_slice(more);
             Some(node.clone())
@@ -318,6 +321,28 @@ fn step(
         }),
     };
     let (depth, old) = set(root, &names, new, source);
-    undo.push(Undo { names, depth, old });
+    let prune = matches!(op.change, Change::Prune);
+    undo.push(Undo { names: names.clone(), depth, old });
+    if prune {
+        // Directories of the first level stay.
+        let mut length = names.len() - 1;
+        while length > 1 && is_empty(root, &names[..length]) {
+            let names = names[..length].to_vec();
+            let (depth, old) = set(root, &names, None, source);
+            undo.push(Undo { names, depth, old });
+            length -= 1;
+        }
+    }
     Ok(())
+}
+
+/// Whether a directory that was opened just before is empty.
+fn is_empty(root: &Node, names: &[Arc<str>]) -> bool {
+    let mut node = root;
+    for name in names {
+        let Node::Open(dir) = node else { return false };
+        let Some(next) = dir.entries.get(name) else { return false };
+        node = next;
+    }
+    matches!(node, Node::Open(dir) if dir.entries.is_empty())
 }

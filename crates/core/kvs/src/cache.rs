@@ -11,6 +11,9 @@ use crate::dir::Dir;
 /// Largest piece of a value that is kept.
 const DATA_MAX: usize = 64 << 10;
 
+/// What an entry takes beside its object, in two trees that are half full.
+const OVERHEAD: usize = 320;
+
 /// What a blob holds.
 #[derive(Debug, Clone)]
 pub(crate) enum Object {
@@ -87,8 +90,11 @@ impl Cache {
         if matches!(object, Object::Data(_)) && size > DATA_MAX {
             return;
         }
-        // A parsed directory takes about twice its JSON.
-        let size = size * 2 + 128;
+        let size = OVERHEAD
+            + match &object {
+                Object::Dir(dir) => dir.footprint(),
+                Object::Data(_) => size,
+            };
         self.clock += 1;
         let entry = Entry { object, size, used: self.clock };
         self.bytes += size;
@@ -143,7 +149,7 @@ mod tests {
 
     #[test]
     fn the_longest_unused_object_goes_first() {
-        let mut cache = Cache::new(1000, HashAlg::Sha1.hash(b""));
+        let mut cache = Cache::new(3 * (100 + OVERHEAD), HashAlg::Sha1.hash(b""));
         let names: Vec<Blobref> = (0..4u8).map(|i| HashAlg::Sha1.hash(&[i])).collect();
         for name in &names[..3] {
             cache.put(*name, Object::Data(Bytes::new()), 100);
@@ -152,6 +158,6 @@ mod tests {
         cache.put(names[3], Object::Data(Bytes::new()), 100);
         assert!(cache.data(&names[0]).is_some());
         assert!(cache.data(&names[1]).is_none());
-        assert_eq!(cache.size(), (3, 984));
+        assert_eq!(cache.size(), (3, 3 * (100 + OVERHEAD)));
     }
 }

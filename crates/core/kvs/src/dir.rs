@@ -211,6 +211,26 @@ impl Dir {
         Self { entries }
     }
 
+    /// Bytes of memory, roughly.
+    pub(crate) fn footprint(&self) -> usize {
+        // A tree of entries is two thirds full; each name and each datum is an allocation.
+        const ENTRY: usize = (size_of::<Arc<str>>() + size_of::<Node>()) * 3 / 2 + 32;
+        self.entries
+            .iter()
+            .map(|(name, node)| {
+                let more = match node {
+                    Node::Val(data) => data.len() + 32,
+                    Node::Valref(blobs) => blobs.len() * size_of::<Blobref>() + 48,
+                    Node::Inline(dir) | Node::Open(dir) => dir.footprint(),
+                    Node::Link(link) => link.target.len() + 96,
+                    Node::Ref(_) => 0,
+                };
+                ENTRY + name.len() + more
+            })
+            .sum::<usize>()
+            + 64
+    }
+
     /// Parses a blob that must be a directory.
     pub(crate) fn decode(json: &[u8]) -> Result<Self, String> {
         match Treeobj::decode(json) {

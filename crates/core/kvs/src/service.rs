@@ -29,7 +29,7 @@ use follow::{Forward, Parked};
 use lookup::Reading;
 
 /// Bytes of parsed objects that a rank keeps.
-const CACHE_BYTES: usize = 64 << 20;
+const CACHE_BYTES: usize = 24 << 20;
 
 /// Most requests that wait for anything at a time.
 const MAX_WAITING: usize = 1 << 16;

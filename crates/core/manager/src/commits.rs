@@ -7,7 +7,7 @@ use flux_api::job::manager::{
     Memo, PostJobEvent_, QueueEnable_, QueueStart_, Raise, RaiseAll, Submit, SubmitErrors, Update,
     Urgency,
 };
-use flux_api::kvs::{APPEND, Commit, CommitRequest, Operation, PRIMARY};
+use flux_api::kvs::{APPEND, Commit, CommitRequest, Operation, PRIMARY, PRUNE};
 use flux_api::{Answer, Empty, RpcError};
 use flux_id::JobId;
 use flux_model::treeobj::Treeobj;
@@ -103,7 +103,7 @@ impl Batch {
         });
         let puts = self.puts.iter().map(|(key, value)| Operation {
             key: key.clone(),
-            flags: 0,
+            flags: if value.is_null() { PRUNE } else { 0 },
             dirent: value.clone(),
         });
         appends.chain(puts).collect()

@@ -286,3 +286,25 @@ fn one_directory_of_many_entries_is_encoded_once_per_batch() {
     // The first commit went out alone, the others together: two directories and two roots.
     assert_eq!(store.blobs.len(), blobs + 4);
 }
+
+#[test]
+fn pruning_takes_empty_directories_along_and_a_failure_brings_them_back() {
+    let prune = |key: &str| json!({ "key": key, "flags": flux_api::kvs::PRUNE, "dirent": null });
+    let mut store = Store::default();
+    let mut rig = store.start();
+    let keys = ["job.a.b.c", "job.a.b.d", "job.e.f.g", "other"];
+    let ops: Vec<Value> = keys.iter().map(|key| put(key, "1")).collect();
+    commit(&mut store, &mut rig, &ops).unwrap();
+    let failed = commit(&mut store, &mut rig, &[prune("job.e.f.g"), append("job.a", "no")]);
+    assert_eq!(failed, Err(Errno::EISDIR));
+    assert_eq!(lookup(&mut store, &mut rig, "job.e.f.g"), Ok("1".into()));
+    let mut there = |ops: &[Value], key: &str| {
+        commit(&mut store, &mut rig, ops).unwrap();
+        lookup_flags(&mut store, &mut rig, key, 1).is_ok()
+    };
+    assert!(there(&[prune("job.a.b.c"), prune("job.nothing.here")], "job.a.b"));
+    assert!(!there(&[prune("job.a.b.d")], "job.a"));
+    assert!(there(&[], "job.e.f"));
+    assert!(there(&[prune("job.e.f.g")], "job"), "the first level stays");
+    assert!(!there(&[put("x", "1")], "job.e"));
+}
