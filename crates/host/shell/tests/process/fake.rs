@@ -450,11 +450,15 @@ impl Run {
         }
     }
 
-    /// Sends a message to all shells.
+    /// Sends a message to all shells; it is the instance owner's unless it says whose.
     pub(crate) fn send(&self, message: &Message) {
+        let mut message = message.clone();
+        if message.cred == Cred::UNKNOWN {
+            message.cred = Cred { userid: 0, rolemask: Rolemask::OWNER };
+        }
         let state = self.shared.state.lock().unwrap();
         for to in 0..state.sockets.len() {
-            write(&state, to, message);
+            write(&state, to, &message);
         }
     }
 

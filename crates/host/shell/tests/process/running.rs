@@ -81,6 +81,17 @@ fn output_goes_to_files() {
 }
 
 #[test]
+fn a_kill_event_of_another_guest_is_not_obeyed() {
+    let run = run(&["sh", "-c", "echo ready; sleep 60"], 1, json!({}));
+    run.shared.wait_for_output("ready");
+    let mut event = Message::event(format!("shell-{ID}.kill")).with_json(&json!({"signum": 9}));
+    event.cred = flux_proto::Cred { userid: 5001, rolemask: flux_proto::Rolemask::USER };
+    run.send(&event);
+    run.send(&Message::event(format!("shell-{ID}.kill")).with_json(&json!({"signum": 15})));
+    assert_eq!(run.finish().code, 143);
+}
+
+#[test]
 fn a_kill_event_reaches_the_tasks() {
     let run = run(&["sh", "-c", "echo ready; sleep 60"], 1, json!({}));
     run.shared.wait_for_output("ready");
