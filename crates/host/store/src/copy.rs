@@ -231,7 +231,8 @@ fn remove(file: &Path) {
     }
 }
 
-fn sync_directory(file: &Path) -> std::io::Result<()> {
+/// Makes sure that a new name is on disk.
+pub(crate) fn sync_directory(file: &Path) -> std::io::Result<()> {
     match file.parent() {
         Some(directory) => File::open(directory)?.sync_all(),
         None => Ok(()),

@@ -7,6 +7,7 @@ use flux_api::content::Checkpoint;
 use flux_model::blobref::{Blobref, HashAlg};
 use rusqlite::{Connection, OptionalExtension, params};
 
+use crate::copy::sync_directory;
 use crate::error::{StoreError, wrap};
 use crate::format;
 use crate::index::Index;
@@ -112,6 +113,12 @@ impl BlobLog {
         let path = format::place(name)?;
         let connection = format::connect(&path, durability)?;
         format::prepare(&connection, &path, hash)?;
+        if durability == Durability::Synced {
+            sync_directory(&path).map_err(|error| StoreError::Place {
+                path: path.clone(),
+                text: error.to_string(),
+            })?;
+        }
         let mut log = Self {
             name: name.to_path_buf(),
             path,

@@ -13,7 +13,9 @@ use crate::log::Durability;
 
 mod collecting;
 mod copying;
+mod disk;
 mod failing;
+mod power;
 
 /// The store with its messages.
 pub(super) struct Bench {
