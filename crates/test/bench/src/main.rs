@@ -1,7 +1,7 @@
 //! Measures an instance on this machine and prints a table, beside what the machine itself can do
 //! and the figures the design aims at.
 //!
-//! `cargo run --release -p flux-bench -- [--quick | --full] [--flux PROGRAM]`. It needs a release
+//! `cargo run --release -p flux-bench -- [--quick | --full] [--only PART] [--flux PROGRAM]`. It needs a release
 //! build of the `flux` program, by default the one beside it. Timings are no tests: nothing fails
 //! because it is slow.
 
@@ -10,6 +10,7 @@ mod floor;
 mod instance;
 mod jobs;
 mod messages;
+mod store;
 mod table;
 
 use std::path::PathBuf;
@@ -32,6 +33,10 @@ struct Plan {
     jobs: Vec<u64>,
     /// Numbers of brokers that are started and stopped.
     brokers: Vec<u32>,
+    /// Numbers of finished jobs that an instance is started with.
+    history: Vec<u64>,
+    /// Only this part.
+    only: Option<String>,
     /// Repetitions of what takes milliseconds.
     repeat: usize,
     /// When nothing long is begun any more.
@@ -44,6 +49,8 @@ fn plan(mut words: impl Iterator<Item = String>) -> Result<Plan, Failure> {
         flux: beside,
         jobs: vec![1_000, 10_000],
         brokers: vec![1, 4, 16, 64],
+        history: vec![1_000, 16_000, 64_000],
+        only: None,
         repeat: 20,
         deadline: Instant::now() + Duration::from_secs(300),
     };
@@ -52,16 +59,19 @@ fn plan(mut words: impl Iterator<Item = String>) -> Result<Plan, Failure> {
             "--quick" => {
                 plan.jobs = vec![1_000];
                 plan.brokers = vec![1, 4, 16];
+                plan.history = vec![1_000];
                 plan.repeat = 10;
                 plan.deadline = Instant::now() + Duration::from_secs(60);
             }
             "--full" => {
                 plan.jobs = vec![1_000, 10_000, 50_000];
+                plan.history = vec![1_000, 64_000, 500_000];
                 plan.deadline = Instant::now() + Duration::from_secs(600);
             }
+            "--only" => plan.only = Some(words.next().ok_or("--only needs the name of a part")?),
             "--flux" => plan.flux = words.next().ok_or("--flux needs a path")?.into(),
             other => {
-                let text = "usage: flux-bench [--quick | --full] [--flux PROGRAM]";
+                let text = "usage: flux-bench [--quick | --full] [--only PART] [--flux PROGRAM]";
                 return Err(format!("unknown option '{other}'\n{text}").into());
             }
         }
@@ -82,14 +92,18 @@ fn main() -> ExitCode {
         }
     };
     let mut table = Table::new(&plan);
-    let parts: [(&str, Measure); 5] = [
+    let parts: [(&str, Measure); 6] = [
         ("floor", floor::measure),
         ("commands", commands::measure),
         ("start and stop", commands::start_and_stop),
         ("messages", messages::measure),
         ("jobs", jobs::measure),
+        ("store", store::measure),
     ];
     for (name, measure) in parts {
+        if plan.only.as_deref().is_some_and(|only| only != name) {
+            continue;
+        }
         if let Err(error) = measure(&plan, &mut table) {
             table.failed(name, &error.to_string());
         }

@@ -42,7 +42,7 @@ fn ping_rate(client: &Client, rank: u32) -> Result<f64, Failure> {
     Ok(f64::from(count) / begun.elapsed().as_secs_f64())
 }
 
-fn put(client: &Client, number: u32) -> Pending<Commit> {
+pub(crate) fn put(client: &Client, number: u32) -> Pending<Commit> {
     let request = CommitRequest {
         namespace: PRIMARY.to_string(),
         flags: 0,
@@ -56,7 +56,7 @@ fn put(client: &Client, number: u32) -> Pending<Commit> {
 }
 
 /// Commits per second of so many that are in flight at a time.
-fn commit_rate(client: &Client, in_flight: u32) -> Result<f64, Failure> {
+pub(crate) fn commit_rate(client: &Client, in_flight: u32) -> Result<f64, Failure> {
     let begun = Instant::now();
     let mut waiting: VecDeque<_> = (0..in_flight).map(|number| put(client, number)).collect();
     let (mut sent, mut count) = (in_flight, 0u32);
