@@ -60,7 +60,18 @@ pub(crate) fn run(mut options: BrokerOptions) -> Result<i32, String> {
 }
 
 fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i32, String> {
-    let (boot, topology) = place::find(options, hostname, rundir)?;
+    let (mut boot, topology) = place::find(options, hostname, rundir)?;
+    let recovery = options.attributes.is_on("broker.recovery-mode");
+    if recovery {
+        if boot.rank > 0 {
+            let rank = boot.rank;
+            return Err(format!("recovery mode is for the leader, and this would be rank {rank}"));
+        }
+        // Nobody joins, and job shells that run on somewhere do not find this broker.
+        boot.bind.clear();
+        let jobs = rundir.join("jobs").display().to_string();
+        options.attributes.set("job-rundir", jobs);
+    }
     let connect = links::connections(&options.attributes, &options.config)?;
     links::show(&mut options.attributes, &options.config);
     let rank = boot.rank;
@@ -130,6 +141,7 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
         },
         imp_helper: installed.imp_helper(),
         archive: instance.is_some(),
+        recovery,
     };
     let mut config = NodeConfig::new(rank, topology, RouteId::from(uuid.as_str()), owner());
     config.version = VERSION;
@@ -161,6 +173,7 @@ fn launcher(
 ) -> Result<LaunchDriver, String> {
     let (directory, durable) = surroundings::job_rundir(&mut options.attributes, rundir)?;
     let directory = directory.join(rank.to_string());
+    let durable = durable && !options.attributes.is_on("broker.recovery-mode");
     let grace = if durable { None } else { Some(SHELL_GRACE) };
     let mut env = env.clone();
     env.remove("INVOCATION_ID");
@@ -270,6 +283,7 @@ fn resources(
         inherited,
         config_r: if rank == 0 { read("path")? } else { None },
         scheduling: if rank == 0 { read("scheduling")? } else { None },
+        noverify: options.attributes.is_on("broker.recovery-mode"),
         has_bootstrap: options.config.contains_key("bootstrap"),
         ..ResourceSettings::default()
     })
@@ -310,6 +324,7 @@ fn life(options: &BrokerOptions, hosts: &[String], size: u32) -> Result<Settings
                 .map_err(|_| format!("{name}: '{text}' is not a duration")),
         }
     };
+    let recovery = attributes.is_on("broker.recovery-mode");
     let commands = |name: &str| -> Vec<Vec<String>> {
         let line = attributes.get(name).filter(|line| !line.is_empty());
         line.map(|line| vec![shell.clone(), "-c".to_string(), line.to_string()])
@@ -326,8 +341,11 @@ fn life(options: &BrokerOptions, hosts: &[String], size: u32) -> Result<Settings
         shutdown_warn: seconds("broker.shutdown-warn")?,
         shutdown_timeout: seconds("broker.shutdown-timeout")?,
         exit_norestart: attributes.get("broker.exit-norestart").and_then(|code| code.parse().ok()),
-        keep_jobs: std::env::var_os("FLUX_DISABLE_JOB_CLEANUP").is_some(),
+        keep_jobs: recovery || std::env::var_os("FLUX_DISABLE_JOB_CLEANUP").is_some(),
+        recovery,
         shell,
         hosts: hosts.to_vec(),
+        // A recovery is no run of the instance.
+        startlog: (!recovery).then(|| attributes.get("version").unwrap_or_default().to_string()),
     })
 }

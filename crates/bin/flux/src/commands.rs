@@ -58,6 +58,7 @@ mod setattr;
 mod shell;
 mod shutdown;
 mod start;
+mod startlog;
 mod store_state;
 mod submit;
 mod update;
@@ -156,6 +157,12 @@ pub(crate) const COMMANDS: &[Entry] = &[
     Entry { name: "module", style: Style::Binary, command: module::command, run: module::run },
     Entry { name: "config", style: Style::Binary, command: config::command, run: config::run },
     Entry { name: "uptime", style: Style::Binary, command: uptime::command, run: uptime::run },
+    Entry {
+        name: "startlog",
+        style: Style::Binary,
+        command: startlog::command,
+        run: startlog::run,
+    },
     Entry {
         name: "shutdown",
         style: Style::Binary,

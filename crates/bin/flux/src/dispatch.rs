@@ -263,8 +263,7 @@ fn complaint(error: &clap::Error, style: Style) -> String {
 }
 
 /// Commands of Flux that there are not, and what to do instead.
-const NOT_HERE: [(&str, &str); 7] = [
-    ("cron", "Ferroflux has no cron service: cron(8) can run flux commands"),
+const NOT_HERE: [(&str, &str); 6] = [
     ("jobtap", "Ferroflux loads no job manager plugins: what they do is built in"),
     ("modprobe", "modules are built in and started in their order: see flux module list"),
     ("python", "Ferroflux brings no Python: that of flux-core works with it"),

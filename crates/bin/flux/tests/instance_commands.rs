@@ -180,3 +180,19 @@ fn shutdown_ends_the_instance() {
     let (_, code) = instance(2, &[], "flux shutdown --background; sleep 60");
     assert_eq!(code, 129, "the initial program is ended by SIGHUP");
 }
+
+#[test]
+fn starts_are_logged_and_a_crash_is_told() {
+    let state = tempfile::tempdir().unwrap();
+    let statedir = format!("-Sstatedir={}", state.path().display());
+    let run = |script: &str| instance(1, &[&statedir], script).0;
+    let show = "flux startlog | sed 's/[0-9-]* [0-9]*:[0-9]*/TIME/g; s/(.*s)/(FSD)/'
+                flux startlog --check --quiet; echo $?";
+    assert_eq!(run(show), "TIME - running (FSD)\n0\n");
+    let killed = "flux startlog -v | cut -d' ' -f1; kill -9 $(flux getattr broker.pid)";
+    assert!(run(killed).starts_with("0.88.0\n0.88.0\n"));
+    let after =
+        instance(1, &[&statedir], &format!("flux dmesg | grep -c 'not shut down'\n{show}")).0;
+    assert_eq!(after, "1\nTIME - TIME (FSD)\nTIME - crashed\nTIME - running (FSD)\n1\n");
+    assert!(run(show).ends_with("TIME - TIME (FSD)\nTIME - running (FSD)\n0\n"));
+}

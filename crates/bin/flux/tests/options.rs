@@ -32,14 +32,14 @@ fn the_parent_option_goes_up_as_often_as_it_is_given() {
 fn the_program_tells_what_it_runs_and_helps() {
     check(
         "flux -v getattr rank 2>&1 | sed 's,local:.*,URI,'; flux -v nosuch 2>&1 | tail -2
-         flux help job attach | sed -n '/^Usage/p'; flux help nosuch; flux cron list",
+         flux help job attach | sed -n '/^Usage/p'; flux help nosuch; flux top",
         "flux: FLUX_URI: URI\nflux: getattr: built in\n0\n\
          flux: nosuch: not found in FLUX_EXEC_PATH ''\n\
          flux: `nosuch' is not a flux command.  See 'flux --help'\n\
          Usage: flux job attach [OPTIONS] <ID>\n\
          flux: `nosuch' is not a flux command.  See 'flux --help'\n\
-         flux: `cron' is not a flux command.  See 'flux --help'\n\
-         Ferroflux has no cron service: cron(8) can run flux commands\n",
+         flux: `top' is not a flux command.  See 'flux --help'\n\
+         see flux jobs, flux pstree -x and flux resource list\n",
     );
 }
 
@@ -68,9 +68,9 @@ fn nested_instances_are_listed_by_any_number_of_threads() {
 fn the_reason_for_waiting_is_told_in_lines_where_there_is_no_terminal() {
     check(
         "flux queue stop -m 'for a test' >/dev/null; id=$(flux submit true)
-         flux job attach --show-status $id 2>status &
-         until grep -q stopped status; do :; done
-         flux queue start; wait; sed \"s/$id/ID/\" status | head -1; rm status",
+         status=$(mktemp); flux job attach --show-status $id 2>$status &
+         until grep -q stopped $status; do :; done
+         flux queue start; wait; sed \"s/$id/ID/\" $status | head -1; rm $status",
         "Scheduling is started\nID: scheduling is stopped: for a test\n",
     );
 }

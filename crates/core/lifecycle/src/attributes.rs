@@ -52,6 +52,7 @@ pub const TABLE: &[(&str, u8, Option<&str>)] = &[
     ("broker.sd-notify", 0, None),
     ("broker.sd-stop-timeout", 0, None),
     ("broker.module-nopanic", 0, None),
+    ("broker.recovery-mode", 0, None),
     ("cron.directory", 0, None),
     ("conf.shell_initrc", RUNTIME, None),
     ("conf.shell_pluginpath", RUNTIME, None),

@@ -16,6 +16,7 @@
 mod cleanup;
 mod rejoin;
 mod runat;
+mod startlog;
 pub mod state;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -37,6 +38,7 @@ use serde_json::{Map, Value};
 use crate::log::Line;
 use crate::state_machine::cleanup::CleanupStep;
 use crate::state_machine::runat::{Group, Runat};
+use crate::state_machine::startlog::{Startlog, StartlogStep};
 use crate::state_machine::state::{State, parent_event};
 
 /// Seconds that the initial program has to end when the instance is shut down.
@@ -65,10 +67,14 @@ pub struct Settings {
     pub exit_norestart: Option<i32>,
     /// Do not cancel running jobs at the end.
     pub keep_jobs: bool,
+    /// Come up even when modules or rc1 fail, to mend what is wrong.
+    pub recovery: bool,
     /// Shell for commands given as text.
     pub shell: String,
     /// Host name of each rank, for log lines.
     pub hosts: Vec<String>,
+    /// Version that the log of starts tells (rank 0); `None`: there is no such log.
+    pub startlog: Option<String>,
 }
 
 /// What the service waits for.
@@ -96,6 +102,8 @@ pub enum Wait {
     Kill,
     /// A step of the builtin cleanup.
     Cleanup(CleanupStep),
+    /// A step of the log of starts.
+    Startlog(StartlogStep),
     /// New children are turned away.
     Spurn,
     /// Every module to settle.
@@ -136,6 +144,7 @@ pub struct StateMachineService {
     waiters: Vec<Answer<WaitRun>>,
     shutdown: Option<(i32, Answer<ShutdownStart>)>,
     goodbye_pending: bool,
+    startlog: Startlog,
     timers: Vec<TimerId>,
     events: VecDeque<(String, bool)>,
     posting: bool,
@@ -165,6 +174,7 @@ impl StateMachineService {
             waiters: Vec::new(),
             shutdown: None,
             goodbye_pending: false,
+            startlog: Startlog::default(),
             timers: Vec::new(),
             events: VecDeque::new(),
             posting: false,
@@ -299,7 +309,7 @@ impl StateMachineService {
                     self.arm(cx, self.settings.shutdown_timeout, Wait::GiveUp(State::Shutdown));
                 }
             }
-            State::Finalize => self.run_group(cx, Group::Rc3),
+            State::Finalize => self.startlog_end(cx),
             State::Goodbye => {
                 self.arm(cx, Some(60.0), Wait::GiveUp(State::Goodbye));
                 if let Some((_, answer)) = self.shutdown.take() {
@@ -409,6 +419,8 @@ impl StateMachineService {
                 self.post(cx, "shutdown", false);
             }
             State::Cleanup => self.abort_group(cx, Group::Cleanup),
+            State::Init => self.startlog_give_up(cx, Group::Rc1),
+            State::Finalize => self.startlog_give_up(cx, Group::Rc3),
             _ => self.post(cx, "goodbye", false),
         }
     }
@@ -593,9 +605,12 @@ impl Service for StateMachineService {
                 Err(error) => self.sync_failed(cx, &error),
             },
             Wait::Modules => match reply.error() {
-                None => self.run_group(cx, Group::Rc1),
+                None => self.startlog_begin(cx),
                 Some(error) => {
                     cx.log(Level::Err, format!("modules: {error}"));
+                    if self.settings.recovery {
+                        return self.post(cx, "rc1-ignorefail", false);
+                    }
                     self.code = self.settings.exit_norestart.unwrap_or(1);
                     self.post(cx, "rc1-fail", true);
                 }
@@ -614,6 +629,7 @@ impl Service for StateMachineService {
             }
             Wait::Command(group) => self.command_reply(cx, group, &reply),
             Wait::Cleanup(step) => self.cleanup_reply(cx, step, &reply),
+            Wait::Startlog(step) => self.startlog_reply(cx, step, &reply),
             Wait::Settle => {
                 if let Some(error) = reply.error() {
                     cx.log(Level::Err, format!("stopping modules: {error}"));

@@ -97,6 +97,7 @@ pub fn broker(shape: &Shape, rank: u32, uuid: &str, seed: u64) -> Node {
         quorum: shape.size(),
         shell: "/bin/sh".to_string(),
         hosts: hosts.clone(),
+        startlog: Some("0.88.0".to_string()),
         ..Settings::default()
     };
     let resources = ResourceSettings {

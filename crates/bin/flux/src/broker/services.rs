@@ -40,6 +40,8 @@ pub(crate) struct Plan {
     pub(crate) imp_helper: String,
     /// Finished jobs go to an archive: there is a driver for it.
     pub(crate) archive: bool,
+    /// The store is looked into: jobs are neither placed nor run.
+    pub(crate) recovery: bool,
 }
 
 fn module<S: Service>(service: S) -> Box<dyn Module> {
@@ -87,7 +89,7 @@ pub(crate) fn modules(plan: &Plan) -> Vec<Box<dyn Module>> {
         }));
     }
     modules.push(module(IngestService::default()));
-    if leader {
+    if leader && !plan.recovery {
         let mut settings = flux_exec::settings::Settings::new(plan.shell.clone());
         settings.helper.clone_from(&plan.imp_helper);
         modules.push(module(ExecService::new(settings)));

@@ -1,12 +1,15 @@
 //! `flux start`: start an instance: one broker, several on this host, or this rank of a launcher.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use flux_bootstrap::instance::{ExitMode, StartMode, TestInstance, test_instance};
+use flux_client::Client;
 use flux_id::{Hostlist, fsd};
 use flux_model::taskmap::Taskmap;
+use rustix::fs::Access;
 
 use crate::{
     broker::{options, surroundings},
@@ -87,6 +90,16 @@ pub(crate) fn command() -> Command {
                 .help("Words in front of the broker's command line, separated by commas"),
         )
         .arg(
+            Arg::new("recovery")
+                .short('r')
+                .long("recovery")
+                .value_name("DIR")
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value("")
+                .help("Look into a state directory (default: that of the system instance); no job is run"),
+        )
+        .arg(
             Arg::new("sysconfig")
                 .long("sysconfig")
                 .action(ArgAction::SetTrue)
@@ -126,9 +139,10 @@ fn common(matches: &ArgMatches) -> Vec<String> {
         words.push("-c".to_string());
         words.push(path.display().to_string());
     }
-    if matches.get_flag("sysconfig") {
+    let system = matches.get_one::<String>("recovery").is_some_and(String::is_empty);
+    if matches.get_flag("sysconfig") || (system && !matches.contains_id("config-path")) {
         words.push("-c".to_string());
-        words.push("/etc/flux/system/conf.d".to_string());
+        words.push(SYSTEM_CONFIG.to_string());
     }
     for _ in 0..matches.get_count("verbose") {
         words.push("-v".to_string());
@@ -146,10 +160,57 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
     let mut broker = split(matches, "wrap");
     broker.extend([program, "broker".to_string()]);
     broker.extend(common(matches));
+    if let Some(target) = matches.get_one::<String>("recovery") {
+        if matches.contains_id("test-size") {
+            return Err(fail("--recovery and --test-size exclude each other".to_string()));
+        }
+        broker.extend(recovery(target).map_err(fail)?);
+    }
     let Some(size) = matches.get_one::<u32>("test-size").copied() else {
         return one(matches, broker, &command).map_err(fail);
     };
     many(matches, &broker, &command, size).map_err(fail)
+}
+
+/// Configuration of the system instance.
+const SYSTEM_CONFIG: &str = "/etc/flux/system/conf.d";
+/// State of the system instance.
+const SYSTEM_STATE: &str = "/var/lib/flux";
+
+/// Options of a broker that looks into a state directory, after a look whether it can.
+fn recovery(target: &str) -> Result<Vec<String>, String> {
+    let directory = if target.is_empty() {
+        if Client::open(Some(flux_client::DEFAULT_URI)).is_ok() {
+            return Err("system instance is already running".to_string());
+        }
+        SYSTEM_STATE
+    } else {
+        target
+    };
+    let wrong = |text: String| format!("--recovery: {directory}: {text}");
+    let path = std::path::absolute(directory).map_err(|error| wrong(error.to_string()))?;
+    let found = std::fs::metadata(&path).map_err(|error| wrong(error.to_string()))?;
+    if !found.is_dir() {
+        return Err(wrong(
+            "is not a directory: a dump is restored into a state directory first".to_string(),
+        ));
+    }
+    if found.uid() != rustix::process::geteuid().as_raw() {
+        return Err(wrong(format!("belongs to user {}: be that user", found.uid())));
+    }
+    let usable = Access::READ_OK | Access::WRITE_OK;
+    rustix::fs::access(&path, usable | Access::EXEC_OK)
+        .map_err(|error| wrong(error.to_string()))?;
+    rustix::fs::access(path.join("content.sqlite"), usable)
+        .map_err(|error| wrong(format!("content.sqlite: {error}")))?;
+    let settings = [
+        "broker.recovery-mode=1",
+        "broker.quorum=1",
+        "broker.module-nopanic=1",
+        "log-stderr-level=5",
+        &format!("statedir={}", path.display()),
+    ];
+    Ok(settings.iter().flat_map(|setting| ["-S".to_string(), (*setting).to_string()]).collect())
 }
 
 /// One broker, as this process.

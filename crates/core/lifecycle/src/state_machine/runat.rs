@@ -222,7 +222,14 @@ impl StateMachineService {
     }
 
     fn group_done(&mut self, cx: &mut Cx<'_, Wait>, group: Group) {
-        let code = self.runat.groups.get(&group).map_or(0, |commands| commands.code);
+        // Whoever ends rc1 before it begins ends the start all the same.
+        let code = self.runat.groups.get(&group).map_or(0, |commands| match commands.code {
+            0 if commands.aborted && group == Group::Rc1 => 1,
+            code => code,
+        });
+        if group == Group::Rc1 && code != 0 && self.settings.recovery {
+            return self.post(cx, "rc1-ignorefail", false);
+        }
         if code != 0 && self.code == 0 {
             self.code = match (group, self.settings.exit_norestart) {
                 (Group::Rc1, Some(norestart)) => norestart,

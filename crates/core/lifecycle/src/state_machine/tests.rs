@@ -309,3 +309,161 @@ fn a_follower_that_stops_alone_does_not_take_its_children_along() {
     rig.disconnect(rig.owner(), "state-machine");
     rig.finish();
 }
+
+fn logging() -> Rig<StateMachineService> {
+    Rig::new(StateMachineService::new(Settings {
+        startlog: Some("1.2.3".to_string()),
+        program: None,
+        ..settings()
+    }))
+}
+
+/// The events that a commit of the log of starts appends.
+fn appended(commit: &Message) -> String {
+    let body = commit.json::<Value>().unwrap();
+    assert_eq!(body["ops"][0]["key"], "admin.eventlog");
+    assert_eq!(body["ops"][0]["flags"], flux_api::kvs::APPEND);
+    let object = flux_model::treeobj::Treeobj::from_value(&body["ops"][0]["dirent"]).unwrap();
+    let flux_model::treeobj::Treeobj::Val(text) = object else { panic!("{object:?}") };
+    String::from_utf8(text).unwrap()
+}
+
+fn to_finalize(rig: &mut Rig<StateMachineService>) {
+    let tag = rig.request("shutdown.start", json!({}));
+    rig.response(tag).unwrap();
+    through_cleanup(rig);
+    let spurn = rig.expect("overlay.spurn");
+    rig.reply(&spurn, Value::Null);
+    quiet(rig);
+}
+
+/// Up to the question for the log so far.
+fn to_startlog(rig: &mut Rig<StateMachineService>) -> Message {
+    rig.expect("overlay.monitor");
+    rig.advance(1);
+    quiet(rig);
+    let sync = rig.expect("config.get");
+    rig.reply(&sync, json!({}));
+    quiet(rig);
+    let start = rig.expect("broker.start-modules");
+    rig.reply(&start, Value::Null);
+    quiet(rig);
+    let read = rig.expect("kvs.lookup");
+    assert!(rig.requests.is_empty(), "{:?}", rig.requests);
+    read
+}
+
+fn from_init_to_run(rig: &mut Rig<StateMachineService>) {
+    quiet(rig);
+    let join = rig.expect("groups.join");
+    rig.reply(&join, Value::Null);
+    let online = rig.expect("groups.get");
+    rig.reply(&online, json!({"members": "0"}));
+    quiet(rig);
+}
+
+fn warned(rig: &Rig<StateMachineService>) -> bool {
+    rig.logs.iter().any(|(_, text)| text.contains("not shut down in order"))
+}
+
+#[test]
+fn start_and_end_are_logged_and_a_crash_is_told() {
+    let mut rig = logging();
+    let read = to_startlog(&mut rig);
+    let before = "{\"timestamp\":1.0,\"name\":\"start\"}\n";
+    let object = flux_model::treeobj::Treeobj::val(before.as_bytes().to_vec()).to_value();
+    rig.reply(&read, json!({ "val": object }));
+    assert!(warned(&rig), "{:?}", rig.logs);
+    let start = rig.expect("kvs.commit");
+    let text = appended(&start);
+    assert!(text.contains("\"name\":\"start\",\"context\":{\"core_version\":\"1.2.3\"}"), "{text}");
+    rig.reply(&start, json!({"rootref": "x", "rootseq": 1}));
+    from_init_to_run(&mut rig);
+    to_finalize(&mut rig);
+    let finish = rig.expect("kvs.commit");
+    assert!(appended(&finish).contains("\"name\":\"finish\"}"), "{}", appended(&finish));
+    assert!(rig.requests.is_empty(), "{:?}", rig.requests);
+    rig.fail(&finish, Errno::ENOSPC);
+    rig.expect("broker.stop-modules");
+    rig.finish();
+}
+
+#[test]
+fn a_log_that_cannot_be_written_holds_nothing_up() {
+    let mut rig = logging();
+    let read = to_startlog(&mut rig);
+    rig.fail(&read, Errno::ENOENT);
+    assert!(!warned(&rig), "{:?}", rig.logs);
+    let start = rig.expect("kvs.commit");
+    rig.advance(10_000_000);
+    from_init_to_run(&mut rig);
+    // Too late to matter.
+    rig.reply(&start, json!({"rootref": "x", "rootseq": 1}));
+    to_finalize(&mut rig);
+    rig.expect("broker.stop-modules");
+    rig.finish();
+}
+
+#[test]
+fn an_end_that_cannot_be_logged_is_not_waited_for_for_ever() {
+    let mut rig = logging();
+    let read = to_startlog(&mut rig);
+    rig.fail(&read, Errno::ENOENT);
+    let start = rig.expect("kvs.commit");
+    rig.reply(&start, json!({"rootref": "x", "rootseq": 1}));
+    from_init_to_run(&mut rig);
+    to_finalize(&mut rig);
+    rig.expect("kvs.commit");
+    assert!(rig.requests.is_empty(), "{:?}", rig.requests);
+    rig.advance(10_000_000);
+    rig.expect("broker.stop-modules");
+    rig.finish();
+}
+
+#[test]
+fn a_signal_before_rc1_begins_ends_the_start() {
+    let mut rig = logging();
+    let read = to_startlog(&mut rig);
+    rig.request("state-machine.signal", json!({"signum": 15}));
+    rig.fail(&read, Errno::ENOENT);
+    let start = rig.expect("kvs.commit");
+    rig.reply(&start, json!({"rootref": "x", "rootseq": 1}));
+    assert!(rig.service().state() > State::Run, "{:?}", rig.service().state());
+    rig.responses.clear();
+    rig.requests.clear();
+    rig.finish();
+}
+
+#[test]
+fn in_recovery_mode_failures_of_the_start_are_ignored() {
+    let recovery = Settings {
+        recovery: true,
+        rc1: vec![vec!["false".to_string()]],
+        program: None,
+        ..settings()
+    };
+    let mut rig = Rig::new(StateMachineService::new(recovery));
+    rig.expect("overlay.monitor");
+    rig.advance(1);
+    quiet(&mut rig);
+    let sync = rig.expect("config.get");
+    rig.reply(&sync, json!({}));
+    quiet(&mut rig);
+    let start = rig.expect("broker.start-modules");
+    rig.reply(&start, Value::Null);
+    quiet(&mut rig);
+    let rc1 = rig.expect("rexec.exec");
+    rig.reply(&rc1, json!({"type": "finished", "status": 1 << 8}));
+    rig.fail(&rc1, Errno::ENODATA);
+    from_init_to_run(&mut rig);
+    assert_eq!(rig.service().state(), State::Run);
+    to_finalize(&mut rig);
+    let settle = rig.expect("broker.stop-modules");
+    rig.reply(&settle, Value::Null);
+    quiet(&mut rig);
+    let leave = rig.expect("overlay.leave");
+    rig.reply(&leave, Value::Null);
+    quiet(&mut rig);
+    assert_eq!(rig.expect("broker.exit").json::<ExitRequest>().unwrap().code, 0);
+    rig.finish();
+}
