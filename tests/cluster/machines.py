@@ -60,6 +60,10 @@ class Fail(Exception):
     """Something to show without a traceback."""
 
 
+class NoImage(Fail):
+    """The image cannot be built: no mirror, most likely."""
+
+
 def run(*argv, input=None, check=True, **options):
     argv = [str(arg) for arg in argv]
     done = subprocess.run(argv, input=input, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -161,7 +165,8 @@ def image():
                                           stderr=subprocess.STDOUT, env=ENVIRONMENT)
                     if done.returncode:
                         tail = "\n".join(log.read_text().splitlines()[-15:])
-                        raise Fail(f"{argv[0]}: exit status {done.returncode}; the log ends:\n{tail}")
+                        raise NoImage(f"{argv[0]}: exit status {done.returncode}; "
+                                      f"the log ends:\n{tail}")
             partial.rename(ready)
         finally:
             unmount_below(partial)
@@ -526,9 +531,14 @@ class Cluster:
         script = "add table bridge flux\ndelete table bridge flux\n"
         pairs = [f'"p{a}" . "p{b}"' for x, y in self.cuts for a, b in ((x, y), (y, x))]
         if pairs:
-            script += ("table bridge flux { set cut { type ifname . ifname; elements = { "
-                       + ", ".join(pairs) + " } }\n chain forward { type filter hook forward "
-                       "priority 0\n iifname . oifname @cut drop\n } }")
+            script += f"""
+                table bridge flux {{
+                    set cut {{ type ifname . ifname; elements = {{ {', '.join(pairs)} }} }}
+                    chain forward {{
+                        type filter hook forward priority 0
+                        iifname . oifname @cut drop
+                    }}
+                }}"""
         run("nsenter", f"--net=/run/netns/{self.switch}", "nft", "-f", "-", input=script)
 
     def destroy(self):

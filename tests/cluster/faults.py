@@ -1,0 +1,195 @@
+"""What happens to a site: power, network, disks, hangs; and that jobs live through it.
+
+Claims, as in checks.py, with the times that they took.
+"""
+
+import time
+
+from checks import claim, free, gap, need, status, submit, wait_status
+from machines import parallel, until
+
+REATTACH = "running jobs are not taken over by a leader that was restarted"
+
+# Marks the output with the process, so that a job that ran twice would be seen.
+JOB = "sh -c 'echo $$; while [ ! -e /home/go ]; do sleep 0.2; done; echo end $$'"
+
+
+def start_many(cluster, count):
+    """Jobs of alice and bob on one core each; ids."""
+    cluster[1].out("rm -f /home/go")
+    ids = []
+    for user in ("alice", "bob"):
+        out = cluster[2].out(f"flux submit --cc=1-{count // 2} --output=/home/{user}/out-{{{{id}}}} "
+                             f"-n1 {JOB}", user)
+        ids += out.split()
+    if not until(lambda: running(cluster) == count, 30):
+        need(False, "the jobs do not start:\n" + cluster[1].sh("flux jobs -aA | head")[1])
+    return ids
+
+
+def running(cluster):
+    out = cluster[1].sh("flux jobs -A -f running -no {id}")[1].split()
+    return len(out)
+
+
+def pids(cluster):
+    """Processes of the tasks, by machine."""
+    return [sorted(machine.sh("pgrep -f 'e /home/[g]o'")[1].split())
+            for machine in cluster.machines[1:4]]
+
+
+def still_run(cluster, count, before):
+    if not until(lambda: running(cluster) == count, 30):
+        need(False, "not all jobs run:\n" + cluster[1].sh("flux jobs -aA | head")[1])
+    need(pids(cluster) == before, f"processes changed: {before} {pids(cluster)}")
+
+
+def finish(cluster, ids):
+    """Lets the jobs end, and looks whether each ended well, once."""
+    cluster[1].out("touch /home/go")
+    if cluster[1].sh("flux queue drain --timeout=60s", timeout=90)[0]:
+        need(False, "jobs do not end:\n" + cluster[1].sh("flux jobs -A")[1])
+    for user in ("alice", "bob"):
+        bad = cluster[1].sh(f"for f in /home/{user}/out-*; do "
+                            "[ $(grep -c end $f) = 1 ] && [ $(wc -l <$f) = 2 ] || echo $f; done")[1]
+        need(not bad.strip(), f"{user}: output is lost or doubled: {bad}")
+        cluster[1].out(f"rm -f /home/{user}/out-*")
+    cluster[1].out("rm -f /home/go")
+    for job in ids:
+        told = cluster[1].out(f"flux jobs -no {{result}} {job}")
+        need(told == "COMPLETED", f"{job}: {told}")
+
+
+def kill_broker(machine):
+    machine.out("systemctl kill -s KILL --kill-whom=main flux")
+
+
+@gap(REATTACH)
+def jobs_go_on_while_the_leaders_node_loses_its_power(cluster):
+    ids = start_many(cluster, 6)
+    before = pids(cluster)
+    cluster[1].power_cut()
+    time.sleep(2)
+    cluster[1].boot()
+    start = time.monotonic()
+    need(until(lambda: cluster[1].sh("flux getattr rank")[0] == 0, 60), "the leader does not answer")
+    wait_status(cluster, {"node1": "full"}, 90)
+    online = time.monotonic() - start
+    still_run(cluster, 6, before)
+    finish(cluster, ids)
+    return f"all nodes back {online:.1f} s after the leader had booted; pids unchanged"
+
+
+@gap(REATTACH)
+def jobs_go_on_while_every_broker_is_restarted(cluster):
+    ids = start_many(cluster, 6)
+    before = pids(cluster)
+    for machine in cluster.machines[:4]:
+        kill_broker(machine)
+        need(until(lambda: machine.sh("systemctl is-active flux")[1].strip() == "active", 30),
+             f"{machine}: it is not started again")
+        wait_status(cluster, {"node1": "full"}, 60)
+    still_run(cluster, 6, before)
+    finish(cluster, ids)
+
+
+@claim
+def a_node_that_is_cut_off_comes_back_when_the_network_heals(cluster):
+    start = time.monotonic()
+    cluster.cut(cluster[1], cluster[3])
+    wait_status(cluster, {"node3": "lost"}, 60)
+    seen = time.monotonic() - start
+    cluster.heal()
+    start = time.monotonic()
+    wait_status(cluster, {"node1": "full"}, 60)
+    back = time.monotonic() - start
+    need(until(lambda: free(cluster) == "node[2-4]", 20), "it is not used again")
+    return f"seen after {seen:.1f} s, back {back:.1f} s after it healed"
+
+
+@claim
+def a_full_disk_of_the_leader_stops_nothing_for_good(cluster):
+    leader = cluster[1]
+    leader.out("systemctl stop flux")
+    leader.fill("/var/lib/flux", "24M")
+    leader.unfill("/var/lib/flux")
+    leader.out("systemctl start flux")
+    wait_status(cluster, {"node1": "full"}, 60)
+    job = submit(cluster, "-N1 sleep 1000")
+    leader.out(f"flux job wait-event -t 20 {job} start")
+    leader.fill("/var/lib/flux")
+    refused = until(lambda: leader.sh("flux submit -N1 true", "flux", timeout=30)[0] != 0, 60)
+    need(refused, "jobs are accepted although nothing can be stored")
+    need(leader.sh("systemctl is-active flux")[0] == 0, "the leader is down")
+    need(leader.sh(f"flux jobs -no {{state}} {job}")[1].strip() == "RUN", "the job does not run on")
+    start = time.monotonic()
+    leader.unfill("/var/lib/flux")
+    need(until(lambda: leader.sh("flux submit -N1 true", "flux", timeout=30)[0] == 0, 60),
+         "jobs are refused although there is room")
+    took = time.monotonic() - start
+    leader.out(f"flux cancel {job}")
+    return f"jobs are accepted {took:.1f} s after there is room"
+
+
+@claim
+def a_broker_that_hangs_gets_no_jobs_until_it_goes_on(cluster):
+    cluster[1].path("/etc/flux/system/conf.d/zz.toml").write_text(
+        "[tbon]\ntorpid_min = '1s'\ntorpid_max = '3s'\n")
+    cluster[1].out("flux config reload")
+    try:
+        start = time.monotonic()
+        cluster[2].out("systemctl kill -s STOP --kill-whom=main flux")
+        need(until(lambda: free(cluster) == "node[3-4]", 30), "it is still used")
+        seen = time.monotonic() - start
+        cluster[2].out("systemctl kill -s CONT --kill-whom=main flux")
+        need(until(lambda: free(cluster) == "node[2-4]", 30), "it is not used again")
+    finally:
+        cluster[2].sh("systemctl kill -s CONT --kill-whom=main flux")
+        cluster[1].out("rm /etc/flux/system/conf.d/zz.toml; flux config reload")
+    return f"seen after {seen:.1f} s with torpid_max = 3s, set while it ran"
+
+
+@claim
+def a_clean_reboot_of_a_node_leaves_no_job_behind(cluster):
+    job = submit(cluster, "-N3 sleep 1000")
+    cluster[1].out(f"flux job wait-event -t 20 {job} start")
+    cluster[3].reboot()
+    wait_status(cluster, {"node1": "full"}, 90)
+    cluster[1].sh(f"flux cancel {job}")
+    start = time.monotonic()
+    cluster[1].out(f"flux job wait-event -t 60 {job} clean")
+    need(cluster[3].sh("pgrep -x sleep")[0] == 1, "a process of the job is left")
+    return f"clean {time.monotonic() - start:.1f} s after the cancel"
+
+
+@gap(REATTACH)
+def a_fifth_node_is_added_while_jobs_run(cluster):
+    ids = start_many(cluster, 4)
+    before = pids(cluster)
+    new = cluster[5]
+    new.boot()
+    new.out("useradd --system --uid 990 --user-group --home-dir /var/lib/flux --no-create-home "
+            "--shell /usr/sbin/nologin flux && dpkg -i /packages/ferroflux_*.deb")
+
+    def hosts(old, new, others):
+        cluster[1].out(
+            f"cd /etc/flux/system && sed -i 's/node\\[{old}\\]/node[{new}]/' conf.d/bootstrap.toml "
+            f"&& flux R encode --hosts='node[{new}]' --cores=0-1 >R && "
+            f"for n in {others}; do tar -C / -cp etc/flux | ssh node$n tar -C / -xp; done")
+        parallel(kill_broker, cluster.machines[:4])
+
+    hosts("1-4", "1-5", "2 3 4 5")
+    start = time.monotonic()
+    new.out("systemctl enable --now flux")
+    try:
+        wait_status(cluster, {"node1": "full", "node5": "full"}, 90)
+        took = time.monotonic() - start
+        need(until(lambda: free(cluster).endswith("5]"), 30), "it is not used: " + free(cluster))
+        still_run(cluster, 4, before)
+        finish(cluster, ids)
+    finally:
+        hosts("1-5", "1-4", "2 3 4")
+        new.power_off()
+    wait_status(cluster, {"node1": "full"}, 90)
+    need("node5" not in status(cluster), "node5 is still there")
+    return f"five nodes online {took:.1f} s after the brokers were restarted; jobs went on"
