@@ -73,6 +73,8 @@ def mend(cluster):
             machine.boot()
     for machine in cluster.machines[:4]:
         machine.unfill("/var/lib/flux")
+    parallel(lambda machine: machine.sh("test -e /usr/bin/flux || dpkg -i /packages/*.deb"),
+             cluster.machines[:4])
     parallel(lambda machine: machine.sh("systemctl reset-failed flux; systemctl start flux"),
              cluster.machines[:4])
     cluster[1].sh("flux queue start --all; flux queue enable --all; flux resource undrain node[2-4]")
