@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use flux_api::rpc::{Answer, refusal};
 use flux_api::{Rpc, RpcError};
 use flux_proto::{Cred, Message, Rolemask};
-use flux_svc::engine::{Admission, ClientId, Engine, Input, LinkId, Output};
+use flux_svc::engine::{Administrators, Admission, ClientId, Engine, Input, LinkId, Output};
 use flux_svc::{Clock, Level, Module, Way};
 use serde_json::{Map, Value};
 
@@ -276,5 +276,9 @@ impl Engine for Node {
 
     fn admit(&self, userid: u32) -> Admission {
         self.access.admit(self.cfg.owner, userid)
+    }
+
+    fn administrators(&self) -> Administrators<'_> {
+        Administrators { users: &self.access.admin_users, groups: &self.access.admin_groups }
     }
 }

@@ -95,4 +95,49 @@ pub trait Engine {
     fn next_deadline(&self) -> Option<u64>;
     /// Who may connect to the local socket.
     fn admit(&self, userid: u32) -> Admission;
+    /// Which guests have the role ADMIN; the driver knows the names of users.
+    fn administrators(&self) -> Administrators<'_> {
+        Administrators::default()
+    }
+}
+
+/// Guests with the role ADMIN, by name.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Administrators<'a> {
+    /// Login names.
+    pub users: &'a [String],
+    /// Groups whose listed members are meant.
+    pub groups: &'a [String],
+}
+
+impl Administrators<'_> {
+    /// Whether there are any: else no names need to be looked up.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.groups.is_empty()
+    }
+
+    /// Whether a user is one; `members` tells the listed members of a group.
+    pub fn include(&self, login: &str, mut members: impl FnMut(&str) -> Vec<String>) -> bool {
+        self.users.iter().any(|user| user == login)
+            || self.groups.iter().any(|group| members(group).iter().any(|member| member == login))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn administrators_are_named_themselves_or_by_a_group() {
+        let (users, groups) = (["amy".to_string()], ["ops".to_string()]);
+        let admins = Administrators { users: &users, groups: &groups };
+        let members = |group: &str| match group {
+            "ops" => vec!["bob".to_string()],
+            _ => Vec::new(),
+        };
+        assert!(admins.include("amy", members) && admins.include("bob", members));
+        assert!(!admins.include("eve", members));
+        assert!(Administrators::default().is_empty() && !admins.is_empty());
+    }
 }

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use flux_api::RpcError;
-use flux_proto::{Errno, Message, MsgType};
+use flux_proto::{Errno, Message, MsgType, Rolemask};
 use flux_svc::Clock;
 use flux_svc::engine::{Admission, ClientId, Engine, Input, Output};
+use nix::unistd::{Group, Uid, User};
 use tokio::sync::Notify;
 
 use crate::client::{Client, Flushed, WRITE_EARLY};
@@ -109,7 +110,18 @@ impl Hub {
     }
 
     pub(crate) fn admit(&self, userid: u32) -> Admission {
-        self.core.borrow().engine.admit(userid)
+        let core = self.core.borrow();
+        let mut cred = core.engine.admit(userid)?;
+        let administrators = core.engine.administrators();
+        // Names are looked up where they matter only: that may ask a directory service.
+        if !cred.is_owner()
+            && !administrators.is_empty()
+            && let Ok(Some(user)) = User::from_uid(Uid::from_raw(userid))
+            && administrators.include(&user.name, members)
+        {
+            cred.rolemask.insert(Rolemask::ADMIN);
+        }
+        Ok(cred)
     }
 
     pub(crate) fn is_listening(&self) -> bool {
@@ -408,5 +420,13 @@ impl Drop for PanicGuard<'_> {
             self.0.panicked.set(true);
             self.0.changed.notify_one();
         }
+    }
+}
+
+/// The members that a group lists; primary members are not among them.
+fn members(group: &str) -> Vec<String> {
+    match Group::from_name(group) {
+        Ok(Some(group)) => group.mem,
+        _ => Vec::new(),
     }
 }

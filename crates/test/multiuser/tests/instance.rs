@@ -274,6 +274,19 @@ fn by_default_nobody_else_may_connect() {
 
 #[test]
 #[ignore = "needs root and MUNGE"]
+fn administrators_are_known_by_name_and_group() {
+    let roles =
+        "allow-guest-user = true\nroles.admin = { users = [\"bob\"], groups = [\"physics\"] }";
+    let instance = Instance::start(roles);
+    for (user, roles) in [(ALICE, "0xe"), (BOB, "0xe"), (MALLORY, "0x6")] {
+        let said = instance.flux(user, &["ping", "-u", "-c1", "kvs"]);
+        let mask = format!("rolemask={roles}");
+        assert!(said.out.contains(&mask), "{}: {said:?}", user.name);
+    }
+}
+
+#[test]
+#[ignore = "needs root and MUNGE"]
 fn in_private_mode_jobs_of_others_are_invisible() {
     let instance = Instance::start("allow-guest-user = true\nprivate-mode = true");
     let id = instance.ok(ALICE, &["submit", "--wait", "true"]);
