@@ -19,6 +19,21 @@ bodies! {
         /// Its resources.
         #[serde(rename = "R")]
         pub r: Value,
+        /// What the job's eventlog says, when the request may be the second one for the job.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub resume: Option<Resume>,
+    }
+
+    /// How far a job was when the execution service or the instance was restarted.
+    pub struct Resume {
+        /// The `start` event was recorded: every shell was launched.
+        pub started: bool,
+        /// Seconds since 1970 when it got its resources.
+        pub since: f64,
+        /// A fatal exception was raised then, or the job has finished: no shell shall be launched
+        /// any more.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub ended: Option<f64>,
     }
 
     /// A response to `job-exec.start`: `start`, `reattached`, `exception`, `finish`, `release`.

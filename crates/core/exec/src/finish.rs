@@ -1,28 +1,37 @@
 //! From the exit of shells to the release of resources.
 
+use flux_api::RpcError;
 use flux_api::kvs::{Commit, CommitRequest, NamespaceRemove, NamespaceRequest, Operation, PRIMARY};
 use flux_id::Idset;
 use flux_proto::Errno;
 use flux_svc::{Cx, Level, Reply, To};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::job::{Shell, Step};
+use crate::job::{Stage, Step};
 use crate::{ExecService, Wait, append, disarm};
 
 impl ExecService {
-    pub(crate) fn shell_exited(&mut self, cx: &mut Cx<'_, Wait>, id: u64, rank: u32, status: i32) {
+    pub(crate) fn shell_exited(
+        &mut self,
+        cx: &mut Cx<'_, Wait>,
+        id: u64,
+        rank: u32,
+        status: i32,
+        left: u32,
+    ) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
-        if matches!(job.shells.get(&rank), Some(Shell::Exited(_)) | None) {
-            return;
-        }
-        if job.shells.get(&rank) == Some(&Shell::Launching) {
-            job.launching -= 1;
-        }
-        let multi = job.shells.len() > 1;
-        if multi && job.barriers == 0 && !job.reported && job.ending.is_none() {
+        let place = job.place_of(rank);
+        if left > 0 {
+            let reason = format!("unkillable user processes for job {}", job.id.f58());
+            cx.log(Level::Err, format!("{reason} on {place}"));
             let mut one = Idset::new();
             one.insert(rank);
-            let note = format!("{} terminated before first barrier", job.place(&one));
+            self.drain(cx, &one, reason);
+        }
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let multi = job.shells.len() > 1;
+        if multi && job.barriers == 0 && !job.reported && job.ending.is_none() {
+            let note = format!("{place} terminated before first barrier");
             self.exception(cx, id, 0, "exec", &note);
         }
         self.count_exit(cx, id, rank, status);
@@ -31,7 +40,10 @@ impl ExecService {
     /// Counts a shell as exited with a wait status.
     pub(crate) fn count_exit(&mut self, cx: &mut Cx<'_, Wait>, id: u64, rank: u32, status: i32) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
-        job.shells.insert(rank, Shell::Exited(status));
+        let Some(shell) = job.shells.get_mut(&rank).filter(|shell| !shell.has_exited()) else {
+            return;
+        };
+        shell.stage = Stage::Exited(status);
         job.active -= 1;
         job.status = job.status.max(status);
         let leader = job.leader() == Some(rank);
@@ -77,8 +89,22 @@ impl ExecService {
     }
 
     pub(crate) fn last_events(&mut self, cx: &mut Cx<'_, Wait>, id: u64, reply: &Reply) {
-        match reply.decode::<Commit>() {
-            Ok(root) => self.graft(cx, id, &root.rootref),
+        // The answer to a commit, or of a root that was there: either has a reference.
+        let root = reply.result.clone().and_then(|message| {
+            let body = message.json::<Value>().unwrap_or_default();
+            let root = body.get("rootref").and_then(Value::as_str).map(str::to_string);
+            root.ok_or_else(|| RpcError::new(Errno::EPROTO, "no rootref"))
+        });
+        match root {
+            Ok(root) => {
+                // The status is on stable storage: the nodes need not keep it any more.
+                if let Some(job) = self.jobs.get(&id) {
+                    for rank in job.shells.keys().copied().collect::<Vec<u32>>() {
+                        self.forget_record(cx, id, rank);
+                    }
+                }
+                self.graft(cx, id, &root);
+            }
             Err(error) if error.errno == Errno::ENOTSUP => self.release(cx, id),
             Err(error) => {
                 cx.log(Level::Err, format!("job {id}: last events: {error}"));
@@ -128,6 +154,7 @@ impl ExecService {
             disarm(cx, &mut job.expiration);
             disarm(cx, &mut job.killer);
             disarm(cx, &mut job.straggler);
+            Self::unfollow(cx, &job);
             job.answer.forget();
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use flux_api::Answer;
-use flux_api::job::exec::{ShellBarrier_, Start};
+use flux_api::job::exec::{Resume, ShellBarrier_, Start};
 use flux_id::{Idset, JobId};
 use flux_model::resource_set::ResourceSet;
 use flux_svc::{Tag, TimerId};
@@ -12,6 +12,8 @@ use serde_json::Value;
 /// How far a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
+    /// What was done for it before a restart is being looked up.
+    Recalling,
     /// The namespace is being made.
     Naming,
     /// Shells are being launched.
@@ -24,15 +26,64 @@ pub enum Step {
     Grafting,
 }
 
-/// A shell.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Shell {
+/// Where a shell is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Stage {
+    /// Not asked for now: its node is not ready, or away.
+    Wanted,
     /// Asked for.
-    Launching,
+    Asked,
     /// Running with this process id.
     Running(i32),
     /// Ended with this wait status.
     Exited(i32),
+}
+
+/// A shell.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Shell {
+    /// Where it is.
+    pub stage: Stage,
+    /// It may have been asked for before, of which no answer came.
+    pub asked: bool,
+    /// It has been launched for certain: a node that does not know it has lost it.
+    pub launched: bool,
+    /// Whether it was launched has been settled, one way or the other.
+    pub settled: bool,
+    /// Bytes of its stdout and stderr that are in the eventlog.
+    pub known: [u64; 2],
+    /// When its node was lost, in monotonic microseconds.
+    pub away: Option<u64>,
+    /// Its stream.
+    pub tag: Option<Tag>,
+}
+
+impl Shell {
+    /// A shell that nobody has asked for.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            stage: Stage::Wanted,
+            asked: false,
+            launched: false,
+            settled: false,
+            known: [0; 2],
+            away: None,
+            tag: None,
+        }
+    }
+
+    /// Whether it has ended.
+    #[must_use]
+    pub fn has_exited(&self) -> bool {
+        matches!(self.stage, Stage::Exited(_))
+    }
+}
+
+impl Default for Shell {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// The ending of a job by an exception or a signal from outside.
@@ -67,8 +118,6 @@ pub struct Job {
     pub step: Step,
     /// Shells by broker rank.
     pub shells: BTreeMap<u32, Shell>,
-    /// Tags of the shells' exec requests.
-    pub tags: BTreeMap<Tag, u32>,
     /// Shells that have no process yet.
     pub launching: usize,
     /// Shells that have not exited.
@@ -93,6 +142,12 @@ pub struct Job {
     pub commits: u32,
     /// An error that will be raised has been reported.
     pub reported: bool,
+    /// How far it was before a restart.
+    pub resume: Option<Resume>,
+    /// The request said `reattach`: the answer is `reattached` in place of `start`.
+    pub reattach: bool,
+    /// Wall clock of the first attempt to launch its shells, as far as is known.
+    pub began: f64,
 }
 
 impl Job {
@@ -111,11 +166,7 @@ impl Job {
     /// Ranks of shells that have not exited.
     #[must_use]
     pub fn active_ranks(&self) -> Idset {
-        self.shells
-            .iter()
-            .filter(|(_, shell)| !matches!(shell, Shell::Exited(_)))
-            .map(|(rank, _)| *rank)
-            .collect()
+        self.shells.iter().filter(|(_, shell)| !shell.has_exited()).map(|(rank, _)| *rank).collect()
     }
 
     /// The rank of the leader shell: the first of R.
@@ -131,6 +182,12 @@ impl Job {
         let word = if ranks.len() > 1 { "ranks" } else { "rank" };
         let hosts = flux_id::Hostlist::from_hosts(hosts).map(|list| list.to_string());
         format!("{} ({word} {ranks})", hosts.unwrap_or_else(|_| "unknown".to_string()))
+    }
+
+    /// Whether shells that were never launched shall stay so.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.ending.is_some() || self.resume.as_ref().is_some_and(|resume| resume.ended.is_some())
     }
 
     /// Whether losing this shell ends the job.

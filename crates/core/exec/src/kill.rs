@@ -2,10 +2,10 @@
 //! to the shells, and at last the ranks are given up.
 
 use flux_api::job::manager::{Kill as JobKill, KillRequest as JobKillRequest};
-use flux_api::rexec::{Kill, KillRequest};
+use flux_api::launch::{Kill_, LaunchKill};
 use flux_svc::{Cx, Level, To};
 
-use crate::job::{Shell, Step};
+use crate::job::{Shell, Stage, Step};
 use crate::{ExecService, Wait, ending, guest};
 
 /// Kill signals to the tasks before the shells are signalled directly.
@@ -15,6 +15,7 @@ const TASK_KILLS: u32 = 5;
 const INTERVAL_MAX: f64 = 300.0;
 
 const SIGALRM: i32 = 14;
+const SIGKILL: i32 = 9;
 
 impl ExecService {
     pub(crate) fn expired(&mut self, cx: &mut Cx<'_, Wait>, id: u64) {
@@ -35,17 +36,35 @@ impl ExecService {
             return;
         }
         let first = job.ending.is_none();
+        let ended = job.resume.as_ref().and_then(|resume| resume.ended);
         let entry = job.ending.get_or_insert_with(|| ending(&settings, wait_status));
         if entry.wait_status.is_none() {
             entry.wait_status = wait_status;
         }
         if first {
-            job.killer = Some(cx.timer((settings.kill_timeout * 1e6) as u64, Wait::Kill(id)));
+            // An exception of before a restart: what should have been sent since counts as sent.
+            let late = ended.map_or(0.0, |at| (cx.wall() - at).max(0.0));
+            let kills = (late / settings.kill_timeout).floor().min(f64::from(TASK_KILLS));
+            entry.kills = kills as u32;
+            let left = (settings.kill_timeout * (kills + 1.0) - late).max(0.0);
+            job.killer = Some(cx.timer((left * 1e6) as u64, Wait::Kill(id)));
         }
         if self.end_mock(cx, id) {
             return;
         }
+        self.end_wanted(cx, id);
         self.signal_shells(cx, id, settings.term_signal);
+    }
+
+    /// Shells that were never asked for are not wanted any more.
+    fn end_wanted(&mut self, cx: &mut Cx<'_, Wait>, id: u64) {
+        let Some(job) = self.jobs.get(&id).filter(|job| job.step >= Step::Starting) else { return };
+        let never = |shell: &Shell| shell.stage == Stage::Wanted && !shell.asked && !shell.launched;
+        let ranks: Vec<u32> =
+            job.shells.iter().filter(|(_, shell)| never(shell)).map(|(rank, _)| *rank).collect();
+        for rank in ranks {
+            self.end_shell(cx, id, rank, 0);
+        }
     }
 
     pub(crate) fn signal_shells(&mut self, cx: &mut Cx<'_, Wait>, id: u64, signum: i32) {
@@ -57,10 +76,16 @@ impl ExecService {
 
     pub(crate) fn signal_shell(&self, cx: &mut Cx<'_, Wait>, id: u64, rank: u32, signum: i32) {
         let Some(job) = self.jobs.get(&id) else { return };
-        let Some(Shell::Running(pid)) = job.shells.get(&rank) else { return };
-        let signum = guest::signal_for(signum, job.guest);
-        let request = KillRequest { pid: *pid, signum, label: None };
-        cx.call::<Kill>(To::Rank(rank), &request, Wait::Signal);
+        let running =
+            matches!(job.shells.get(&rank).map(|shell| shell.stage), Some(Stage::Running(_)));
+        if !running {
+            // It gets the signal when its node is back.
+            return;
+        }
+        // The last signal is for everything that comes from the shell.
+        let all = signum == SIGKILL && !job.guest;
+        let request = LaunchKill { id, signum: guest::signal_for(signum, job.guest), all };
+        cx.call::<Kill_>(To::Rank(rank), &request, Wait::Signal);
     }
 
     pub(crate) fn kill_again(&mut self, cx: &mut Cx<'_, Wait>, id: u64) {

@@ -1,22 +1,30 @@
 //! From the start request to running shells.
+//!
+//! A shell is asked for with `launch.start`, which on its node starts it once and follows it ever
+//! after, or with `launch.attach` where it must not be started any more. When its node is lost the
+//! shell runs on; it is asked for again when the node is back, and only a grace time without the
+//! node, or a node that does not know the shell, is a loss.
 
+use flux_api::RpcError;
 use flux_api::kvs::{
     Commit, CommitRequest, NamespaceCreate, NamespaceCreate_, Operation, PRIMARY, WAIT_SPACE,
 };
-use flux_api::rexec::{self, Command, Exec as Rexec, ExecRequest, ExecResponse};
+use flux_api::launch::{Attach_, LaunchAttach, LaunchEvent, LaunchStart, Start_};
 use flux_id::Idset;
 use flux_model::treeobj::Treeobj;
 use flux_proto::Errno;
 use flux_svc::{Cx, Level, Reply, To};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::guest::ShellCommand;
-use crate::job::{Shell, Step};
+use crate::job::{Stage, Step};
+use crate::ranks::is_away;
 use crate::{ExecService, Wait, append};
 
 impl ExecService {
     pub(crate) fn make_namespace(&mut self, cx: &mut Cx<'_, Wait>, id: u64) {
-        let Some(job) = self.jobs.get(&id) else { return };
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        job.step = Step::Naming;
         let request = NamespaceCreate {
             namespace: job.namespace(),
             rootref: String::new(),
@@ -30,27 +38,39 @@ impl ExecService {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         if let Some(error) = reply.error() {
             // The namespace is on disk before the first shell is launched: where it is already,
-            // shells may have run when the leader went down. No job is started twice; what the
-            // shells wrote stays there.
-            let note = if error.errno == Errno::EEXIST {
-                "the job may have run before the instance was restarted".to_string()
-            } else {
-                format!("failed to create guest namespace: {error}")
-            };
+            // shells may run that were launched before the leader went down.
+            if error.errno == Errno::EEXIST {
+                job.step = Step::Recalling;
+                return self.recall(cx, id);
+            }
+            let note = format!("failed to create guest namespace: {error}");
             self.exception(cx, id, 0, "exec", &note);
             return self.release(cx, id);
         }
-        if job.ending.is_some() {
+        let job_is_new = job.shells.values().all(|shell| !shell.launched);
+        if job.ending.is_some() && job_is_new {
             // Canceled before anything was launched.
             return self.nothing_ran(cx, id);
         }
+        let events =
+            [("init", Value::Null), ("starting", Value::Null), ("recoverable", Value::Null)];
+        self.begin_shells(cx, id, &events);
+    }
+
+    /// Records the first events, or those of a return, and asks for the shells.
+    pub(crate) fn begin_shells(
+        &mut self,
+        cx: &mut Cx<'_, Wait>,
+        id: u64,
+        events: &[(&str, Value)],
+    ) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
         job.step = Step::Starting;
         job.commits = 2;
-        let events = [("init", Value::Null), ("starting", Value::Null)];
         let request = CommitRequest {
             namespace: job.namespace(),
             flags: WAIT_SPACE,
-            ops: vec![append(cx, "exec.eventlog", &events)],
+            ops: vec![append(cx, "exec.eventlog", events)],
         };
         let link = CommitRequest {
             namespace: PRIMARY.to_string(),
@@ -63,7 +83,14 @@ impl ExecService {
         };
         cx.call::<Commit>(To::Rank(0), &request, Wait::First(id));
         cx.call::<Commit>(To::Rank(0), &link, Wait::First(id));
-        self.launch(cx, id);
+        let ranks: Vec<u32> = job.shells.keys().copied().collect();
+        let waits = ranks.len() > 1 && job.barriers == 0;
+        for rank in ranks {
+            self.ask_for(cx, id, rank);
+        }
+        if waits && let Some(seconds) = self.settings.barrier_timeout {
+            cx.timer((seconds * 1e6) as u64, Wait::BarrierLate(id));
+        }
     }
 
     pub(crate) fn first_events(&mut self, cx: &mut Cx<'_, Wait>, id: u64, reply: &Reply) {
@@ -76,82 +103,136 @@ impl ExecService {
         }
     }
 
-    /// Launches the shells, each on its rank.
-    fn launch(&mut self, cx: &mut Cx<'_, Wait>, id: u64) {
+    /// Asks the node of a shell for it, once that is ready.
+    pub(crate) fn ask_for(&mut self, cx: &mut Cx<'_, Wait>, id: u64, rank: u32) {
+        if !self.is_ready(cx, rank) {
+            return;
+        }
         let Some(job) = self.jobs.get_mut(&id) else { return };
+        let over = job.is_over();
+        let Some(shell) = job.shells.get_mut(&rank) else { return };
+        if shell.stage != Stage::Wanted {
+            return;
+        }
+        if over && !shell.launched && !shell.asked {
+            // It was never asked for, and is not wanted any more.
+            return self.end_shell(cx, id, rank, 0);
+        }
+        let [stdout, stderr] = shell.known;
+        let wait = Wait::Shell(id, rank);
+        if over || shell.launched {
+            let request = LaunchAttach { id, stdout, stderr };
+            let tag = cx.stream::<Attach_>(To::Rank(rank), &request, wait);
+            (shell.stage, shell.tag) = (Stage::Asked, Some(tag));
+            return;
+        }
+        let since = shell.asked.then_some(job.began);
         let ShellCommand { cmdline, env } = match self.settings.shell_command(job.id, job.guest) {
             Ok(command) => command,
             Err(note) => {
                 // The configuration was changed since the job began.
                 self.exception(cx, id, 0, "exec", &note);
-                return self.nothing_ran(cx, id);
+                return self.end_shell(cx, id, rank, 126 << 8);
             }
         };
-        let request = ExecRequest {
-            cmd: Command {
-                cmdline,
-                env,
-                opts: Map::new(),
-                channels: Vec::new(),
-                cwd: Some("/".to_string()),
-                label: None,
-            },
-            flags: rexec::STDOUT | rexec::STDERR,
-            local_flags: 0,
+        let imp = self.settings.imp.clone().filter(|_| job.guest);
+        let request = LaunchStart {
+            id,
+            userid: job.userid,
+            cmdline,
+            env,
+            cwd: None,
+            input: None,
+            signaller: imp.map(|imp| vec![imp, "kill".to_string()]).unwrap_or_default(),
+            since,
+            stdout,
+            stderr,
         };
-        let ranks: Vec<u32> = job.shells.keys().copied().collect();
-        for rank in ranks {
-            let tag = cx.stream::<Rexec>(To::Rank(rank), &request, Wait::Shell(id, rank));
-            job.tags.insert(tag, rank);
-        }
-        if job.shells.len() > 1
-            && let Some(seconds) = self.settings.barrier_timeout
-        {
-            cx.timer((seconds * 1e6) as u64, Wait::BarrierLate(id));
-        }
+        let tag = cx.stream::<Start_>(To::Rank(rank), &request, wait);
+        (shell.stage, shell.tag, shell.asked) = (Stage::Asked, Some(tag), true);
     }
 
     pub(crate) fn shell_reply(&mut self, cx: &mut Cx<'_, Wait>, id: u64, rank: u32, reply: &Reply) {
-        match reply.decode::<Rexec>() {
-            Ok(response) => match response.kind.as_str() {
-                "started" => self.shell_started(cx, id, rank, response.pid.unwrap_or(0)),
-                "finished" => self.shell_exited(cx, id, rank, response.status.unwrap_or(0)),
-                "output" => self.shell_output(cx, id, rank, response),
+        let shell = self.jobs.get(&id).and_then(|job| job.shells.get(&rank));
+        if shell.is_none_or(|shell| shell.has_exited() || shell.tag != Some(reply.tag)) {
+            return;
+        }
+        match reply.decode::<Start_>() {
+            Ok(event) => match event.kind.as_str() {
+                "started" => self.shell_started(cx, id, rank, event.pid.unwrap_or(0)),
+                "finished" => {
+                    let left = event.left.unwrap_or(0);
+                    self.shell_exited(cx, id, rank, event.status.unwrap_or(0), left);
+                }
+                "output" => self.shell_output(cx, id, rank, event),
+                "lost" => {
+                    let note = event.note.unwrap_or_else(|| "nothing is known of it".to_string());
+                    self.shell_lost(cx, id, rank, &note);
+                }
                 _ => {}
             },
             Err(_) if reply.is_end() => {}
+            Err(error) if is_away(&error) => self.shell_away(cx, id, rank),
+            Err(error) if error.errno == Errno::ENOENT => self.shell_missing(cx, id, rank, &error),
             Err(error) => self.shell_failed(cx, id, rank, &error),
         }
     }
 
     fn shell_started(&mut self, cx: &mut Cx<'_, Wait>, id: u64, rank: u32, pid: i32) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
-        if job.shells.get(&rank) != Some(&Shell::Launching) {
+        let Some(shell) = job.shells.get_mut(&rank) else { return };
+        if shell.stage != Stage::Asked {
             return;
         }
-        job.shells.insert(rank, Shell::Running(pid));
-        job.launching -= 1;
-        if job.ending.is_some() {
-            self.signal_shell(cx, id, rank, self.settings.term_signal);
+        shell.launched = true;
+        shell.stage = Stage::Running(pid);
+        shell.away = None;
+        if let Some(ending) = &job.ending {
+            let signum = if ending.shell_kills > 0 {
+                self.settings.kill_signal
+            } else {
+                self.settings.term_signal
+            };
+            self.signal_shell(cx, id, rank, signum);
         }
+        self.settle(id, rank);
+        self.launched(cx, id);
+    }
+
+    /// Whether a shell was launched is known.
+    fn settle(&mut self, id: u64, rank: u32) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let Some(shell) = job.shells.get_mut(&rank) else { return };
+        if !std::mem::replace(&mut shell.settled, true) {
+            job.launching = job.launching.saturating_sub(1);
+        }
+    }
+
+    /// The job runs when that is known of every shell.
+    fn launched(&mut self, cx: &mut Cx<'_, Wait>, id: u64) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         if job.launching > 0 || job.step != Step::Starting {
             return;
         }
         job.step = Step::Running;
         let expiration = job.r.expiration;
-        self.respond(cx, id, "start", json!({}));
+        let kind = if job.reattach { "reattached" } else { "start" };
+        self.respond(cx, id, kind, json!({}));
         self.set_expiration(cx, id, expiration);
     }
 
     /// What a shell says on its own stdout and stderr, before it can write to the eventlog.
-    fn shell_output(&mut self, cx: &mut Cx<'_, Wait>, id: u64, rank: u32, response: ExecResponse) {
-        let Some(job) = self.jobs.get(&id) else { return };
-        let Some(io) = response.io else { return };
-        let Some(data) = io.data.filter(|data| !data.is_empty()) else { return };
+    fn shell_output(&mut self, cx: &mut Cx<'_, Wait>, id: u64, rank: u32, event: LaunchEvent) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let Some(data) = event.data.filter(|data| !data.is_empty()) else { return };
+        let stream = event.stream.unwrap_or_default();
+        if let Some(shell) = job.shells.get_mut(&rank) {
+            let at = usize::from(stream == "stderr");
+            shell.known[at] = event.offset.unwrap_or(shell.known[at] + data.len() as u64);
+        }
         cx.log(Level::Debug, format!("{}: rank {rank}: {}", job.id.f58(), data.trim_end()));
         let context = json!({
-            "component": "job-shell", "stream": io.stream, "rank": rank.to_string(), "data": data,
+            "component": "job-shell", "stream": stream, "rank": rank.to_string(), "data": data,
         });
         let request = CommitRequest {
             namespace: job.namespace(),
@@ -161,39 +242,85 @@ impl ExecService {
         cx.call::<Commit>(To::Rank(0), &request, Wait::Told);
     }
 
-    /// The shell could not be launched, or its broker is lost.
-    fn shell_failed(
-        &mut self,
-        cx: &mut Cx<'_, Wait>,
-        id: u64,
-        rank: u32,
-        error: &flux_api::RpcError,
-    ) {
-        let Some(job) = self.jobs.get_mut(&id) else { return };
-        if matches!(job.shells.get(&rank), Some(Shell::Exited(_)) | None) {
-            return;
+    /// The shell could not be launched.
+    fn shell_failed(&mut self, cx: &mut Cx<'_, Wait>, id: u64, rank: u32, error: &RpcError) {
+        let Some(job) = self.jobs.get(&id) else { return };
+        let place = job.place_of(rank);
+        let note = if error.errno == Errno::ENOSYS {
+            format!("launch service is not loaded on {place}")
+        } else {
+            format!("job shell exec error on broker {place}: {error}")
+        };
+        self.exception(cx, id, 0, "exec", &note);
+        self.end_shell(cx, id, rank, 126 << 8);
+    }
+
+    /// A shell ends without a status of its own.
+    pub(crate) fn end_shell(&mut self, cx: &mut Cx<'_, Wait>, id: u64, rank: u32, status: i32) {
+        self.settle(id, rank);
+        self.count_exit(cx, id, rank, status);
+        // One that the job can do without.
+        if self.jobs.get(&id).is_some_and(|job| !job.reported && job.ending.is_none()) {
+            self.launched(cx, id);
         }
+    }
+
+    /// The node of a shell is lost; the shell may run on.
+    pub(crate) fn shell_away(&mut self, cx: &mut Cx<'_, Wait>, id: u64, rank: u32) {
+        self.ranks.remove(&rank);
+        let now = cx.now_us();
+        let grace = self.settings.lost_node_grace;
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let Some(shell) = job.shells.get_mut(&rank) else { return };
+        shell.stage = Stage::Wanted;
+        shell.tag = None;
+        let since = *shell.away.get_or_insert(now);
+        let late = grace.is_some_and(|grace| (now - since) as f64 >= grace * 1e6);
+        if late {
+            return self.node_lost(cx, id, rank);
+        }
+        self.watch_away(cx);
+    }
+
+    /// The node of a shell has been away for too long.
+    pub(crate) fn node_lost(&mut self, cx: &mut Cx<'_, Wait>, id: u64, rank: u32) {
+        let Some(job) = self.jobs.get(&id) else { return };
+        let severity = if job.is_critical(rank) { 0 } else { 2 };
+        let note = format!("node failure on {}", job.place_of(rank));
+        self.exception(cx, id, severity, "node-failure", &note);
+        self.end_shell(cx, id, rank, 9);
+    }
+
+    /// A node says that it has no shell of the job.
+    fn shell_missing(&mut self, cx: &mut Cx<'_, Wait>, id: u64, rank: u32, error: &RpcError) {
+        let Some(job) = self.jobs.get(&id) else { return };
+        let launched = job.shells.get(&rank).is_some_and(|shell| shell.launched);
+        if launched {
+            return self.shell_lost(cx, id, rank, "it is not on record there");
+        }
+        if job.is_over() {
+            // It was asked for, but the request never got there.
+            return self.end_shell(cx, id, rank, 0);
+        }
+        self.shell_failed(cx, id, rank, error);
+    }
+
+    /// A shell has ended and nobody knows how.
+    fn shell_lost(&mut self, cx: &mut Cx<'_, Wait>, id: u64, rank: u32, note: &str) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        if !job.reported && job.ending.is_none() {
+            let note = format!("the job shell on {} is lost: {note}", job.place_of(rank));
+            self.exception(cx, id, 0, "exec", &note);
+        }
+        self.end_shell(cx, id, rank, 9);
+    }
+}
+
+impl crate::job::Job {
+    /// [`crate::job::Job::place`] of one rank.
+    pub(crate) fn place_of(&self, rank: u32) -> String {
         let mut one = Idset::new();
         one.insert(rank);
-        let place = job.place(&one);
-        let lost = error.errno == Errno::EHOSTUNREACH;
-        let critical = job.is_critical(rank);
-        let (severity, kind, note) = if lost {
-            let severity = if critical { 0 } else { 2 };
-            (severity, "node-failure", format!("node failure on {place}"))
-        } else if error.errno == Errno::ENOSYS {
-            (0, "exec", format!("rexec service is not loaded on {place}"))
-        } else {
-            (0, "exec", format!("job shell exec error on broker {place}: {error}"))
-        };
-        self.exception(cx, id, severity, kind, &note);
-        if let Some(job) = self.jobs.get_mut(&id)
-            && job.shells.get(&rank) == Some(&Shell::Launching)
-        {
-            job.launching -= 1;
-        }
-        // As if it had been killed, or could not be executed.
-        let status = if lost { 9 } else { 126 << 8 };
-        self.count_exit(cx, id, rank, status);
+        self.place(&one)
     }
 }

@@ -4,13 +4,14 @@
 //! | step | what happens | answered to the manager |
 //! |---|---|---|
 //! | naming | the guest namespace is made | |
+//! | recalling | after a restart: what was done before is looked up, see [`recall`] | |
 //! | starting | `init`, `starting` are posted, `guest` links to the namespace, shells are launched | |
-//! | running | every shell has a process | `start` |
+//! | running | every shell has a process | `start`, or `reattached` |
 //! | ending | the last shell has exited; `complete`, `done` | `finish` |
 //! | grafting | the namespace becomes the job's `guest` directory | `release` |
 //!
 //! Read first: [`ExecService`], [`job::Job`]. Must never: decide about jobs (the manager does) or
-//! touch a process (the `rexec` driver does).
+//! touch a process (the `launch` driver does).
 
 mod finish;
 mod guest;
@@ -18,6 +19,8 @@ pub mod job;
 mod kill;
 mod launch;
 mod mock;
+mod ranks;
+mod recall;
 pub mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,7 +41,8 @@ use flux_proto::{Cred, Errno, Message, Rolemask};
 use flux_svc::{Cx, Level, Reply, Service, TimerId, To};
 use serde_json::{Map, Value, json};
 
-use crate::job::{Ending, Job, Shell, Step};
+use crate::job::{Ending, Job, Shell, Stage, Step};
+use crate::ranks::Node;
 use crate::settings::Settings;
 
 /// What the service waits for.
@@ -76,6 +80,26 @@ pub enum Wait {
     Told,
     /// A mock job's end.
     Mock(u64),
+    /// The jobs of before to be told.
+    Greeted,
+    /// Which nodes are there.
+    Online,
+    /// What is on record on a node.
+    Records(u32),
+    /// A shell that no job owns, on a node.
+    Stray(u64, u32),
+    /// Time to look at nodes that are away.
+    Away,
+    /// Time to tell nodes which records can go.
+    Forget,
+    /// What a job's log says.
+    Recall(u64),
+    /// What the log in a job's guest directory says.
+    RecallGuest(u64),
+    /// Time to ask again what was done for a job.
+    RecallAgain(u64),
+    /// Patience with shells that may have passed a barrier before a restart.
+    BarrierOld(u64),
 }
 
 /// The `job-exec` service.
@@ -84,7 +108,20 @@ pub struct ExecService {
     base: Settings,
     settings: Settings,
     jobs: BTreeMap<u64, Job>,
+    /// Nodes that were asked what runs there.
+    ranks: BTreeMap<u32, Node>,
+    online: Idset,
+    /// The manager has told of every job that was started before.
+    greeted: bool,
+    /// Looks at nodes that are away.
+    looking: Option<TimerId>,
+    /// Records that can go, by rank.
+    forgotten: BTreeMap<u32, Vec<u64>>,
 }
+
+/// How long after a restart a barrier waits for shells that may have passed it before, in
+/// microseconds. Shells that have not ask again within seconds.
+const BARRIER_OLD: u64 = 60_000_000;
 
 /// One event as an append to an eventlog.
 fn append(cx: &Cx<'_, Wait>, key: &str, events: &[(&str, Value)]) -> Operation {
@@ -107,7 +144,16 @@ impl ExecService {
     /// A service that starts shells with these defaults, which `[exec]` may change.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { base: settings.clone(), settings, jobs: BTreeMap::new() }
+        Self {
+            base: settings.clone(),
+            settings,
+            jobs: BTreeMap::new(),
+            ranks: BTreeMap::new(),
+            online: Idset::new(),
+            greeted: false,
+            looking: None,
+            forgotten: BTreeMap::new(),
+        }
     }
 
     fn hello(cx: &mut Cx<'_, Wait>) {
@@ -152,10 +198,6 @@ impl ExecService {
             Ok(r) => r,
             Err(error) => return refuse(cx, answer, format!("R: {error}")),
         };
-        if request.reattach {
-            let note = "reattach to running job is not implemented: Function not implemented";
-            return refuse(cx, answer, note.to_string());
-        }
         let guest = request.userid != cx.owner();
         if let Err(note) = self.settings.shell_command(JobId(id), guest) {
             return refuse(cx, answer, note);
@@ -164,9 +206,9 @@ impl ExecService {
             let note = "jobs of other users cannot use test execution";
             return refuse(cx, answer, note.to_string());
         }
-        let shells =
-            r.ranks().ids().map(|rank| (rank, Shell::Launching)).collect::<BTreeMap<_, _>>();
+        let shells = r.ranks().ids().map(|rank| (rank, Shell::new())).collect::<BTreeMap<_, _>>();
         let count = shells.len();
+        let again = request.reattach || request.resume.is_some();
         let job = Job {
             id: JobId(id),
             userid: request.userid,
@@ -174,9 +216,8 @@ impl ExecService {
             r,
             jobspec: request.jobspec,
             answer,
-            step: Step::Naming,
+            step: if again { Step::Recalling } else { Step::Naming },
             shells,
-            tags: BTreeMap::new(),
             launching: count,
             active: count,
             barrier: BTreeMap::new(),
@@ -189,8 +230,14 @@ impl ExecService {
             straggler: None,
             commits: 0,
             reported: false,
+            began: request.resume.as_ref().map_or(cx.wall(), |resume| resume.since),
+            resume: request.resume,
+            reattach: request.reattach,
         };
         self.jobs.insert(id, job);
+        if again {
+            return self.recall(cx, id);
+        }
         if self.begin_mock(cx, id) {
             return;
         }
@@ -217,13 +264,50 @@ impl ExecService {
             // A shell has exited: nobody will complete this barrier.
             return answer.err(cx, Errno::EIO);
         }
-        job.barrier.insert(request.rank, answer);
-        if job.barrier.len() == job.shells.len() {
-            job.barriers += 1;
-            for (_, answer) in std::mem::take(&mut job.barrier) {
-                answer.ok(cx, &Empty);
+        if let Some(passed) = request.passed {
+            if passed < job.barriers {
+                // The others passed it when a restart lost the answer to this one.
+                return answer.ok(cx, &Empty);
+            }
+            if passed > job.barriers {
+                job.barriers = passed;
+                Self::pass_barrier(cx, job);
             }
         }
+        let patience = job.barrier.is_empty() && job.resume.is_some();
+        if let Some(older) = job.barrier.insert(request.rank, answer) {
+            // The shell asks again since it has lost its broker.
+            older.forget();
+        }
+        if job.barrier.len() == job.shells.len() {
+            job.barriers += 1;
+            Self::pass_barrier(cx, job);
+        } else if patience {
+            cx.timer(BARRIER_OLD, Wait::BarrierOld(request.id));
+        }
+    }
+
+    fn pass_barrier(cx: &mut Cx<'_, Wait>, job: &mut Job) {
+        for (_, answer) in std::mem::take(&mut job.barrier) {
+            answer.ok(cx, &Empty);
+        }
+    }
+
+    /// After a restart some shells wait at a barrier, the others may have passed it before: those
+    /// would not ask again.
+    fn barrier_old(&mut self, cx: &mut Cx<'_, Wait>, id: u64) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let whole = job.active == job.shells.len();
+        let running = job.shells.values().all(|shell| matches!(shell.stage, Stage::Running(_)));
+        if job.barrier.is_empty() || job.step > Step::Running || !whole {
+            return;
+        }
+        if !running {
+            cx.timer(BARRIER_OLD, Wait::BarrierOld(id));
+            return;
+        }
+        job.barriers += 1;
+        Self::pass_barrier(cx, job);
     }
 
     fn barrier_failed(&mut self, cx: &mut Cx<'_, Wait>, id: u64) {
@@ -307,6 +391,7 @@ impl Service for ExecService {
 
     fn start(&mut self, cx: &mut Cx<'_, Wait>) {
         cx.subscribe("job-exception");
+        Self::watch_nodes(cx);
         Self::hello(cx);
         cx.ready();
     }
@@ -341,6 +426,9 @@ impl Service for ExecService {
                 if let Some(error) = reply.error() {
                     cx.log(Level::Debug, format!("job-manager.exec-hello: {error}"));
                     cx.timer(10_000, Wait::HelloAgain);
+                } else {
+                    // The jobs that were started before come right after this answer.
+                    cx.timer(0, Wait::Greeted);
                 }
             }
             Wait::Namespace(id) => self.named(cx, id, &reply),
@@ -348,6 +436,11 @@ impl Service for ExecService {
             Wait::Shell(id, rank) => self.shell_reply(cx, id, rank, &reply),
             Wait::Last(id) => self.last_events(cx, id, &reply),
             Wait::Graft(id) => self.grafted(cx, id, &reply),
+            Wait::Online => self.online(cx, &reply),
+            Wait::Records(rank) => self.records(cx, rank, &reply),
+            Wait::Stray(id, rank) => self.stray(cx, id, rank, &reply),
+            Wait::Recall(id) => self.recalled(cx, id, &reply),
+            Wait::RecallGuest(id) => self.recalled_guest(cx, id, &reply),
             Wait::Drained => {
                 if let Some(error) = reply.error() {
                     cx.log(Level::Err, format!("resource.drain: {error}"));
@@ -361,7 +454,12 @@ impl Service for ExecService {
             | Wait::BarrierLate(_)
             | Wait::Removed
             | Wait::Told
-            | Wait::Mock(_) => {}
+            | Wait::Mock(_)
+            | Wait::Greeted
+            | Wait::Away
+            | Wait::Forget
+            | Wait::RecallAgain(_)
+            | Wait::BarrierOld(_) => {}
         }
     }
 
@@ -373,6 +471,11 @@ impl Service for ExecService {
             Wait::Straggle(id) => self.straggling(cx, id),
             Wait::BarrierLate(id) => self.barrier_late(cx, id),
             Wait::Mock(id) => self.mock_ended(cx, id, 0),
+            Wait::Greeted => self.greeted(cx),
+            Wait::Away => self.look_at_away(cx),
+            Wait::Forget => self.forget_records(cx),
+            Wait::RecallAgain(id) => self.recall(cx, id),
+            Wait::BarrierOld(id) => self.barrier_old(cx, id),
             _ => {}
         }
     }

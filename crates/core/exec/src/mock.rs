@@ -5,7 +5,7 @@ use flux_id::fsd;
 use flux_svc::{Cx, To};
 use serde_json::{Value, json};
 
-use crate::job::{Job, Shell, Step};
+use crate::job::{Job, Stage, Step};
 use crate::{ExecService, Wait, append};
 
 impl ExecService {
@@ -31,23 +31,36 @@ impl ExecService {
             return true;
         }
         for shell in job.shells.values_mut() {
-            *shell = Shell::Running(0);
+            shell.stage = Stage::Running(0);
         }
         job.launching = 0;
         job.step = Step::Running;
+        let kind = if job.reattach { "reattached" } else { "start" };
         let expiration = job.r.expiration;
-        self.respond(cx, id, "start", json!({}));
+        // One that ran before a restart has less to go.
+        let gone = job.resume.as_ref().filter(|resume| resume.started);
+        let gone = gone.map_or(0.0, |resume| (cx.wall() - resume.since).max(0.0));
+        self.respond(cx, id, kind, json!({}));
         self.set_expiration(cx, id, expiration);
         if mock_exception.as_deref() == Some("run") {
             self.exception(cx, id, 0, "exec", "mock run exception generated");
         }
-        let seconds = seconds.unwrap_or(0.0).max(0.0);
+        let seconds = (seconds.unwrap_or(0.0) - gone).max(0.0);
         if seconds > 0.0 {
             cx.timer((seconds * 1e6) as u64, Wait::Mock(id));
         } else {
             self.mock_ended(cx, id, 0);
         }
         true
+    }
+
+    /// Goes on with a mock job whose end is not on record.
+    pub(crate) fn resume_mock(&mut self, cx: &mut Cx<'_, Wait>, id: u64) {
+        let Some(job) = self.jobs.get(&id) else { return };
+        if job.resume.as_ref().is_some_and(|resume| !resume.started && resume.ended.is_some()) {
+            return self.release(cx, id);
+        }
+        self.begin_mock(cx, id);
     }
 
     /// Ends a mock job early; false when the job is real.

@@ -24,6 +24,8 @@ pub struct Settings {
     pub barrier_timeout: Option<f64>,
     /// Seconds that shells may outlive the leader; `None`: for ever.
     pub shell_exit_timeout: Option<f64>,
+    /// Seconds that a node with shells may be away before that ends the job; `None`: for ever.
+    pub lost_node_grace: Option<f64>,
 }
 
 impl Settings {
@@ -40,7 +42,15 @@ impl Settings {
             max_kill_count: 8,
             barrier_timeout: Some(1800.0),
             shell_exit_timeout: Some(30.0),
+            lost_node_grace: Some(0.0),
         }
+    }
+
+    /// The same for an instance whose brokers come back: their nodes are given a minute.
+    #[must_use]
+    pub fn with_return(mut self) -> Self {
+        self.lost_node_grace = Some(60.0);
+        self
     }
 
     /// Takes `[exec]` over defaults.
@@ -75,6 +85,7 @@ impl Settings {
                 }
                 "barrier-timeout" => next.barrier_timeout = duration(key, value)?,
                 "shell-exit-timeout" => next.shell_exit_timeout = duration(key, value)?,
+                "lost-node-grace" => next.lost_node_grace = duration(key, value)?,
                 "method" if value.as_str() == Some("bulk-exec") => {}
                 "service" if value.as_str() == Some("rexec") => {}
                 "imp" => {

@@ -4,7 +4,9 @@ use flux_svc::Rig;
 
 use super::*;
 
+mod away;
 mod guests;
+mod recall;
 
 const ID: u64 = 0x0001_0000;
 
@@ -16,9 +18,15 @@ fn r(ranks: &str, hosts: &str) -> Value {
 
 fn rig() -> Rig<ExecService> {
     let settings = Settings::new(vec!["flux".into(), "shell".into()]);
-    let mut rig = Rig::new(ExecService::new(settings));
+    met(Rig::new(ExecService::new(settings)))
+}
+
+/// The manager knows the service, and has no job for it.
+fn met(mut rig: Rig<ExecService>) -> Rig<ExecService> {
+    rig.expect("groups.get");
     let hello = rig.expect("job-manager.exec-hello");
     rig.reply(&hello, Value::Null);
+    rig.advance(0);
     rig
 }
 
@@ -36,7 +44,19 @@ fn launched(rig: &mut Rig<ExecService>, shells: usize) -> Vec<Message> {
         let commit = rig.expect("kvs.commit");
         rig.reply(&commit, json!({"rootref": "sha1-0", "rootseq": 1}));
     }
-    (0..shells).map(|_| rig.expect("rexec.exec")).collect()
+    asked(rig, "launch.start", shells)
+}
+
+/// Requests for shells, after the nodes have said that nothing else runs there.
+fn asked(rig: &mut Rig<ExecService>, topic: &str, shells: usize) -> Vec<Message> {
+    let first = rig.requests.front().map(|message| message.topic().to_string());
+    if first.as_deref() == Some("launch.list") {
+        let lists: Vec<Message> = (0..shells).map(|_| rig.expect("launch.list")).collect();
+        for list in lists {
+            rig.reply(&list, json!({"rank": 0, "jobs": []}));
+        }
+    }
+    (0..shells).map(|_| rig.expect(topic)).collect()
 }
 
 fn finish(rig: &mut Rig<ExecService>, tag: u32, status: i32) {
@@ -50,6 +70,10 @@ fn finish(rig: &mut Rig<ExecService>, tag: u32, status: i32) {
     let remove = rig.expect("kvs.namespace-remove");
     rig.reply(&remove, Value::Null);
     assert_eq!(rig.response(tag).unwrap()["type"], json!("release"));
+    rig.advance(200_000);
+    while rig.requests.front().is_some_and(|message| message.topic() == "launch.forget") {
+        rig.expect("launch.forget");
+    }
 }
 
 type CommitView = flux_api::kvs::CommitRequest;
@@ -75,8 +99,8 @@ fn a_cancel_terminates_then_kills() {
     rig.reply(&shell, json!({"type": "started", "pid": 9}));
     rig.response(tag).unwrap();
     rig.event("job-exception", json!({"id": ID, "type": "cancel", "severity": 0}));
-    let term = rig.expect("rexec.kill");
-    assert_eq!(term.json::<Value>().unwrap(), json!({"pid": 9, "signum": 15}));
+    let term = rig.expect("launch.kill");
+    assert_eq!(term.json::<Value>().unwrap(), json!({"id": ID, "signum": 15, "all": false}));
     rig.reply(&term, Value::Null);
     rig.advance(5_000_000);
     let kill = rig.expect("job-manager.kill");
@@ -126,7 +150,7 @@ fn a_lost_node_ends_the_job_with_that_reason() {
     assert_eq!(exception["data"]["type"], json!("node-failure"));
     assert_eq!(exception["data"]["note"], json!("node failure on a1 (rank 1)"));
     rig.event("job-exception", json!({"id": ID, "type": "node-failure", "severity": 0}));
-    let term = rig.expect("rexec.kill");
+    let term = rig.expect("launch.kill");
     rig.reply(&term, Value::Null);
     rig.reply(&shells[0], json!({"type": "finished", "status": 143 << 8}));
     rig.fail(&shells[0], Errno::ENODATA);
@@ -145,7 +169,7 @@ fn a_time_limit_is_an_exception_of_its_own() {
     rig.reply(&shell, json!({"type": "started", "pid": 9}));
     rig.response(tag).unwrap();
     rig.advance(10_000_000);
-    let alarm = rig.expect("rexec.kill");
+    let alarm = rig.expect("launch.kill");
     assert_eq!(alarm.json::<Value>().unwrap()["signum"], json!(14));
     rig.reply(&alarm, Value::Null);
     assert_eq!(rig.response(tag).unwrap()["data"]["type"], json!("timeout"));
@@ -182,18 +206,6 @@ fn a_mock_job_takes_one_commit() {
     rig.reply(&commit, json!({"rootref": "sha1-2", "rootseq": 3}));
     let remove = rig.requests.pop_front();
     assert!(remove.is_none());
-    assert_eq!(rig.response(tag).unwrap()["type"], json!("release"));
-    rig.finish();
-}
-
-#[test]
-fn a_job_whose_namespace_is_there_already_is_not_started_again() {
-    let mut rig = rig();
-    let tag = start(&mut rig, "0", "a", json!({}));
-    let namespace = rig.expect("kvs.namespace-create");
-    rig.fail(&namespace, Errno::EEXIST);
-    let exception = rig.response(tag).unwrap();
-    assert_eq!(exception["data"]["severity"], json!(0));
     assert_eq!(rig.response(tag).unwrap()["type"], json!("release"));
     rig.finish();
 }

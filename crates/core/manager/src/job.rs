@@ -59,6 +59,8 @@ pub struct Job {
     pub alloc: AllocState,
     /// Request to start.
     pub start: StartState,
+    /// It was read back after a restart with its resources: it may have been started before.
+    pub replayed: bool,
 }
 
 impl Job {
@@ -78,6 +80,7 @@ impl Job {
             alloc_durable: false,
             alloc: AllocState::Idle,
             start: StartState::Idle,
+            replayed: false,
         }
     }
 

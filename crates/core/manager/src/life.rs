@@ -68,6 +68,11 @@ impl JobManager {
             _ => {}
         }
         self.journal.event(cx, job, &event.name, &line);
+        if durable && event.name == "prolog-finish" && job.alloc_durable {
+            // After a crash nobody must think that the prolog runs when there are shells already.
+            job.alloc_durable = false;
+            self.commits.after(After::Allocated(id));
+        }
         self.touch(id);
     }
 

@@ -332,7 +332,8 @@ impl JobManager {
             let mut job = Job::new(id, status, "null".into());
             job.log = text;
             job.entered = true;
-            job.alloc_durable = true;
+            // What is allocated from now on is as durable as its own commit, not as this log.
+            job.alloc_durable = job.status.has_resources;
             restart.jobs.insert(id, job);
             return Ok(Some(Part::Jobspec));
         }
@@ -386,16 +387,13 @@ impl JobManager {
         for id in &restart.replayed {
             let Some(mut job) = restart.jobs.remove(id) else { continue };
             job.queue = job.queue.filter(|_| self.queues.is_named());
+            job.replayed = job.status.has_resources;
             if matches!(job.state(), JobState::Run | JobState::Cleanup) {
                 self.running += 1;
             }
             let status = &job.status;
             // Shells may run: execution must find them, or say that they are gone.
-            if job.state() == JobState::Cleanup
-                && status.has_resources
-                && !status.released
-                && (status.started || status.finish_status.is_some())
-            {
+            if job.state() == JobState::Cleanup && status.has_resources && !status.released {
                 job.start = StartState::Lost;
             }
             if job.has_flag(FLAG_WAITABLE) {

@@ -4,7 +4,7 @@ use flux_api::job::exec::StartResponse;
 use flux_api::job::manager::ExecHello_;
 use flux_api::{Call, Empty, RpcError};
 use flux_id::JobId;
-use flux_model::job_event::{FLAG_DEBUG, JobState};
+use flux_model::job_event::{FLAG_DEBUG, JobState, JobStatus};
 use flux_proto::{Message, RouteId};
 use flux_svc::{Cx, Level, To};
 use serde_json::{Value, json};
@@ -28,6 +28,20 @@ impl Execution {
     /// Name of the service, while it is there.
     pub(crate) fn service(&self) -> Option<&str> {
         self.service.as_deref()
+    }
+}
+
+/// How far a job was when it may have been started before.
+fn resume(status: &JobStatus) -> Value {
+    let ended = match (&status.fatal_exception, status.finish_status) {
+        (Some(exception), _) => Some(exception.timestamp),
+        (None, Some(_)) => status.t_cleanup,
+        (None, None) => None,
+    };
+    let since = status.t_run.unwrap_or(status.t_submit);
+    match ended {
+        Some(ended) => json!({"started": status.started, "since": since, "ended": ended}),
+        None => json!({"started": status.started, "since": since}),
     }
 }
 
@@ -68,8 +82,12 @@ impl JobManager {
         let Some(topic) = self.exec.topic() else { return };
         let Some(job) = self.jobs.get_mut(&id) else { return };
         let Some(r) = &job.r else { return };
+        let resume = match (reattach || job.replayed).then(|| resume(&job.status)) {
+            Some(resume) => format!(",\"resume\":{resume}"),
+            None => String::new(),
+        };
         let text = format!(
-            "{{\"id\":{id},\"userid\":{},\"jobspec\":{},\"reattach\":{reattach},\"R\":{r}}}",
+            "{{\"id\":{id},\"userid\":{},\"jobspec\":{},\"reattach\":{reattach},\"R\":{r}{resume}}}",
             job.status.userid, job.jobspec
         );
         job.start = StartState::Sent;

@@ -139,14 +139,15 @@ pub fn broker(shape: &Shape, rank: u32, uuid: &str, seed: u64) -> Node {
     modules.push(module(IngestService::default()));
     if leader {
         let shell = vec!["flux".to_string(), "shell".to_string()];
-        modules.push(module(ExecService::new(flux_exec::settings::Settings::new(shell))));
+        let settings = flux_exec::settings::Settings::new(shell).with_return();
+        modules.push(module(ExecService::new(settings)));
         modules.push(module(SchedService::new(SchedSettings::default())));
         modules.push(module(CronService::new(Vec::new())));
     }
     let mut config = NodeConfig::new(rank, shape.topology.clone(), RouteId::from(uuid), OWNER);
     config.hostlist = shape.hosts.clone();
     config.config.clone_from(&shape.config);
-    config.drivers = vec!["console", "topo", "rexec"];
+    config.drivers = vec!["console", "topo", "rexec", "launch"];
     if leader {
         config.drivers.push("content-backing");
         if shape.archive {

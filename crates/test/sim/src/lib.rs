@@ -18,6 +18,7 @@ mod processes;
 pub mod rng;
 pub mod run;
 pub mod scenario;
+mod shells;
 pub mod trace;
 pub mod world;
 

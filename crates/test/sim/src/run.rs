@@ -407,6 +407,11 @@ impl Run {
         for text in lost {
             self.world.violation(format!("never answered: {text}"));
         }
+        for (pid, rank, id) in self.world.running_shells() {
+            let text =
+                format!("every job has ended, but shell {pid} of job {id} runs on rank {rank}");
+            self.world.violation(text);
+        }
         self.enter(Phase::Shutdown);
         if let Some(caller) = self.auditor {
             let request = ShutdownRequest { loglevel: None };
@@ -419,6 +424,7 @@ impl Run {
         let Self { world, mut counts, oracle, .. } = self;
         counts.insert("jobs acknowledged", oracle.jobs.len() as u64);
         counts.insert("disk transactions", world.disk.syncs);
+        counts.insert("shells that outlived a broker", world.survivors);
         counts.insert("collections", world.disk.passes);
         counts.insert("blobs collected", world.disk.collected);
         counts.insert("jobs archived", world.archive.len() as u64);

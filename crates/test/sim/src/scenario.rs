@@ -17,6 +17,8 @@ pub struct Faults {
     pub followers: bool,
     /// The leader is killed.
     pub leader: bool,
+    /// Some of those that are killed lose their power, and with it their job shells.
+    pub power: bool,
     /// The disk is full for a while.
     pub full: bool,
     /// The disk fails for a while.
@@ -87,6 +89,8 @@ impl Scenario {
             restart: fault(20),
             early: fault(15),
             storm: fault(25),
+            // Of a sequence of its own, so that older seeds pick what they picked before.
+            power: !calm && Rng::new(seed ^ 0x9031_e4c7).chance(25),
         };
         let slow_link = rng.chance(20);
         let slow_disk = rng.chance(20);

@@ -21,6 +21,7 @@ use crate::disk::Disk;
 use crate::links::{Side, Wire};
 use crate::processes::{Process, Step};
 use crate::rng::Rng;
+use crate::shells::{Act, Record, Shell};
 use crate::trace::Trace;
 
 /// Microseconds in a millisecond and in a second.
@@ -89,6 +90,7 @@ pub(crate) enum Due {
     DiskCollects,
     ArchiveWritten,
     Process(u64, Step),
+    Shell(u64, Act),
     Alarm(u64),
     Start(u32),
     Thaw(u32),
@@ -137,6 +139,13 @@ pub struct World {
     pub(crate) ends: BTreeMap<(u32, LinkId), u64>,
     pub(crate) clients: BTreeMap<Caller, Client>,
     pub(crate) processes: BTreeMap<u64, Process>,
+    /// Job shells by process, and what each node has on record of them.
+    pub(crate) shells: BTreeMap<u64, Shell>,
+    pub(crate) records: BTreeMap<(u32, u64), Record>,
+    /// When the power of a node came back, by the wall clock.
+    pub(crate) booted: BTreeMap<u32, f64>,
+    /// Shells that have ended after they had lost a broker.
+    pub survivors: u64,
     /// Jobs whose shell was started, by rank.
     pub(crate) started: BTreeSet<(u64, u32)>,
     queue: BTreeMap<(u64, u64), (u64, Due)>,
@@ -168,6 +177,10 @@ impl World {
             ends: BTreeMap::new(),
             clients: BTreeMap::new(),
             processes: BTreeMap::new(),
+            shells: BTreeMap::new(),
+            records: BTreeMap::new(),
+            booted: BTreeMap::new(),
+            survivors: 0,
             started: BTreeSet::new(),
             queue: BTreeMap::new(),
             planned: 0,
@@ -267,9 +280,12 @@ impl World {
                 self.rank_at(*wire, *side)
             }
             Due::DiskWritten | Due::DiskCollects | Due::ArchiveWritten => Some(0),
-            Due::ToClient(..) | Due::Process(..) | Due::Alarm(_) | Due::Start(_) | Due::Thaw(_) => {
-                None
-            }
+            Due::ToClient(..)
+            | Due::Process(..)
+            | Due::Shell(..)
+            | Due::Alarm(_)
+            | Due::Start(_)
+            | Due::Thaw(_) => None,
         }
     }
 
@@ -303,7 +319,7 @@ impl World {
         self.plan_input(self.now, rank, Input::Signal(signum));
     }
 
-    /// Ends the broker process of a rank without warning; its processes die with it.
+    /// Ends the broker process of a rank without warning; job shells run on.
     pub fn kill(&mut self, rank: u32) {
         self.trace.line(self.now, || format!("rank {rank}: killed"));
         self.end_of(rank, "reset by peer");
@@ -319,6 +335,7 @@ impl World {
         slot.frozen = None;
         drop(node);
         self.processes_end(rank);
+        self.followers_end(rank);
         if rank == 0 {
             let mut rng = self.rng.fork();
             self.disk.crash(&mut rng);
@@ -421,6 +438,7 @@ impl World {
             "console" => self.console(rank, message, &mut out),
             "topo" => self.topo(rank, message, &mut out),
             "rexec" => self.rexec(rank, message, &mut out),
+            "launch" => self.launch(rank, message, &mut out),
             _ => out.push(rpc::refusal(&message, &RpcError::bare(Errno::ENOSYS))),
         }
         self.driver_says(rank, name, out);
@@ -560,6 +578,7 @@ impl World {
                 self.driver_says(0, "archive", out);
             }
             Due::Process(pid, step) => self.process_step(pid, step),
+            Due::Shell(pid, act) => self.shell_acts(pid, act),
             Due::Alarm(token) => self.notices.push_back(Notice::Alarm(token)),
             Due::Start(rank) => self.start(rank),
             Due::Thaw(rank) => self.thaw(rank),

@@ -92,6 +92,9 @@ pub(crate) fn modules(plan: &Plan) -> Vec<Box<dyn Module>> {
     if leader && !plan.recovery {
         let mut settings = flux_exec::settings::Settings::new(plan.shell.clone());
         settings.helper.clone_from(&plan.imp_helper);
+        if plan.resources.ranks_return {
+            settings = settings.with_return();
+        }
         modules.push(module(ExecService::new(settings)));
         modules.push(module(SchedService::new(SchedSettings::default())));
         modules.push(module(CronService::new(plan.crontabs.clone())));

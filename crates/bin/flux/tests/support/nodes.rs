@@ -176,7 +176,10 @@ impl Nodes {
     /// Waits until all nodes are there for the scheduler, and the tree is whole.
     #[track_caller]
     pub(crate) fn wait_for_all(&self) -> Duration {
-        let all = format!("n[0-{}]", self.brokers.len() - 1);
+        let all = match self.brokers.len() {
+            1 => "n0".to_string(),
+            size => format!("n[0-{}]", size - 1),
+        };
         self.wait("whole instance", |nodes| {
             nodes.nodes("online") == all
                 && nodes.run(0, &["overlay", "status", "--summary", "--wait=full"]).status.success()
@@ -199,6 +202,19 @@ impl Drop for Nodes {
         for child in self.brokers.iter_mut().flatten() {
             child.kill().ok();
             child.wait().ok();
+        }
+        // Jobs outlive their brokers, and are no concern of other tests.
+        let uri = format!("FLUX_URI=local://{}/", self.dir.path().display());
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+            let mut variables = environment.split(|byte| *byte == 0);
+            let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            if let Some(pid) = pid
+                && variables.any(|variable| variable.starts_with(uri.as_bytes()))
+            {
+                let pid = nix::unistd::Pid::from_raw(pid);
+                nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).ok();
+            }
         }
     }
 }

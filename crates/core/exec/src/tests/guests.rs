@@ -7,10 +7,7 @@ const GUEST: u32 = 5001;
 fn guests_rig() -> Rig<ExecService> {
     let mut settings = Settings::new(vec!["/usr/libexec/flux/flux-shell".into()]);
     settings.imp = Some("/usr/libexec/flux/flux-imp".into());
-    let mut rig = Rig::new(ExecService::new(settings));
-    let hello = rig.expect("job-manager.exec-hello");
-    rig.reply(&hello, Value::Null);
-    rig
+    met(Rig::new(ExecService::new(settings)))
 }
 
 fn start_of(rig: &mut Rig<ExecService>, userid: u32, system: Value) -> u32 {
@@ -49,7 +46,7 @@ fn they_are_launched_by_the_imp_and_killed_through_it() {
     let shell = launched(&mut rig, 1).remove(0);
     let body = shell.json::<Value>().unwrap();
     assert_eq!(
-        body["cmd"]["cmdline"],
+        body["cmdline"],
         json!([
             "/usr/libexec/flux/flux-imp",
             "exec",
@@ -57,12 +54,12 @@ fn they_are_launched_by_the_imp_and_killed_through_it() {
             ID.to_string()
         ])
     );
-    let helper = body["cmd"]["env"]["FLUX_IMP_EXEC_HELPER"].as_str().unwrap();
+    let helper = body["env"]["FLUX_IMP_EXEC_HELPER"].as_str().unwrap();
     assert!(helper.ends_with(&format!(" {ID}")), "{helper}");
     rig.reply(&shell, json!({"type": "started", "pid": 9}));
     rig.response(tag).unwrap();
     rig.event("job-exception", json!({"id": ID, "type": "cancel", "severity": 0}));
-    let term = rig.expect("rexec.kill");
+    let term = rig.expect("launch.kill");
     assert_eq!(term.json::<Value>().unwrap()["signum"], json!(15));
     rig.reply(&term, Value::Null);
     // SIGKILL cannot be passed on: SIGUSR1 stands for it.
@@ -73,6 +70,6 @@ fn they_are_launched_by_the_imp_and_killed_through_it() {
         rig.reply(&tasks, Value::Null);
     }
     rig.advance(5_000_000);
-    let kill = rig.expect("rexec.kill");
+    let kill = rig.expect("launch.kill");
     assert_eq!(kill.json::<Value>().unwrap()["signum"], json!(10));
 }

@@ -73,6 +73,46 @@ fn a_canceled_job_whose_shells_may_live_is_given_to_execution() {
 }
 
 #[test]
+fn a_canceled_job_that_may_have_shells_before_its_start_is_on_record_is_asked_for() {
+    let mut bench = Bench::online();
+    bench.submit(1);
+    let alloc = bench.expect_alloc(1);
+    bench.grant(&alloc, 1);
+    bench.expect("job-exec.start");
+    bench.call("job-manager.raise", json!({"id": 1, "severity": 0, "type": "cancel"})).unwrap();
+    let store = bench.crash();
+    let mut bench = Bench::with(&json!({}), store);
+    bench.sched_online("unlimited", None);
+    // The resources are not free before execution says so.
+    bench.quiet();
+    bench.exec_online();
+    let (start, body) = bench.expect("job-exec.start");
+    assert_eq!((&body["reattach"], &body["resume"]["started"]), (&json!(true), &json!(false)));
+    assert!(body["resume"]["ended"].as_f64() > Some(0.0));
+    bench.published();
+    bench.say(&start, 1, "release", json!({"ranks": "all", "final": true}));
+    assert_eq!(bench.log(1), "submit validate depend priority alloc exception release free clean");
+}
+
+#[test]
+fn what_is_allocated_after_a_restart_starts_when_that_is_durable() {
+    let mut bench = Bench::online();
+    bench.submit(1);
+    bench.expect_alloc(1);
+    let store = bench.crash();
+    let mut bench = Bench::with(&json!({}), store);
+    bench.sched_online("unlimited", None);
+    bench.exec_online();
+    let alloc = bench.expect_alloc(1);
+    bench.hold_commits = true;
+    bench.grant(&alloc, 1);
+    bench.quiet();
+    bench.release_commits();
+    let (_, body) = bench.expect("job-exec.start");
+    assert!(body.get("resume").is_none(), "it cannot have been started before: {body}");
+}
+
+#[test]
 fn a_job_between_alloc_and_start_is_started_once() {
     let mut bench = Bench::online();
     bench.submit(1);

@@ -30,6 +30,16 @@ impl Run {
         (self.scenario.size > 1).then(|| self.rng.rank(1, self.scenario.size))
     }
 
+    /// Kills a broker, or its node.
+    fn strike(&mut self, rank: u32) {
+        if self.scenario.faults.power && self.rng.chance(40) {
+            self.world.cut_power(rank);
+            self.count("power cuts");
+        } else {
+            self.world.kill(rank);
+        }
+    }
+
     /// Does one thing that this run may see.
     pub(super) fn fault(&mut self) {
         let faults = self.scenario.faults;
@@ -67,14 +77,14 @@ impl Run {
                 if let Some(rank) = self.follower()
                     && self.world.is_alive(rank)
                 {
-                    self.world.kill(rank);
+                    self.strike(rank);
                     let after = self.rng.range(SEC / 10, 10 * SEC);
                     self.world.start_after(after, rank);
                     self.count("followers killed");
                 }
             }
             3 if faults.leader && self.world.is_alive(0) => {
-                self.world.kill(0);
+                self.strike(0);
                 let after = self.rng.range(SEC / 10, 5 * SEC);
                 self.world.start_after(after, 0);
                 self.count("leaders killed");

@@ -1,0 +1,150 @@
+//! Jobs that were started before a restart.
+
+use super::*;
+
+fn again(rig: &mut Rig<ExecService>, reattach: bool, resume: Value) -> u32 {
+    let body = json!({"id": ID, "userid": 1000, "jobspec": {}, "reattach": reattach,
+        "R": r("0", "a"), "resume": resume});
+    rig.request("job-exec.start", body)
+}
+
+fn log(names: &[(&str, Value)]) -> Value {
+    let mut text = String::new();
+    for (name, context) in names {
+        let mut event = Event::new(1.0, *name);
+        if let Value::Object(context) = context {
+            event = event.with_context(context.clone());
+        }
+        text.push_str(&event.encode());
+    }
+    json!({"val": Treeobj::val(text.into_bytes()).to_value()})
+}
+
+fn names_of(commit: &Message) -> Vec<String> {
+    let body = commit.json::<CommitView>().unwrap();
+    let Ok(Treeobj::Val(text)) = Treeobj::from_value(&body.ops[0].dirent) else { panic!() };
+    let text = String::from_utf8(text.to_vec()).unwrap();
+    text.lines().map(|line| Event::decode(line).unwrap().name).collect()
+}
+
+fn reattached(rig: &mut Rig<ExecService>, reattach: bool, started: bool) -> (u32, Message) {
+    let tag = again(rig, reattach, json!({"started": started, "since": 5.0}));
+    let lookup = rig.expect("kvs.lookup");
+    assert_eq!(lookup.json::<Value>().unwrap()["namespace"], json!(format!("job-{ID}")));
+    rig.reply(&lookup, log(&[("init", Value::Null), ("starting", Value::Null)]));
+    let events = rig.expect("kvs.commit");
+    assert_eq!(names_of(&events), ["recoverable", "reattach"]);
+    rig.reply(&events, json!({"rootref": "sha1-0", "rootseq": 1}));
+    let link = rig.expect("kvs.commit");
+    rig.reply(&link, json!({"rootref": "sha1-0", "rootseq": 1}));
+    let topic = if started { "launch.attach" } else { "launch.start" };
+    (tag, asked(rig, topic, 1).remove(0))
+}
+
+#[test]
+fn a_running_job_is_found_again() {
+    let mut rig = rig();
+    let (tag, shell) = reattached(&mut rig, true, true);
+    rig.reply(&shell, json!({"type": "started", "pid": 9}));
+    assert_eq!(rig.response(tag).unwrap()["type"], json!("reattached"));
+    rig.reply(&shell, json!({"type": "finished", "status": 256}));
+    rig.fail(&shell, Errno::ENODATA);
+    finish(&mut rig, tag, 256);
+    rig.finish();
+}
+
+#[test]
+fn a_job_whose_start_is_not_on_record_is_asked_for_again_and_started_once() {
+    let mut rig = rig();
+    let (tag, shell) = reattached(&mut rig, false, false);
+    assert_eq!(shell.json::<Value>().unwrap()["since"], json!(1.0));
+    rig.reply(&shell, json!({"type": "started", "pid": 9}));
+    assert_eq!(rig.response(tag).unwrap()["type"], json!("start"));
+    rig.reply(&shell, json!({"type": "finished", "status": 0}));
+    rig.fail(&shell, Errno::ENODATA);
+    finish(&mut rig, tag, 0);
+    rig.finish();
+}
+
+#[test]
+fn a_job_that_was_never_launched_starts_as_any() {
+    let mut rig = rig();
+    let tag = again(&mut rig, false, json!({"started": false, "since": 5.0}));
+    for _ in 0..2 {
+        let lookup = rig.expect("kvs.lookup");
+        rig.fail(&lookup, Errno::ENOTSUP);
+    }
+    let shell = launched(&mut rig, 1).remove(0);
+    rig.reply(&shell, json!({"type": "started", "pid": 9}));
+    assert_eq!(rig.response(tag).unwrap()["type"], json!("start"));
+}
+
+#[test]
+fn a_canceled_job_that_was_never_launched_is_released() {
+    let mut rig = rig();
+    let tag = again(&mut rig, true, json!({"started": false, "since": 5.0, "ended": 6.0}));
+    let lookup = rig.expect("kvs.lookup");
+    rig.fail(&lookup, Errno::ENOTSUP);
+    let lookup = rig.expect("kvs.lookup");
+    rig.fail(&lookup, Errno::ENOENT);
+    assert_eq!(rig.response(tag).unwrap()["type"], json!("release"));
+    rig.finish();
+}
+
+#[test]
+fn an_end_that_is_on_record_is_told_again() {
+    let mut rig = rig();
+    let tag = again(&mut rig, true, json!({"started": true, "since": 5.0}));
+    let lookup = rig.expect("kvs.lookup");
+    rig.fail(&lookup, Errno::ENOTSUP);
+    let lookup = rig.expect("kvs.lookup");
+    rig.reply(&lookup, log(&[("complete", json!({"status": 512})), ("done", Value::Null)]));
+    assert_eq!(rig.response(tag).unwrap()["data"]["status"], json!(512));
+    assert_eq!(rig.response(tag).unwrap()["type"], json!("release"));
+    rig.finish();
+}
+
+#[test]
+fn an_end_in_the_namespace_is_grafted() {
+    let mut rig = rig();
+    let tag = again(&mut rig, true, json!({"started": true, "since": 5.0}));
+    let lookup = rig.expect("kvs.lookup");
+    rig.reply(&lookup, log(&[("complete", json!({"status": 0})), ("done", Value::Null)]));
+    let root = rig.expect("kvs.getroot");
+    assert_eq!(rig.response(tag).unwrap()["type"], json!("finish"));
+    rig.reply(&root, json!({"owner": 0, "rootseq": 3, "rootref": "sha1-1", "flags": 0}));
+    let graft = rig.expect("kvs.commit");
+    rig.reply(&graft, json!({"rootref": "sha1-2", "rootseq": 3}));
+    let remove = rig.expect("kvs.namespace-remove");
+    rig.reply(&remove, Value::Null);
+    assert_eq!(rig.response(tag).unwrap()["type"], json!("release"));
+}
+
+#[test]
+fn a_barrier_that_was_half_answered_is_completed() {
+    let mut rig = rig();
+    let body = json!({"id": ID, "userid": 1000, "jobspec": {}, "reattach": true,
+        "R": r("0-1", "a[0-1]"), "resume": {"started": true, "since": 5.0}});
+    rig.request("job-exec.start", body);
+    let lookup = rig.expect("kvs.lookup");
+    rig.reply(&lookup, log(&[("init", Value::Null)]));
+    for _ in 0..2 {
+        let commit = rig.expect("kvs.commit");
+        rig.reply(&commit, json!({"rootref": "sha1-0", "rootseq": 1}));
+    }
+    for shell in asked(&mut rig, "launch.attach", 2) {
+        rig.reply(&shell, json!({"type": "started", "pid": 9}));
+    }
+    let barrier = |rank: u32, passed: u32| json!({"id": ID, "rank": rank, "passed": passed});
+    let first = rig.request("job-exec.shell-barrier", barrier(0, 0));
+    assert!(rig.try_response(first).is_none());
+    // The other is at the next one: it has passed this one.
+    let second = rig.request("job-exec.shell-barrier", barrier(1, 1));
+    assert!(rig.response(first).is_ok());
+    let third = rig.request("job-exec.shell-barrier", barrier(0, 1));
+    assert!(rig.response(second).is_ok() && rig.response(third).is_ok());
+    // A shell that waits alone for a minute is the last one.
+    let late = rig.request("job-exec.shell-barrier", barrier(0, 2));
+    rig.advance(60_000_000);
+    assert!(rig.response(late).is_ok());
+}
