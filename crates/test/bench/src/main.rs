@@ -5,6 +5,7 @@
 //! build of the `flux` program, by default the one beside it. Timings are no tests: nothing fails
 //! because it is slow.
 
+mod archive;
 mod commands;
 mod floor;
 mod instance;
@@ -35,6 +36,8 @@ struct Plan {
     brokers: Vec<u32>,
     /// Numbers of finished jobs that an instance is started with.
     history: Vec<u64>,
+    /// Numbers of finished jobs in an archive that was filled by hand.
+    records: Vec<u64>,
     /// Only this part.
     only: Option<String>,
     /// Repetitions of what takes milliseconds.
@@ -50,6 +53,7 @@ fn plan(mut words: impl Iterator<Item = String>) -> Result<Plan, Failure> {
         jobs: vec![1_000, 10_000],
         brokers: vec![1, 4, 16, 64],
         history: vec![1_000, 16_000, 64_000],
+        records: vec![1_000, 64_000],
         only: None,
         repeat: 20,
         deadline: Instant::now() + Duration::from_secs(300),
@@ -66,6 +70,7 @@ fn plan(mut words: impl Iterator<Item = String>) -> Result<Plan, Failure> {
             "--full" => {
                 plan.jobs = vec![1_000, 10_000, 50_000];
                 plan.history = vec![1_000, 64_000, 500_000];
+                plan.records = vec![1_000, 64_000, 500_000];
                 plan.deadline = Instant::now() + Duration::from_secs(600);
             }
             "--only" => plan.only = Some(words.next().ok_or("--only needs the name of a part")?),
@@ -92,11 +97,12 @@ fn main() -> ExitCode {
         }
     };
     let mut table = Table::new(&plan);
-    let parts: [(&str, Measure); 6] = [
+    let parts: [(&str, Measure); 7] = [
         ("floor", floor::measure),
         ("commands", commands::measure),
         ("start and stop", commands::start_and_stop),
         ("messages", messages::measure),
+        ("archive", archive::measure),
         ("jobs", jobs::measure),
         ("store", store::measure),
     ];
