@@ -33,6 +33,8 @@ use flux_topo::Sysfs;
 use flux_wire::ConnectOptions;
 use serde_json::Value;
 
+use crate::keytree::attributes;
+
 use self::enclosing::Enclosing;
 use self::installed::Installed;
 use self::options::BrokerOptions;
@@ -93,6 +95,7 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
         Box::new(Topo::new(topology_source()).named(options.attributes.given("hostname"))),
     ];
     let mut instance = None;
+    let mut stored = None;
     if rank == 0 {
         let statedir = surroundings::statedir(&mut options.attributes, rundir)?;
         // A directory that goes with the instance need not survive a power cut.
@@ -101,6 +104,8 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
         } else {
             Durability::Synced
         };
+        attributes::before(&statedir, hash, options.attributes.get("content.restore"))?;
+        stored = Some(statedir.clone());
         let store =
             StoreDriver::open(&statedir, hash, durability).map_err(|error| error.to_string())?;
         // What does not outlive the leader need not wait for it.
@@ -161,7 +166,11 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
         enclosing.announce(&local_uri, hostname);
     }
     let host = host_options(&socket, boot, connect);
-    flux_host::run(Box::new(node), host, drivers).map_err(|error| error.to_string())
+    let code = flux_host::run(Box::new(node), host, drivers).map_err(|error| error.to_string())?;
+    if let Some(statedir) = stored {
+        attributes::after(&statedir, options.attributes.get("content.dump"))?;
+    }
+    Ok(code)
 }
 
 /// What starts job shells, which outlive this broker where the instance can come back.

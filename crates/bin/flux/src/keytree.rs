@@ -1,6 +1,7 @@
 //! Whole trees of the key-value store, for `flux dump`, `flux restore` and `flux fsck`: where
 //! blobs come from, a running instance or a file that no broker uses.
 
+pub(crate) mod attributes;
 pub(crate) mod dump;
 pub(crate) mod restore;
 
@@ -90,16 +91,17 @@ pub(crate) struct Stopped {
 }
 
 impl Stopped {
-    /// Opens the store of a state directory.
+    /// Opens the store of a state directory, or makes one with this hash.
     ///
     /// # Errors
     /// When it is in use, damaged, or not there while it must be.
-    pub(crate) fn open(statedir: &Path, make: bool) -> Result<Self, String> {
+    pub(crate) fn open(statedir: &Path, make: Option<HashAlg>) -> Result<Self, String> {
         let path = statedir.join("content.sqlite");
-        if !make && !path.exists() {
-            return Err(format!("{}: no such file", path.display()));
-        }
-        let hash = if path.exists() { hash_in(&path) } else { Ok(HashAlg::default()) };
+        let hash = match make {
+            _ if path.exists() => hash_in(&path),
+            Some(hash) => Ok(hash),
+            None => return Err(format!("{}: no such file", path.display())),
+        };
         let log = hash.and_then(|hash| BlobLog::open(&path, hash, Durability::Synced));
         let log = log.map_err(|error| error.to_string())?;
         Ok(Self { log, waiting: Vec::new(), bytes: 0 })

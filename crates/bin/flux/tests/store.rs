@@ -151,3 +151,21 @@ fn a_full_disk_refuses_new_work_while_what_runs_goes_on_and_passes_by_itself() {
     );
     assert_eq!(text, expected);
 }
+
+#[test]
+fn a_dump_at_the_end_is_restored_at_the_start() {
+    check(
+        "flux start -Scontent.dump=$PWD/end.tgz flux kvs put a.b=7
+         flux start -Scontent.restore=$PWD/end.tgz flux kvs get a.b
+         flux start -Scontent.restore=$PWD/none.tgz true
+         flux start -Sstatedir=$PWD/state -Scontent.dump=auto flux kvs put c=8
+         ls state/dump | sed 's/[0-9]/N/g'; rm state/content.sqlite*
+         flux start -Sstatedir=$PWD/state -Scontent.restore=auto flux kvs get c
+         ls state/dump | sed 's/[0-9]/N/g'
+         flux start sh -c 'flux kvs put d=9; flux shutdown --background --dump=$PWD/now.tar
+             sleep 60' 2>/dev/null
+         tar xOf now.tar d",
+        "7\nflux-broker: content.restore: TOP/none.tgz: No such file or directory\n\
+         NNNNNNNN_NNNNNN.tgz\nRESTORE\n8\nNNNNNNNN_NNNNNN.tgz\n9",
+    );
+}

@@ -84,7 +84,9 @@ pub const TABLE: &[(&str, u8, Option<&str>)] = &[
     ("log-stderr-level", RUNTIME, Some("3")),
     ("log-stderr-mode", IMMUTABLE, Some("leader")),
     ("content.backing-module", 0, None),
+    ("content.dump", 0, None),
     ("content.hash", IMMUTABLE, Some("sha1")),
+    ("content.restore", 0, None),
 ];
 
 /// Prefixes of attributes that need no entry in the table: flags of each.

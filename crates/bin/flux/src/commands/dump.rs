@@ -1,12 +1,8 @@
 //! `flux dump`: the key-value store as a tar archive.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use clap::{ArgMatches, Command};
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use flux_api::body::AnyObject;
 use flux_api::content::{CheckpointGet, Pin, PinRequest};
 use flux_api::kvs::{Getroot, NamespaceRequest, PRIMARY};
@@ -14,7 +10,7 @@ use flux_client::{Client, To};
 use flux_model::blobref::{Blobref, HashAlg};
 
 use super::program::{Program, flag, number, text, value, word};
-use crate::keytree::dump::Dump;
+use crate::keytree::dump::{Dump, writer};
 use crate::keytree::{Blobs, Running, Stopped};
 use crate::{dispatch::Invocation, failure::Failure, output};
 
@@ -45,7 +41,7 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
     let matches = &invocation.matches;
     let path = text(matches, "outfile").unwrap_or_default();
     if let Some(statedir) = text(matches, "statedir") {
-        let stopped = Stopped::open(Path::new(statedir), false);
+        let stopped = Stopped::open(Path::new(statedir), None);
         let mut stopped = stopped.map_err(|text| PROGRAM.fail(text))?;
         let checkpoint = stopped.checkpoint().map_err(|text| PROGRAM.fail(text))?;
         let checkpoint = checkpoint
@@ -54,6 +50,21 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
         return write(matches, path, &mut stopped, &root, checkpoint.timestamp);
     }
     let client = PROGRAM.open()?;
+    online(&client, matches, path)
+}
+
+/// Dumps a running instance with the usual options.
+///
+/// # Errors
+/// The failure to show.
+pub(super) fn current(client: &Client, path: &str) -> Result<(), Failure> {
+    let words = ["dump", "--quiet", "--", path];
+    let matches = command().try_get_matches_from(words);
+    let matches = matches.map_err(|error| PROGRAM.fail(error.to_string()))?;
+    online(client, &matches, path).map(drop)
+}
+
+fn online(client: &Client, matches: &ArgMatches, path: &str) -> Result<i32, Failure> {
     let root = if matches.get_flag("checkpoint") {
         let list = client.call::<CheckpointGet>(To::Rank(0), &AnyObject::default());
         let list = list.map_err(|error| PROGRAM.about("checkpoint", &error))?;
@@ -68,10 +79,10 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
     let mut pin = client.stream::<Pin>(To::Rank(0), &PinRequest { rootref: root.clone() });
     let pinned = pin.next().transpose();
     pinned.map_err(|error| PROGRAM.about("root", &error))?;
-    let hash = hash_of(&client)?;
+    let hash = hash_of(client)?;
     let window = number(PROGRAM, matches, "maxreqs")?.unwrap_or(64);
     let bypass = matches.get_flag("no-cache");
-    let mut running = Running { client: &client, hash, bypass, window };
+    let mut running = Running { client, hash, bypass, window };
     let now = jiff::Timestamp::now().as_second() as f64;
     write(matches, path, &mut running, &parse(&root)?, now)
 }
@@ -93,21 +104,7 @@ fn write(
     time: f64,
 ) -> Result<i32, Failure> {
     let about = |error: &dyn std::fmt::Display| PROGRAM.fail(format!("{path}: {error}"));
-    if [".bz2", ".xz", ".zst", ".lz4"].iter().any(|suffix| path.ends_with(suffix)) {
-        return Err(about(&"only gzip is known: use - and a program that compresses"));
-    }
-    let compressed = path.ends_with(".gz") || path.ends_with(".tgz");
-    let out: Box<dyn Write> = if path == "-" {
-        Box::new(std::io::stdout().lock())
-    } else {
-        Box::new(File::create(path).map_err(|error| about(&error))?)
-    };
-    let out = BufWriter::new(out);
-    let out: Box<dyn Finish> = if compressed {
-        Box::new(GzEncoder::new(out, Compression::default()))
-    } else {
-        Box::new(out)
-    };
+    let out = writer(path).map_err(|text| PROGRAM.fail(text))?;
     let verbose = matches.get_flag("verbose");
     let mut seen = |key: &str| {
         if verbose {
@@ -140,21 +137,4 @@ fn write(
         output::error_line(&format!("flux-dump: {keys} keys, {failed} left out"));
     }
     Ok(0)
-}
-
-/// A writer with an end.
-trait Finish: Write {
-    fn finish(self: Box<Self>) -> std::io::Result<()>;
-}
-
-impl<W: Write> Finish for BufWriter<W> {
-    fn finish(mut self: Box<Self>) -> std::io::Result<()> {
-        self.flush()
-    }
-}
-
-impl<W: Write> Finish for GzEncoder<W> {
-    fn finish(self: Box<Self>) -> std::io::Result<()> {
-        (*self).finish()?.flush()
-    }
 }

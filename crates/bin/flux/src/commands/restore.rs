@@ -1,20 +1,16 @@
 //! `flux restore`: a tar archive into the key-value store.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use clap::{ArgMatches, Command};
-use flate2::bufread::MultiGzDecoder;
-use flux_api::content::Checkpoint;
 use flux_api::kvs::{Commit, CommitRequest, Operation, PRIMARY};
 use flux_client::To;
-use flux_model::blobref::Blobref;
+use flux_model::blobref::{Blobref, HashAlg};
 use flux_model::treeobj::Treeobj;
 
 use super::dump::hash_of;
 use super::program::{Program, flag, number, text, value, word};
-use crate::keytree::restore::Restore;
+use crate::keytree::restore::{Restore, adopt, reader};
 use crate::keytree::{Blobs, Running, Stopped};
 use crate::{dispatch::Invocation, failure::Failure, output};
 
@@ -71,36 +67,16 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
 }
 
 fn stopped(matches: &ArgMatches, path: &str, statedir: &Path) -> Result<i32, Failure> {
-    let store = Stopped::open(statedir, true);
+    let store = Stopped::open(statedir, Some(HashAlg::default()));
     let mut store = store.map_err(|text| PROGRAM.fail(text))?;
-    let before = store.checkpoint().map_err(|text| PROGRAM.fail(text))?;
     let root = read(matches, path, &mut store)?;
-    let checkpoint = Checkpoint {
-        version: 1,
-        rootref: root.to_string(),
-        // Versions never go back.
-        sequence: before.map_or(0, |before| before.sequence) + 1,
-        timestamp: jiff::Timestamp::now().as_microsecond() as f64 / 1e6,
-        namespaces: None,
-    };
-    store.set_checkpoint(&checkpoint).map_err(|text| PROGRAM.fail(text))?;
+    adopt(&mut store, root).map_err(|text| PROGRAM.fail(text))?;
     Ok(0)
 }
 
 fn read(matches: &ArgMatches, path: &str, blobs: &mut dyn Blobs) -> Result<Blobref, Failure> {
     let about = |error: &dyn std::fmt::Display| PROGRAM.fail(format!("{path}: {error}"));
-    let file: Box<dyn Read> = if path == "-" {
-        Box::new(std::io::stdin().lock())
-    } else {
-        Box::new(File::open(path).map_err(|error| about(&error))?)
-    };
-    let mut file = BufReader::new(file);
-    let head = file.fill_buf().map_err(|error| about(&error))?;
-    let file: Box<dyn Read> = if head.starts_with(&[0x1f, 0x8b]) {
-        Box::new(MultiGzDecoder::new(file))
-    } else {
-        Box::new(file)
-    };
+    let file = reader(path).map_err(|text| PROGRAM.fail(text))?;
     let (verbose, quiet) = (matches.get_flag("verbose"), matches.get_flag("quiet"));
     let mut seen = |key: &str| {
         if verbose {

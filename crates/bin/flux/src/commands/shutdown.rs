@@ -2,9 +2,10 @@
 
 use std::io::{IsTerminal, Write};
 
-use clap::{Arg, Command};
+use clap::{Arg, ArgMatches, Command};
 use flux_api::body::AnyObject;
-use flux_api::lifecycle::{AttrSet, Set, ShutdownRequest, ShutdownStart};
+use flux_api::content::{Collect, CollectRequest};
+use flux_api::lifecycle::{ShutdownRequest, ShutdownStart};
 use flux_client::{Client, To};
 use flux_proto::Errno;
 
@@ -22,15 +23,33 @@ const INFO: i32 = 6;
 pub(crate) fn command() -> Command {
     Command::new("shutdown")
         .about("Shut an instance down")
-        .arg(flag("skip-gc", None, "Leave old data in the store"))
-        .arg(flag("gc", None, "Rewrite the store without old data at the next start"))
-        .arg(value("dump", None, "PATH", "Write the key-value store to this file"))
+        .arg(flag("skip-gc", None, "Leave old data in the store (nothing else is done by default)"))
+        .arg(flag("gc", None, "Delete what nothing refers to first, as flux gc does"))
+        .arg(value(
+            "dump",
+            None,
+            "PATH",
+            "Write the key-value store to this file first, as flux dump does",
+        ))
         .arg(flag("background", None, "Do not wait for the end"))
         .arg(flag("quiet", None, "Show errors only"))
         .arg(counted("verbose", 'v', "Show more"))
         .arg(flag("yes", 'y', "Answer questions with yes"))
         .arg(flag("no", 'n', "Answer questions with no"))
         .arg(Arg::new("target").value_name("TARGET").help("Job id or URI of the instance"))
+}
+
+/// What is done with the store while the instance still runs.
+fn prepare(client: &Client, matches: &ArgMatches) -> Result<(), Failure> {
+    if let Some(path) = text(matches, "dump") {
+        super::dump::current(client, path)?;
+    }
+    if matches.get_flag("gc") && !matches.get_flag("skip-gc") {
+        let request = CollectRequest { thorough: true };
+        let done = client.call::<Collect>(To::Rank(0), &request);
+        done.map_err(|error| PROGRAM.about("gc", &error))?;
+    }
+    Ok(())
 }
 
 /// Runs `flux shutdown`.
@@ -43,23 +62,12 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
             Client::open(Some(&uri)).map_err(|error| PROGRAM.fail(error.to_string()))?
         }
     };
-    let set = |name: &str, value: &str| {
-        let request = AttrSet { name: name.into(), value: value.into(), force: false };
-        let done = client.call::<Set>(To::Rank(0), &request);
-        done.map_err(|error| PROGRAM.about(name, &error))
-    };
-    if let Some(path) = text(matches, "dump") {
-        set("content.dump", path)?;
-    } else if matches.get_flag("gc") && !matches.get_flag("skip-gc") {
-        set("content.dump", "auto")?;
-    } else if matches.get_flag("skip-gc") {
-        set("content.dump", "")?;
-    }
     if let Some(running) = running(&client).filter(|running| *running > 0)
         && !agreed(matches, running)?
     {
         return Err(PROGRAM.fail("shutdown aborted"));
     }
+    prepare(&client, matches)?;
     if matches.get_flag("background") {
         let request = ShutdownRequest { loglevel: None };
         let done = client.call::<ShutdownStart>(To::Rank(0), &request);

@@ -1,12 +1,16 @@
 //! A tree as a tar archive: a key is a path, its value a file.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use flux_model::blobref::Blobref;
 use flux_model::treeobj::Treeobj;
 use tar::{Builder, EntryType, Header};
 
-use super::{Blobs, directory};
+use super::{Blobs, Stopped, directory};
 
 /// Deepest key.
 const DEPTH: usize = 1_024;
@@ -112,5 +116,67 @@ impl<W: Write> Dump<'_, W> {
         self.keys += u64::from(kind != EntryType::Directory);
         (self.seen)(path);
         Ok(())
+    }
+}
+
+/// Opens an archive to write, compressed if its name says so.
+///
+/// # Errors
+/// The sentence on why not.
+pub(crate) fn writer(path: &str) -> Result<Box<dyn Finish>, String> {
+    if [".bz2", ".xz", ".zst", ".lz4"].iter().any(|suffix| path.ends_with(suffix)) {
+        return Err(format!("{path}: only gzip is known: use - and a program that compresses"));
+    }
+    let out: Box<dyn Write> = if path == "-" {
+        Box::new(std::io::stdout().lock())
+    } else {
+        Box::new(File::create(path).map_err(|error| format!("{path}: {error}"))?)
+    };
+    let out = BufWriter::new(out);
+    Ok(if path.ends_with(".gz") || path.ends_with(".tgz") {
+        Box::new(GzEncoder::new(out, Compression::default()))
+    } else {
+        Box::new(out)
+    })
+}
+
+/// Writes the newest root of a store that no broker uses, all of it.
+///
+/// # Errors
+/// The sentence on what can't be read or written.
+pub(crate) fn stopped(statedir: &Path, path: &str) -> Result<(), String> {
+    let mut store = Stopped::open(statedir, None)?;
+    let Some(checkpoint) = store.checkpoint()? else { return Ok(()) };
+    let root: Blobref =
+        checkpoint.rootref.parse().map_err(|error| format!("{}: {error}", checkpoint.rootref))?;
+    let (mut seen, mut unreadable) = (|_: &str| {}, |_: &str, _: &str| false);
+    let mut dump = Dump {
+        blobs: &mut store,
+        tar: Builder::new(writer(path)?),
+        mtime: checkpoint.timestamp.max(0.0) as u64,
+        seen: &mut seen,
+        unreadable: &mut unreadable,
+        keys: 0,
+    };
+    dump.root(&root)?;
+    let ended = dump.tar.into_inner().and_then(|out| out.finish());
+    ended.map_err(|error| format!("{path}: {error}"))
+}
+
+/// A writer with an end.
+pub(crate) trait Finish: Write {
+    /// Writes what is left.
+    fn finish(self: Box<Self>) -> std::io::Result<()>;
+}
+
+impl<W: Write> Finish for BufWriter<W> {
+    fn finish(mut self: Box<Self>) -> std::io::Result<()> {
+        self.flush()
+    }
+}
+
+impl<W: Write> Finish for GzEncoder<W> {
+    fn finish(self: Box<Self>) -> std::io::Result<()> {
+        (*self).finish()?.flush()
     }
 }

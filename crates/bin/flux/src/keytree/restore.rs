@@ -1,14 +1,17 @@
 //! A tar archive as a tree: a path is a key, a file its value.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Component, Path};
 
-use flux_model::blobref::Blobref;
+use flate2::bufread::MultiGzDecoder;
+use flux_api::content::Checkpoint;
+use flux_model::blobref::{Blobref, HashAlg};
 use flux_model::treeobj::{Treeobj, base64_len, is_entry_name};
 use tar::{Archive, EntryType};
 
-use super::Blobs;
+use super::{Blobs, Stopped};
 
 /// Longest base64 text of a value that stays in its directory.
 const INLINE_BASE64: usize = 72;
@@ -134,6 +137,57 @@ impl Restore<'_> {
     }
 }
 
+/// Opens an archive to read, compressed or not.
+///
+/// # Errors
+/// The sentence on why not.
+pub(crate) fn reader(path: &str) -> Result<Box<dyn Read>, String> {
+    let about = |error: std::io::Error| format!("{path}: {error}");
+    let file: Box<dyn Read> = if path == "-" {
+        Box::new(std::io::stdin().lock())
+    } else {
+        Box::new(File::open(path).map_err(about)?)
+    };
+    let mut file = BufReader::new(file);
+    let compressed = file.fill_buf().map_err(about)?.starts_with(&[0x1f, 0x8b]);
+    Ok(if compressed { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) })
+}
+
+/// Makes a restored root the newest one of a store that no broker uses.
+///
+/// # Errors
+/// The sentence on why not.
+pub(crate) fn adopt(store: &mut Stopped, root: Blobref) -> Result<(), String> {
+    let before = store.checkpoint()?;
+    let now = jiff::Timestamp::now().as_microsecond() as f64 / 1e6;
+    store.set_checkpoint(&Checkpoint {
+        version: 1,
+        rootref: root.to_string(),
+        // Versions never go back.
+        sequence: before.map_or(0, |before| before.sequence) + 1,
+        timestamp: now,
+        namespaces: None,
+    })
+}
+
+/// Reads an archive as the whole of a store that no broker uses.
+///
+/// # Errors
+/// The sentence on what can't be read or stored.
+pub(crate) fn stopped(statedir: &Path, hash: HashAlg, path: &str) -> Result<(), String> {
+    let mut store = Stopped::open(statedir, Some(hash))?;
+    let (mut seen, mut left_out) = (|_: &str| {}, |_: &str, _: &str| {});
+    let mut restore = Restore {
+        blobs: &mut store,
+        limit: None,
+        seen: &mut seen,
+        left_out: &mut left_out,
+        keys: 0,
+    };
+    let root = restore.archive(reader(path)?).map_err(|text| format!("{path}: {text}"))?;
+    adopt(&mut store, root)
+}
+
 /// Puts a value, or an empty directory, at a place; false when a value is in the way.
 fn put(dir: &mut BTreeMap<String, Node>, names: &[String], leaf: Option<Treeobj>) -> bool {
     match names {
@@ -166,7 +220,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::keytree::{Stopped, dump::Dump};
+    use crate::keytree::dump::Dump;
 
     fn restore(blobs: &mut Stopped, archive: &[u8]) -> Result<(Blobref, u64), String> {
         let (mut seen, mut left_out) = (|_: &str| {}, |_: &str, _: &str| {});
@@ -188,7 +242,7 @@ mod tests {
     #[test]
     fn what_was_dumped_is_restored_to_the_same_root() {
         let directory = tempfile::tempdir().unwrap();
-        let mut first = Stopped::open(directory.path(), true).unwrap();
+        let mut first = Stopped::open(directory.path(), Some(HashAlg::Sha1)).unwrap();
         let deep: Treeobj = (0..40).fold(Treeobj::val(*b"x"), |inner, n| {
             let name = format!("a-long-name-of-a-directory-{n}");
             let blob = Treeobj::Dir([(name, inner)].into()).encode();
@@ -208,14 +262,14 @@ mod tests {
         first.finish().unwrap();
         let archive = dump(&mut first, &root);
         let directory = tempfile::tempdir().unwrap();
-        let mut second = Stopped::open(directory.path(), true).unwrap();
+        let mut second = Stopped::open(directory.path(), Some(HashAlg::Sha1)).unwrap();
         assert_eq!(restore(&mut second, &archive), Ok((root, 5)));
     }
 
     #[test]
     fn a_truncated_archive_is_refused() {
         let directory = tempfile::tempdir().unwrap();
-        let mut blobs = Stopped::open(directory.path(), true).unwrap();
+        let mut blobs = Stopped::open(directory.path(), Some(HashAlg::Sha1)).unwrap();
         let value = blobs.store(vec![7; 10_000]).unwrap();
         let root = Treeobj::Dir([("a".to_string(), Treeobj::Valref(vec![value]))].into());
         let root = blobs.store(root.encode()).unwrap();
@@ -230,7 +284,7 @@ mod tests {
         #[test]
         fn no_bytes_upset_a_restore(bytes in prop::collection::vec(any::<u8>(), 0..2_000)) {
             let directory = tempfile::tempdir().unwrap();
-            let mut blobs = Stopped::open(directory.path(), true).unwrap();
+            let mut blobs = Stopped::open(directory.path(), Some(HashAlg::Sha1)).unwrap();
             drop(restore(&mut blobs, &bytes));
         }
     }
