@@ -4,6 +4,7 @@ They run one after the other on the cluster that the guide has made; each begins
 and nothing in the queue (settle), whatever the one before has done (mend).
 """
 
+import re
 import time
 
 from machines import Fail, parallel, until
@@ -217,6 +218,33 @@ def a_configuration_with_a_mistake_is_refused_with_file_and_line(cluster):
     node.out("flux config reload")
     need("zz.toml:2: tbon.keepalive_cont: unknown key (did you mean keepalive_count?)" in
          node.out("journalctl -u flux -n 40 -o cat"), "the journal does not tell")
+
+
+@claim
+def live_keys_take_effect_on_every_node(cluster):
+    leader = cluster[1]
+    path = leader.path("/etc/flux/system/conf.d/zz.toml")
+    path.write_text('[exec]\nkill-timeout = "7s"\n[heartbeat]\nperiod = "1s"\n'
+                    '[queues.small]\n[queues.large.policy.limits]\njob-size.min.nnodes = 2\n'
+                    '[policy.jobspec.defaults.system]\nqueue = "small"\n')
+    try:
+        # Asked on a follower, it is the leader that reads its files.
+        cluster[3].out("systemctl reload flux")
+        for node in (leader, cluster[4]):
+            need(until(lambda: node.out("flux config get exec.kill-timeout") == '"7s"', 10),
+                 f"{node}: not the new configuration")
+        text = leader.out("flux module stats job-exec")
+        need(re.search(r'"kill-timeout": *7(\.0)?\b', text), text)
+        text = leader.out("flux module stats heartbeat")
+        need(re.search(r'"period": *1(\.0)?\b', text), text)
+        leader.out("flux queue start --all --quiet")
+        cluster[2].out("flux run --queue=large -N2 true", "alice")
+        cluster[2].fails("flux run --queue=large -N1 true", "alice")
+        cluster[2].fails("flux run --queue=none true", "alice", "Invalid queue")
+        cluster[2].out("flux run true", "alice")
+    finally:
+        path.unlink()
+        leader.out("flux config reload")
 
 
 @claim

@@ -39,7 +39,7 @@ def pids(cluster):
 
 
 def still_run(cluster, count, before):
-    if not until(lambda: running(cluster) == count, 30):
+    if not until(lambda: running(cluster) == count, 15):
         need(False, "not all jobs run:\n" + cluster[1].sh("flux jobs -aA | head")[1])
     need(pids(cluster) == before, f"processes changed: {before} {pids(cluster)}")
 

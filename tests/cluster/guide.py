@@ -5,7 +5,8 @@ What follows a command up to the next prompt is what it prints: one line of the 
 output, with `…` for anything; without such lines it may print what it likes; a single `…` likewise.
 A command that ends in `# fails` must fail, and print those lines somewhere.
 
-A block `toml` that begins with `# /PATH` is a file on node1. Other blocks are for readers only.
+A block `toml` that begins with `# /PATH` is a file on node1, and so is a block `sh` whose second
+line is `# /PATH`. Other blocks are for readers only.
 """
 
 import re
@@ -36,6 +37,7 @@ class File:
     line: int
     path: str
     text: str
+    mode: int = 0o644
 
 
 def parse(text):
@@ -58,6 +60,8 @@ def parse(text):
 def _steps(kind, block, start):
     if kind == "toml" and block and block[0].startswith("# /"):
         return [File(start, block[0][2:].strip(), "\n".join(block) + "\n")]
+    if kind == "sh" and len(block) > 1 and block[1].startswith("# /"):
+        return [File(start, block[1][2:].strip(), "\n".join(block) + "\n", 0o755)]
     if kind != "console":
         return []
     commands = []
@@ -108,7 +112,7 @@ def run_step(cluster, step, say):
         path = cluster[1].path(step.path)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(step.text)
-        path.chmod(0o644)
+        path.chmod(step.mode)
         return
     say(f"{step.user}@{step.node}: {step.text}")
     machines = cluster.running() if step.node == "all" else [cluster[int(step.node[4:])]]
