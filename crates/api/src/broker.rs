@@ -106,6 +106,32 @@ bodies! {
         pub name: String,
     }
 
+    /// Body of `module.health`.
+    pub struct HealthRequest {
+        /// Seconds that a request must have waited for to count.
+        pub older: f64,
+    }
+
+    /// A service that owes an answer.
+    pub struct Busy {
+        /// Module, driver, or name registered by a client.
+        pub name: String,
+        /// Topic of its oldest unanswered request.
+        pub topic: String,
+        /// Seconds that it has waited for.
+        pub oldest: f64,
+        /// Unanswered requests in all, streams included.
+        pub depth: u64,
+    }
+
+    /// Answer of `module.health`.
+    pub struct HealthReport {
+        /// Rank of the broker.
+        pub rank: u32,
+        /// Services whose oldest request has waited so long, the oldest first.
+        pub services: Vec<Busy>,
+    }
+
     /// What the services of a broker wait for, and since when.
     pub struct WaitList {
         /// One line per outstanding request and armed timer, by module.
@@ -147,5 +173,7 @@ api! {
         ModuleLoad_ = "module.load", owner, unary, ModuleLoad => Empty;
         /// Stops a module.
         ModuleRemove = "module.remove", owner, unary, ModuleName => Empty;
+        /// Services of this broker that have owed an answer for long.
+        Health = "module.health", user, unary, HealthRequest => HealthReport;
     }
 }

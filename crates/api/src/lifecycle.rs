@@ -148,8 +148,7 @@ bodies! {
     pub struct SignalRequest {
         /// Signal number.
         pub signum: i32,
-        /// Brokers wait for a parent that they lose: when this follower stops, those below it need
-        /// not.
+        /// Brokers wait for a parent that they lose: when this one stops, those below it need not.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         pub alone: bool,
     }

@@ -485,7 +485,7 @@ pub const KEYS: &[Key] = &[
         "tbon.reparent",
         Kind::Flag,
         "false",
-        "A broker whose parent is lost goes to its grandparent.",
+        "A broker whose parent is lost goes to its grandparent: not possible yet, it waits.",
     ),
     fixed(
         "tbon.tcp_user_timeout",

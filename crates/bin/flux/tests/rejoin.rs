@@ -115,6 +115,27 @@ fn a_router_that_is_stopped_alone_leaves_its_subtree_running() {
 }
 
 #[test]
+fn a_leader_that_is_stopped_and_started_finds_its_instance_as_it_was() {
+    let mut nodes = Nodes::start(3, false, "");
+    let held = nodes.text(1, &["submit", "--urgency=hold", "true"]);
+    let pids = [nodes.pid(1), nodes.pid(2)];
+    nodes.signal(0, nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(nodes.ended(0), 0, "{}", nodes.logs());
+    nodes.boot(0);
+    nodes.wait_for_all();
+    assert_eq!(pids, [nodes.pid(1), nodes.pid(2)]);
+    let state = nodes.text(2, &["jobs", "-no", "{state} {urgency}", held.trim()]);
+    assert_eq!(state.trim(), "SCHED 0");
+    nodes.text(2, &["cancel", held.trim()]);
+    nodes.use_all();
+    for child in nodes.brokers.iter_mut().flatten() {
+        assert!(child.try_wait().unwrap().is_none(), "a follower has ended");
+    }
+    // Nothing owes an answer for long.
+    nodes.text(0, &["module", "health", "-r", "all", "--older", "30s"]);
+}
+
+#[test]
 fn a_disconnected_broker_fails_its_requests_and_ends_to_be_started_again() {
     let mut nodes = Nodes::start(3, true, "");
     let mut held = nodes.command(0, &["exec", "-r", "2", "sleep", "600"]).spawn().unwrap();

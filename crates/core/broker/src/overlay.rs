@@ -46,9 +46,9 @@ pub(crate) struct Traffic {
 
 impl Traffic {
     /// A request came over the link.
-    pub(crate) fn received(&mut self, message: &Message) {
+    pub(crate) fn received(&mut self, message: &Message, now: u64) {
         if message.is_streaming() || message.no_response() {
-            self.streams.request(message);
+            self.streams.request(message, now);
         }
     }
 

@@ -8,7 +8,15 @@ use flux_proto::{Message, RouteId};
 /// Outstanding requests of one link, by requester and matchtag.
 #[derive(Debug, Default)]
 pub(crate) struct Tracker {
-    open: BTreeMap<(RouteId, u32), Message>,
+    open: BTreeMap<(RouteId, u32), Open>,
+}
+
+/// A request that has no last response yet.
+#[derive(Debug)]
+struct Open {
+    head: Message,
+    /// When it came, monotonic microseconds.
+    since: u64,
 }
 
 /// A message without its payload.
@@ -19,8 +27,8 @@ fn head(message: &Message) -> Message {
 }
 
 impl Tracker {
-    /// A request goes over the link.
-    pub(crate) fn request(&mut self, message: &Message) {
+    /// A request goes over the link, or to who serves it.
+    pub(crate) fn request(&mut self, message: &Message, now: u64) {
         let Some(client) = message.first_route() else {
             return;
         };
@@ -32,7 +40,8 @@ impl Tracker {
             }
         }
         if !message.no_response() && message.matchtag() != 0 {
-            self.open.insert((client.clone(), message.matchtag()), head(message));
+            let open = Open { head: head(message), since: now };
+            self.open.insert((client.clone(), message.matchtag()), open);
         }
     }
 
@@ -59,7 +68,13 @@ impl Tracker {
 
     /// The link is lost: takes what was outstanding.
     pub(crate) fn take(&mut self) -> impl Iterator<Item = Message> + use<> {
-        std::mem::take(&mut self.open).into_values()
+        std::mem::take(&mut self.open).into_values().map(|open| open.head)
+    }
+
+    /// The oldest request that wants one answer, and since when it waits. Streams may last.
+    pub(crate) fn oldest(&self) -> Option<(&Message, u64)> {
+        let unary = self.open.values().filter(|open| !open.head.is_streaming());
+        unary.min_by_key(|open| open.since).map(|open| (&open.head, open.since))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -140,12 +155,14 @@ mod tests {
         let mut tracker = Tracker::default();
         let unary = request("a.b", 1, "x");
         let stream = request("a.c", 2, "x").with_streaming();
-        tracker.request(&unary);
-        tracker.request(&stream);
-        tracker.request(&request("a.d", 0, "x"));
-        tracker.request(&request("a.e", 3, "x").with_no_response());
+        tracker.request(&unary, 7);
+        tracker.request(&stream, 7);
+        tracker.request(&request("a.d", 0, "x"), 7);
+        tracker.request(&request("a.e", 3, "x").with_no_response(), 7);
         assert_eq!(tracker.len(), 2);
+        assert_eq!(tracker.oldest().map(|(head, since)| (head.topic(), since)), Some(("a.b", 7)));
         assert!(tracker.response(&Message::response_to(&unary)));
+        assert!(tracker.oldest().is_none());
         assert!(!tracker.response(&Message::response_to(&unary)));
         assert!(tracker.response(&Message::response_to(&stream)));
         assert_eq!(tracker.len(), 1);
@@ -156,10 +173,10 @@ mod tests {
     #[test]
     fn a_disconnect_closes_all_of_its_client() {
         let mut tracker = Tracker::default();
-        tracker.request(&request("a.b", 1, "x"));
-        tracker.request(&request("a.b", 2, "x"));
-        tracker.request(&request("a.b", 1, "y"));
-        tracker.request(&request("a.disconnect", 1, "x").with_no_response());
+        tracker.request(&request("a.b", 1, "x"), 7);
+        tracker.request(&request("a.b", 2, "x"), 7);
+        tracker.request(&request("a.b", 1, "y"), 7);
+        tracker.request(&request("a.disconnect", 1, "x").with_no_response(), 7);
         let left: Vec<_> = tracker.take().collect();
         assert_eq!(left.len(), 1);
         assert_eq!(left[0].first_route(), Some(&RouteId::from("y")));

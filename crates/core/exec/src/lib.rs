@@ -389,6 +389,11 @@ impl Service for ExecService {
     type Api = Exec;
     type Wait = Wait;
 
+    fn on_drain(&mut self, cx: &mut Cx<'_, Wait>) {
+        self.let_go();
+        cx.drained();
+    }
+
     fn start(&mut self, cx: &mut Cx<'_, Wait>) {
         cx.subscribe("job-exception");
         Self::watch_nodes(cx);
@@ -534,6 +539,14 @@ impl Service for ExecService {
 }
 
 impl ExecService {
+    /// The service stops and the jobs go on: whoever waits hears from the broker that it is gone.
+    fn let_go(&mut self) {
+        for (_, job) in std::mem::take(&mut self.jobs) {
+            job.answer.forget();
+            job.barrier.into_values().for_each(Answer::forget);
+        }
+    }
+
     fn describe(&self) -> AnyObject {
         let settings = &self.settings;
         let mut jobs = Map::new();

@@ -560,7 +560,10 @@ impl Service for StateMachineService {
             }
             StateMachine::Signal(call) => {
                 call.answer.forget();
-                self.leaving |= call.request.alone && self.state <= State::Run;
+                // An initial program is what an instance is there for, and ends it.
+                let free = cx.rank() > 0 || self.settings.program.is_none();
+                let alone = call.request.alone && free;
+                self.leaving |= alone && self.state <= State::Run;
                 self.signal(cx, call.request.signum);
             }
             StateMachine::SdNotify_(call) => {

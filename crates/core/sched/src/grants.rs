@@ -44,6 +44,12 @@ impl Grants {
     pub(crate) fn is_idle(&self) -> bool {
         !self.in_flight && self.next.is_empty()
     }
+
+    /// Takes every job out.
+    pub(crate) fn take(&mut self) -> impl Iterator<Item = Waiting> + use<> {
+        let (next, flight) = (std::mem::take(&mut self.next), std::mem::take(&mut self.flight));
+        next.into_iter().chain(flight).map(|grant| grant.job)
+    }
 }
 
 impl SchedService {

@@ -43,6 +43,12 @@ impl Queue {
         self.jobs.len()
     }
 
+    /// Takes every job out.
+    pub(crate) fn take(&mut self) -> impl Iterator<Item = Waiting> + use<> {
+        self.lanes.clear();
+        std::mem::take(&mut self.jobs).into_values()
+    }
+
     pub(crate) fn get(&self, id: u64) -> Option<&Waiting> {
         self.jobs.get(&id)
     }

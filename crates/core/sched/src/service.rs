@@ -371,6 +371,10 @@ impl Service for SchedService {
 
     fn on_drain(&mut self, cx: &mut Cx<'_, Wait>) {
         self.phase = Phase::Stopped;
+        // Whoever waits hears from the broker that the scheduler is gone.
+        let waiting: Vec<_> = self.queue.take().chain(self.grants.take()).collect();
+        waiting.into_iter().for_each(|job| job.answer.forget());
+        std::mem::take(&mut self.checks).into_iter().for_each(|call| call.answer.forget());
         cx.drained();
     }
 

@@ -80,6 +80,11 @@ pub(crate) fn connections(
     config: &Map<String, Value>,
 ) -> Result<ConnectOptions, String> {
     let settings = Settings { attributes, table: config.get("tbon") };
+    if settings.get("reparent").is_some_and(|value| value == true) {
+        return Err("tbon.reparent: a broker whose parent is lost waits for it; going to the \
+                    grandparent is not possible yet"
+            .to_string());
+    }
     let mut options = ConnectOptions::default();
     let whole = |limit: Option<Duration>| {
         // The kernel counts whole seconds, and at least one.

@@ -1,16 +1,23 @@
 //! `flux module`: the modules of a broker.
 
+use std::time::Duration;
+
 use clap::{ArgMatches, Command};
 use flux_api::body::AnyObject;
 use flux_api::broker::{
-    ModuleEntry, ModuleList_, ModuleLoad, ModuleLoad_, ModuleName, ModuleRemove,
+    Busy, Health, HealthRequest, ModuleEntry, ModuleList_, ModuleLoad, ModuleLoad_, ModuleName,
+    ModuleRemove,
 };
 use flux_client::{Client, To};
+use flux_id::{Idset, fsd};
 use flux_proto::Errno;
 use serde_json::{Value, json};
 
 use super::program::{Program, flag, rest, text, texts, value, word};
 use crate::{dispatch::Invocation, failure::Failure, output};
+
+/// A broker that does not tell of its health within this time has none.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 const PROGRAM: Program = Program::binary("flux-module");
 
@@ -56,6 +63,12 @@ pub(crate) fn command() -> Command {
                 .arg(name()),
         )
         .subcommand(
+            Command::new("health")
+                .about("Show services that have owed an answer for long; fails when there are any")
+                .arg(value("older", 'o', "FSD", "Requests that have waited for so long [10s]"))
+                .arg(value("rank", 'r', "IDS", "On these ranks, or all [this one]")),
+        )
+        .subcommand(
             Command::new("debug")
                 .about("Show and change debug flags of a service")
                 .arg(flag("clear", 'C', "Clear all flags"))
@@ -77,6 +90,7 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
             .and_then(|()| load(&client, matches)),
         "remove" => remove(&client, text(matches, "name"), matches.get_flag("force")),
         "stats" => stats(&client, matches),
+        "health" => return health(&client, matches),
         _ => debug(&client, matches),
     }?;
     Ok(0)
@@ -189,6 +203,52 @@ fn stats(client: &Client, matches: &ArgMatches) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Names services whose oldest request is older than a limit, with the depth of their queue.
+fn health(client: &Client, matches: &ArgMatches) -> Result<i32, Failure> {
+    let older = text(matches, "older").unwrap_or("10s");
+    let older =
+        fsd::parse(older).map_err(|error| PROGRAM.fail(format!("--older: '{older}': {error}")))?;
+    let ranks = match text(matches, "rank") {
+        None => vec![To::Any],
+        Some("all") => {
+            let size = client.get_attr("size").map_err(|error| PROGRAM.error(&error))?;
+            (0..size.parse().unwrap_or(1)).map(To::Rank).collect()
+        }
+        Some(text) => {
+            let ranks: Idset =
+                text.parse().map_err(|error| PROGRAM.fail(format!("--rank: '{text}': {error}")))?;
+            ranks.ids().map(To::Rank).collect()
+        }
+    };
+    let mut code = 0;
+    for rank in ranks {
+        match client.call_within::<Health>(rank, &HealthRequest { older }, ANSWER_MAX) {
+            Ok(report) => {
+                for busy in report.services {
+                    code = 1;
+                    output::line(&owes(report.rank, &busy));
+                }
+            }
+            Err(error) => {
+                code = 1;
+                let rank = if let To::Rank(rank) = rank {
+                    format!("rank {rank}: ")
+                } else {
+                    String::new()
+                };
+                output::line(&format!("{rank}{}", error.message()));
+            }
+        }
+    }
+    Ok(code)
+}
+
+fn owes(rank: u32, busy: &Busy) -> String {
+    let Busy { name, topic, oldest, depth } = busy;
+    let since = fsd::format_short(oldest.round());
+    format!("rank {rank}: {name}: {topic} waits for {since}, {depth} unanswered")
+}
+
 /// The value at a dotted path.
 fn pick<'a>(value: &'a Value, keys: &str) -> Option<&'a Value> {
     if let Some(found) = value.get(keys) {
@@ -240,6 +300,13 @@ mod tests {
     fn the_heading_is_that_of_flux() {
         let line = row("Module", "Idle", "S", "Sendq", "Recvq", "Service", None);
         assert_eq!(line, "Module                    Idle  S Sendq Recvq Service");
+    }
+
+    #[test]
+    fn a_service_that_owes_an_answer_is_named_with_its_queue() {
+        let (name, topic) = ("kvs".to_string(), "kvs.commit".to_string());
+        let busy = Busy { name, topic, oldest: 61.2, depth: 7 };
+        assert_eq!(owes(3, &busy), "rank 3: kvs: kvs.commit waits for 1.017m, 7 unanswered");
     }
 
     #[test]

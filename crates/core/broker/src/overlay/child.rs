@@ -225,7 +225,7 @@ impl Node {
                 if let Some(uuid) = child.uuid.clone() {
                     message.push_route(uuid);
                 }
-                child.traffic.received(&message);
+                child.traffic.received(&message, self.clock.mono_us);
                 if self.passes_from_child(&message) {
                     self.route_request(message);
                 }
@@ -315,7 +315,7 @@ impl Node {
     pub(crate) fn request_down(&mut self, rank: u32, mut message: Message) {
         match self.overlay.children.get_mut(&rank) {
             Some(child) if child.link.is_some() => {
-                child.traffic.sent.request(&message);
+                child.traffic.sent.request(&message, self.clock.mono_us);
                 let face = child.face.clone().unwrap_or_else(|| self.cfg.uuid.clone());
                 message.push_route(face);
                 self.send_down(rank, message);

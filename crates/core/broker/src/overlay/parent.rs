@@ -266,7 +266,7 @@ impl Node {
                 self.way_message(&message);
             }
             MsgType::Request => {
-                self.overlay.parent.traffic.received(&message);
+                self.overlay.parent.traffic.received(&message, self.clock.mono_us);
                 if self.passes(&message) {
                     self.route_request(message);
                 }
@@ -407,7 +407,7 @@ impl Node {
             let text = format!("{} cannot be reached at present", self.parent_name());
             return self.refuse(&message, RpcError::new(Errno::EHOSTUNREACH, text));
         }
-        self.overlay.parent.traffic.sent.request(&message);
+        self.overlay.parent.traffic.sent.request(&message, self.clock.mono_us);
         self.send_up(message);
     }
 

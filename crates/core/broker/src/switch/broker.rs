@@ -72,6 +72,10 @@ impl Node {
                 let waits = self.waits();
                 self.reply(call.answer, Ok(WaitList { waits }));
             }
+            Broker::Health(call) => {
+                let report = self.health_report(call.request.older);
+                self.reply(call.answer, Ok(report));
+            }
             Broker::Publish(call) => {
                 let result = self.publish_call(call.request, call.answer.cred());
                 self.reply(call.answer, result);
@@ -184,7 +188,7 @@ impl Node {
             status: seat.phase as u32,
             services: self.services_of(Peer::Module(at)),
             sendqueue: 0,
-            recvqueue: 0,
+            recvqueue: seat.serving.len() as u64,
         };
         present.map(entry).collect()
     }

@@ -21,7 +21,7 @@ pub(crate) struct Client {
     pub(crate) sent: u64,
     disconnects: Disconnects,
     /// Requests that it serves.
-    serving: Tracker,
+    pub(crate) serving: Tracker,
 }
 
 impl Client {
@@ -122,7 +122,7 @@ impl Node {
     pub(crate) fn request_to_client(&mut self, id: ClientId, mut message: Message) {
         message.push_route(self.cfg.uuid.clone());
         if let Some(client) = self.clients.get_mut(&id) {
-            client.serving.request(&message);
+            client.serving.request(&message, self.clock.mono_us);
             self.send_client(id, message);
         }
     }

@@ -7,26 +7,36 @@ use flux_svc::engine::Output;
 
 use crate::ids::Peer;
 use crate::node::Node;
-use crate::track::Disconnects;
+use crate::track::{Disconnects, Tracker};
 
 /// One driver.
 #[derive(Debug)]
 pub(crate) struct Driver {
-    name: &'static str,
+    pub(crate) name: &'static str,
     id: RouteId,
     disconnects: Disconnects,
+    /// Requests that it was given and has not answered.
+    pub(crate) serving: Tracker,
 }
 
 impl Node {
     pub(crate) fn add_driver(&mut self, name: &'static str) {
         let peer = Peer::Driver(self.drivers.len());
         let id = self.ids.make(peer);
-        self.drivers.push(Driver { name, id, disconnects: Disconnects::default() });
+        self.drivers.push(Driver {
+            name,
+            id,
+            disconnects: Disconnects::default(),
+            serving: Tracker::default(),
+        });
         self.registry.insert(name.to_string(), peer);
     }
 
     pub(crate) fn give_driver(&mut self, at: usize, message: Message) {
-        if let Some(driver) = self.drivers.get(at) {
+        if let Some(driver) = self.drivers.get_mut(at) {
+            if message.kind == MsgType::Request {
+                driver.serving.request(&message, self.clock.mono_us);
+            }
             self.out.push_back(Output::Driver(driver.name, message));
         }
     }
@@ -46,7 +56,10 @@ impl Node {
                 driver.disconnects.arm(&message);
                 self.route_request(message);
             }
-            MsgType::Response => self.route_response(message),
+            MsgType::Response => {
+                driver.serving.response(&message);
+                self.route_response(message);
+            }
             MsgType::Event => {
                 self.publish(message);
             }

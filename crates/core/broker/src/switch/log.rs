@@ -88,7 +88,7 @@ impl Node {
         match self.registry.get("state-machine").copied() {
             Some(peer) => {
                 let mut message = Message::request(lifecycle::Signal::TOPIC);
-                let alone = self.cfg.rank > 0 && self.rejoin_limit() != Some(0);
+                let alone = self.rejoin_limit() != Some(0);
                 SignalRequest { signum: number, alone }.put(&mut message);
                 self.tell(peer, message);
             }

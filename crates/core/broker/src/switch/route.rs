@@ -110,7 +110,7 @@ impl Node {
             Peer::Module(_) if message.method() == "rusage" => self.rusage(message),
             Peer::Module(seat) => {
                 if let Some(seat) = self.seats.get_mut(seat) {
-                    seat.serving.request(&message);
+                    seat.serving.request(&message, self.clock.mono_us);
                 }
                 message.push_route(self.cfg.uuid.clone());
                 self.work.push_back(Work::Deliver(seat, message));

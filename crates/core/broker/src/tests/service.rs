@@ -124,3 +124,31 @@ fn services_hear_of_clients_that_go_away() {
     assert_eq!(notes.disconnects[0].cred.userid, GUEST);
     assert_eq!(cluster.nodes[2].as_ref().unwrap().tracked(), 0);
 }
+
+#[test]
+fn a_service_that_owes_an_answer_for_long_is_named_with_its_queue() {
+    let mut cluster = Cluster::new("kary:1", 2);
+    let client = cluster.client(1, OWNER);
+    cluster.ask(client, "probe.hold", 1, json!({}));
+    cluster.ask(client, "probe.hold", 1, json!({}));
+    cluster.stream(client, "probe.stream", 1, json!({}));
+    let ask = |cluster: &mut Cluster, older: f64| {
+        let caller = cluster.client(0, OWNER);
+        cluster.call(caller, "module.health", 1, json!({ "older": older })).unwrap()
+    };
+    assert_eq!(ask(&mut cluster, 5.0), json!({ "rank": 1, "services": [] }));
+    cluster.advance(8_000_000);
+    let report = ask(&mut cluster, 5.0);
+    assert_eq!(report["services"][0]["name"], "probe");
+    assert_eq!(report["services"][0]["topic"], "probe.hold");
+    assert_eq!(report["services"][0]["depth"], 3);
+    assert!(report["services"][0]["oldest"].as_f64().unwrap() >= 8.0);
+    // Those that only stream owe nothing.
+    let held: Vec<Message> = cluster.notes[1].borrow_mut().held.drain(..).collect();
+    for request in held.iter().filter(|request| !request.is_streaming()) {
+        cluster.notes[1].borrow_mut().late.push(Message::response_to(request));
+    }
+    let silent = Message::with_no_response;
+    cluster.ask_with(client, "probe.release", 1, json!({}), silent);
+    assert_eq!(ask(&mut cluster, 5.0)["services"], json!([]));
+}

@@ -31,7 +31,8 @@ const RUN: u32 = 16;
 
 impl StateMachineService {
     pub(super) fn begin_cleanup(&mut self, cx: &mut Cx<'_, Wait>) {
-        if cx.rank() > 0 {
+        if cx.rank() > 0 || self.leaving {
+            // The instance goes on, or is there again when its leader is.
             return self.run_group(cx, Group::Cleanup);
         }
         self.cleanup_step(cx, CleanupStep::StopQueues);

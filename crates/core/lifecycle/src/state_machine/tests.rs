@@ -467,3 +467,22 @@ fn in_recovery_mode_failures_of_the_start_are_ignored() {
     assert_eq!(rig.expect("broker.exit").json::<ExitRequest>().unwrap().code, 0);
     rig.finish();
 }
+
+#[test]
+fn a_leader_that_stops_alone_ends_no_job_and_no_follower() {
+    let quiet_leader = Settings { program: None, ..settings() };
+    let mut rig = Rig::with(StateMachineService::new(quiet_leader), 0, 2, &Map::new());
+    let children = to_run(&mut rig);
+    rig.reply(&children, json!({"rank": 1, "status": "full", "torpid": false}));
+    let child = rig.stream("state-machine.monitor", json!({"final": 7}));
+    assert_eq!(rig.response(child), Ok(json!({"state": State::Run as i32})));
+    rig.request("state-machine.signal", json!({"signum": 15, "alone": true}));
+    quiet(&mut rig);
+    let spurn = rig.expect("overlay.spurn");
+    assert_eq!(spurn.json::<Value>().unwrap(), json!({"release": true}));
+    rig.reply(&children, json!({"rank": 1, "status": "lost", "torpid": false}));
+    rig.expect("broker.stop-modules");
+    assert!(rig.try_response(child).is_none());
+    rig.disconnect(rig.owner(), "state-machine");
+    rig.finish();
+}

@@ -103,7 +103,10 @@ impl Run {
             }
             6 if faults.followers => {
                 // As the service manager stops it; the instance goes on without.
-                if let Some(rank) = self.follower()
+                if faults.leader && self.world.is_alive(0) && self.rng.chance(25) {
+                    self.world.signal(0, 15);
+                    self.count("leaders stopped");
+                } else if let Some(rank) = self.follower()
                     && self.world.is_alive(rank)
                 {
                     self.world.signal(rank, 15);
