@@ -51,7 +51,7 @@ impl Tracker {
             return false;
         };
         let request = self.open.get(&(client.clone(), message.matchtag()));
-        request.is_some_and(|request| request.routes == message.routes)
+        request.is_some_and(|request| request.head.routes == message.routes)
     }
 
     /// A response comes back. Whether the request was known.
