@@ -306,7 +306,7 @@ mod tests {
     fn a_service_that_owes_an_answer_is_named_with_its_queue() {
         let (name, topic) = ("kvs".to_string(), "kvs.commit".to_string());
         let busy = Busy { name, topic, oldest: 61.2, depth: 7 };
-        assert_eq!(owes(3, &busy), "rank 3: kvs: kvs.commit waits for 1.017m, 7 unanswered");
+        assert_eq!(owes(3, &busy), "rank 3: kvs: kvs.commit waits for 1.02m, 7 unanswered");
     }
 
     #[test]
