@@ -37,6 +37,19 @@ pub fn configure(access: &str) {
     world::write("/etc/flux/system/conf.d/system.toml", &text, 0o644);
 }
 
+fn broker() -> Child {
+    let log = fs::File::options().create(true).append(true).open("/run/broker.log");
+    let mut command = FLUX.command(PROGRAM);
+    command
+        .args(["broker", "--config-path=/etc/flux/system/conf.d"])
+        .args(["-Srundir=/run/flux", "-Sbroker.rc2_none=1"])
+        .arg(format!("-Sstatedir={STATEDIR}"))
+        .arg(format!("-Slocal-uri={URI}"))
+        .stdout(Stdio::null())
+        .stderr(log.expect("a log"));
+    command.spawn().expect("the broker can be started")
+}
+
 impl Instance {
     /// Starts an instance with these lines in `[access]`.
     ///
@@ -56,22 +69,27 @@ impl Instance {
     /// When it does not come up.
     #[must_use]
     pub fn boot(world: World) -> Self {
-        let log = fs::File::create("/run/broker.log").expect("a log");
-        let mut command = FLUX.command(PROGRAM);
-        command
-            .args(["broker", "--config-path=/etc/flux/system/conf.d"])
-            .args(["-Srundir=/run/flux", "-Sbroker.rc2_none=1"])
-            .arg(format!("-Sstatedir={STATEDIR}"))
-            .arg(format!("-Slocal-uri={URI}"))
-            .stdout(Stdio::null())
-            .stderr(log);
-        let broker = command.spawn().expect("the broker can be started");
-        let instance = Self { broker, world };
+        let instance = Self { broker: broker(), world };
+        instance.wait();
+        instance
+    }
+
+    /// Kills the broker without a warning, and starts another.
+    ///
+    /// # Panics
+    /// When that does not come up.
+    pub fn crash(&mut self) {
+        drop(self.broker.kill());
+        drop(self.broker.wait());
+        self.broker = broker();
+        self.wait();
+    }
+
+    fn wait(&self) {
         until("the instance runs", || {
-            let said = instance.flux(FLUX, &["uptime"]);
+            let said = self.flux(FLUX, &["uptime"]);
             said.success && said.out.contains(" run ")
         });
-        instance
     }
 
     /// Process id of the broker.

@@ -59,7 +59,7 @@ fn jobs_run_as_who_submits_them() {
 fn others_jobs_are_out_of_reach() {
     let instance = Instance::start(OPEN);
     let id = instance.ok(ALICE, &["submit", "sh", "-c", "echo secret; exec sleep 1000"]);
-    instance.ok(ALICE, &["job", "wait-event", "-p", "guest.exec.eventlog", &id, "shell.start"]);
+    instance.ok(ALICE, &["job", "wait-event", "-p", "output", &id, "data"]);
     let id = id.as_str();
     for words in [
         &["cancel", id][..],
@@ -188,6 +188,33 @@ fn a_stubborn_job_of_a_guest_is_killed() {
     instance.ok(ALICE, &["cancel", &id]);
     instance.ok(ALICE, &["job", "wait-event", "-t", "60", &id, "clean"]);
     until("nothing is left", || !ROOT.run(&["pgrep", "-f", "^sleep 987654"]).success);
+}
+
+#[test]
+#[ignore = "needs root and MUNGE"]
+fn jobs_of_guests_outlive_the_broker() {
+    let mut instance = Instance::start(OPEN);
+    let script = "echo $$ >$HOME/pid; until [ -e $HOME/go ]; do sleep 0.05; done; echo $$; id -u";
+    let id = instance.ok(ALICE, &["submit", "sh", "-c", script]);
+    let stubborn = instance.ok(
+        BOB,
+        &["submit", "sh", "-c", "trap '' TERM; echo $$ >$HOME/pid; while :; do sleep 0.1; done"],
+    );
+    for user in ["alice", "bob"] {
+        let path = format!("/home/{user}/pid");
+        until("the job runs", || fs::metadata(&path).is_ok_and(|file| file.len() > 0));
+    }
+    instance.crash();
+    let pid = fs::read_to_string("/home/alice/pid").unwrap().trim().to_string();
+    assert!(fs::metadata(format!("/proc/{pid}")).is_ok_and(|found| found.uid() == ALICE.id));
+    denied(&instance.flux(BOB, &["cancel", &id]), "own jobs");
+    world::write("/home/alice/go", "", 0o644);
+    assert_eq!(instance.ok(ALICE, &["job", "attach", &id]), format!("{pid}\n{}", ALICE.id));
+    // The new broker reaches what the former has started.
+    let pid = fs::read_to_string("/home/bob/pid").unwrap().trim().to_string();
+    instance.ok(BOB, &["cancel", &stubborn]);
+    instance.ok(BOB, &["job", "wait-event", "-t", "60", &stubborn, "clean"]);
+    until("the process is gone", || !fs::exists(format!("/proc/{pid}")).unwrap_or(true));
 }
 
 #[test]

@@ -163,35 +163,36 @@ fn wait_for(
 /// A directory for the job below the broker's own, or where temporary files go.
 fn make_tmpdir(uri: &str, rank: u32, id: JobId) -> std::io::Result<PathBuf> {
     let name = format!("jobtmp-{rank}-{}", id.f58());
-    let make = |parent: &Path| private_directory(&parent.join(&name));
-    // The socket is in the broker's run directory.
+    // The socket is in the broker's run directory, where nobody but the owner makes anything.
     let rundir = uri.strip_prefix("local://").and_then(|path| Path::new(path).parent());
-    if let Some(rundir) = rundir
-        && let Ok(dir) = make(rundir)
-    {
-        return Ok(dir);
+    if let Some(rundir) = rundir {
+        let dir = rundir.join(&name);
+        match DirBuilder::new().mode(0o700).create(&dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {}
+            _ => return Ok(dir),
+        }
     }
     let tmp = std::env::var_os("TMPDIR").unwrap_or_else(|| "/tmp".into());
-    make(Path::new(&tmp))
+    private_directory(Path::new(&tmp), &name)
 }
 
-/// Makes a directory for this user alone, or takes the one that is there if it is so: in `/tmp`
-/// somebody else may have guessed its name.
-fn private_directory(dir: &Path) -> std::io::Result<PathBuf> {
-    match DirBuilder::new().mode(0o700).create(dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            let found = std::fs::symlink_metadata(dir)?;
-            let mine = found.is_dir()
-                && found.uid() == rustix::process::geteuid().as_raw()
-                && found.mode() & 0o077 == 0;
-            if !mine {
-                let text = format!("{}: is not this user's own", dir.display());
-                return Err(std::io::Error::new(std::io::ErrorKind::AlreadyExists, text));
-            }
+/// Makes a new directory for this user alone where others make theirs. A name that is taken, by a
+/// job of another instance or by somebody who has guessed it, gets a suffix that nobody can guess.
+fn private_directory(parent: &Path, name: &str) -> std::io::Result<PathBuf> {
+    const TRIES: usize = 16;
+    let mut dir = parent.join(name);
+    for _ in 0..TRIES {
+        match DirBuilder::new().mode(0o700).create(&dir) {
+            Ok(()) => return Ok(dir),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
         }
-        made => made?,
+        let mut random = [0; 8];
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+        dir = parent.join(format!("{name}-{:016x}", u64::from_le_bytes(random)));
     }
-    Ok(dir.to_path_buf())
+    let text = format!("{}: no free name", dir.display());
+    Err(std::io::Error::new(std::io::ErrorKind::AlreadyExists, text))
 }
 
 impl Shell {
@@ -586,13 +587,15 @@ mod tests {
     #[test]
     fn a_directory_that_somebody_else_prepared_is_not_used() {
         let base = tempfile::tempdir().unwrap();
-        let dir = base.path().join("jobtmp");
-        private_directory(&dir).unwrap();
-        private_directory(&dir).unwrap();
-        std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o777)).unwrap();
-        private_directory(&dir).unwrap_err();
-        let link = base.path().join("link");
-        symlink(base.path(), &link).unwrap();
-        private_directory(&link).unwrap_err();
+        let taken = base.path().join("jobtmp");
+        symlink(base.path(), &taken).unwrap();
+        let first = private_directory(base.path(), "jobtmp").unwrap();
+        let second = private_directory(base.path(), "jobtmp").unwrap();
+        assert!(first != taken && first != second);
+        for dir in [first, second] {
+            let found = std::fs::symlink_metadata(dir).unwrap();
+            assert!(found.is_dir() && found.permissions().mode() & 0o7777 == 0o700);
+        }
+        assert_eq!(private_directory(base.path(), "free").unwrap(), base.path().join("free"));
     }
 }
