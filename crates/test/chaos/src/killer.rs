@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use flux_client::Client;
+use flux_api::kvs::{Commit, CommitRequest, PRIMARY};
+use flux_client::{Client, To};
 
 use crate::Plan;
 use crate::cluster::{Cluster, Role};
@@ -39,17 +40,9 @@ fn serves(cluster: &Cluster, rank: u32) -> bool {
     let Ok(client) = Client::open_once(&cluster.uri(rank), Duration::from_millis(200)) else {
         return false;
     };
-    let request = flux_api::kvs::LookupRequest {
-        key: ".".to_string(),
-        flags: flux_api::kvs::TREEOBJ,
-        namespace: None,
-        rootdir: None,
-        rootseq: None,
-    };
-    client
-        .send::<flux_api::kvs::Lookup>(flux_client::To::Any, &request)
-        .wait_within(Duration::from_millis(200))
-        .is_ok()
+    // Empty, but it goes to rank 0 and waits for the disk.
+    let request = CommitRequest { namespace: PRIMARY.to_string(), flags: 0, ops: Vec::new() };
+    client.send::<Commit>(To::Any, &request).wait_within(Duration::from_millis(500)).is_ok()
 }
 
 /// Kills for as long as the plan says, and until every job of the load was submitted.

@@ -98,11 +98,15 @@ impl Shell {
     }
 
     fn barrier_failed(&mut self, error: &RpcError) {
-        if error.errno != Errno::EIO && may_pass(error.errno) {
+        if error.errno == Errno::EIO {
+            // Another shell has ended: its tasks were done, and the answer for this one got lost
+            // with rank 0, or the execution service ends the job.
+            self.announce_start();
+        } else if may_pass(error.errno) || error.errno == Errno::ENOENT && !self.local_done() {
+            // Restarted, the execution service may not know the job again yet.
             self.again.barrier = Some(Instant::now() + SETTLE);
-        } else if error.errno == Errno::EIO {
-            self.code = self.code.max(1);
-            self.kill_tasks(9);
+        } else if error.errno == Errno::ENOENT {
+            self.announce_start();
         } else {
             self.fatal(1, "", &format!("shell_barrier: {error}"));
         }

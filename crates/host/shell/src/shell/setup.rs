@@ -40,6 +40,9 @@ use crate::poller::{Poller, Source};
 use crate::recorder::{Log, Recorder};
 use crate::rlimit::Limits;
 
+/// How long the execution service may not know the job after a restart of rank 0.
+const UNKNOWN: Duration = Duration::from_secs(600);
+
 impl Failure {
     fn new(text: impl ToString) -> Self {
         Failure { code: 1, text: Some(text.to_string()) }
@@ -306,6 +309,7 @@ impl Shell {
         }
         let node = &self.layout.nodes[self.rank as usize];
         let request = ShellBarrier { id: self.job.id.0, rank: node.broker_rank, passed: Some(0) };
+        let begun = Instant::now();
         loop {
             let Some(client) = self.link.client().cloned() else {
                 // Whoever asks again takes the place it had.
@@ -328,6 +332,10 @@ impl Shell {
                 }
                 Err(error) if may_pass(error.errno) => {
                     self.patience.lost(Instant::now(), None);
+                    pause(&mut self.patience, &self.signals, &error)?;
+                }
+                // Restarted, the execution service may not know the job again yet.
+                Err(error) if error.errno == Errno::ENOENT && begun.elapsed() < UNKNOWN => {
                     pause(&mut self.patience, &self.signals, &error)?;
                 }
                 Err(error) => return Err(Failure::new(format!("shell_barrier: {error}"))),

@@ -248,12 +248,34 @@ fn a_pmi_exchange_waits_for_a_broker_that_is_away() {
 
 #[test]
 fn a_barrier_whose_answer_is_lost_is_entered_again() {
-    for fate in [Fate::CutBefore, Fate::FailBefore(Errno::EHOSTUNREACH)] {
+    for fate in [
+        Fate::CutBefore,
+        Fate::FailBefore(Errno::EHOSTUNREACH),
+        // A leader that was restarted and does not know the job yet.
+        Fate::FailBefore(Errno::ENOENT),
+    ] {
         let setting = Setting::new(&["true"]).fate("job-exec.shell-barrier", fate);
         let done = Setting { ntasks: 4, nshells: 2, ..setting }.start().finish();
         assert_eq!(done.code, 0, "{fate:?}");
         assert!(done.names("exec.eventlog").contains(&"shell.start".to_string()));
     }
+}
+
+#[test]
+fn the_second_barrier_ends_no_job() {
+    // Another shell has ended, and the answer that was for this one was lost with rank 0.
+    let run = run_on_two(&["sh", "-c", "while ! test -e go; do sleep 0.01; done"], json!({}));
+    let barrier = |state: &crate::fake::State| {
+        state.topics.iter().filter(|topic| *topic == "job-exec.shell-barrier").count()
+    };
+    drop(run.shared.wait("first barrier", |state| barrier(state) >= 2));
+    let eio = Fate::FailBefore(Errno::EIO);
+    let both = vec![("shell-barrier".to_string(), eio), ("shell-barrier".to_string(), eio)];
+    run.shared.state.lock().unwrap().fates = both;
+    drop(run.shared.wait("second barrier", |state| barrier(state) >= 4));
+    std::fs::write(run.dir.path().join("go"), "").unwrap();
+    let done = run.finish();
+    assert_eq!((done.code, done.raised.len()), (0, 0));
 }
 
 #[test]
