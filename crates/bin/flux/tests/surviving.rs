@@ -133,3 +133,113 @@ fn an_instance_that_has_ended_is_not_waited_for() {
     assert_eq!(attached.end(), 1);
     assert!(attached.err().contains("the instance has ended"), "{}", attached.err());
 }
+
+/// Process ids of the shells of a job at a rank.
+fn shells(nodes: &Nodes, rank: usize) -> Vec<i32> {
+    let uri = format!("FLUX_URI={}", nodes.uri(rank));
+    let found = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+        let read = |name: &str| {
+            String::from_utf8_lossy(&fs::read(entry.path().join(name)).unwrap_or_default())
+                .into_owned()
+        };
+        let mut words = read("cmdline");
+        words.truncate(words.trim_end_matches('\0').len());
+        let is_shell = words.split('\0').nth(1) == Some("shell");
+        let here = read("environ").split('\0').any(|variable| variable == uri);
+        (is_shell && here).then(|| entry.file_name().to_str()?.parse().ok()).flatten()
+    });
+    found.collect()
+}
+
+fn signal(pid: i32, signal: nix::sys::signal::Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
+}
+
+#[test]
+fn whoever_follows_a_job_at_the_leader_that_is_killed_loses_no_line() {
+    let mut nodes = Nodes::start(2, false, "");
+    let script = counting(&nodes);
+    for rank in [0, 1] {
+        let requires = format!("--requires=rank:{rank}");
+        let mut attached = Attached::start(&nodes, 0, &["run", &requires, "sh", "-c", &script]);
+        nodes.wait("output", |_| attached.out().contains("line 5"));
+        for round in 1..3 {
+            nodes.kill(0);
+            nodes.boot(0);
+            let line = format!("line {}\n", round * 40);
+            nodes.wait("output", |_| attached.out().contains(&line));
+        }
+        fs::write(nodes.path("go"), "").unwrap();
+        assert_eq!(attached.end(), 0, "{}", attached.err());
+        assert!(are_whole(&attached.out()), "{}", attached.out());
+        fs::remove_file(nodes.path("go")).unwrap();
+    }
+}
+
+#[test]
+fn a_job_on_four_nodes_loses_nothing_whoever_is_killed() {
+    let mut nodes = Nodes::start(4, false, "");
+    let script = counting(&nodes);
+    // A leaf, the leader, all of them.
+    for killed in [vec![3], vec![0], vec![0, 1, 2, 3]] {
+        let words = ["submit", "-N4", "sh", "-c", &script];
+        let id = nodes.text(0, &words).trim().to_string();
+        let mut attached = Attached::start(&nodes, 0, &["job", "attach", "--label-io", &id]);
+        nodes
+            .wait("output", |_| (0..4).all(|r| attached.out().contains(&format!("{r}: line 5\n"))));
+        for rank in &killed {
+            nodes.kill(*rank);
+        }
+        for rank in &killed {
+            nodes.boot(*rank);
+        }
+        nodes.wait_for_all();
+        fs::write(nodes.path("go"), "").unwrap();
+        assert_eq!(attached.end(), 0, "{killed:?}: {}\n{}", attached.err(), nodes.logs());
+        let text = attached.out();
+        for rank in 0..4 {
+            let prefix = format!("{rank}: ");
+            let own: Vec<&str> =
+                text.lines().filter_map(|line| line.strip_prefix(&prefix)).collect();
+            assert!(are_whole(&own.join("\n")), "{killed:?} {rank}: {text}");
+        }
+        fs::remove_file(nodes.path("go")).unwrap();
+    }
+}
+
+#[test]
+fn a_stopped_shell_whose_broker_is_killed_meanwhile_goes_on() {
+    let mut nodes = Nodes::start(2, false, "");
+    let script = counting(&nodes);
+    let mut attached =
+        Attached::start(&nodes, 0, &["run", "--requires=rank:1", "sh", "-c", &script]);
+    nodes.wait("output", |_| attached.out().contains("line 5"));
+    let shell = shells(&nodes, 1);
+    assert_eq!(shell.len(), 1);
+    signal(shell[0], nix::sys::signal::Signal::SIGSTOP);
+    nodes.kill(1);
+    nodes.boot(1);
+    nodes.wait_for_all();
+    signal(shell[0], nix::sys::signal::Signal::SIGCONT);
+    fs::write(nodes.path("go"), "").unwrap();
+    assert_eq!(attached.end(), 0, "{}", attached.err());
+    assert!(are_whole(&attached.out()), "{}", attached.out());
+}
+
+#[test]
+fn a_killed_shell_ends_its_job_and_leaves_no_task() {
+    let nodes = Nodes::start(2, false, "");
+    let pid = nodes.path("pid");
+    let script = format!("echo $$ >{}; sleep 600", pid.display());
+    let mut attached =
+        Attached::start(&nodes, 0, &["run", "--requires=rank:1", "sh", "-c", &script]);
+    let task = || fs::read_to_string(&pid).ok()?.trim().parse::<i32>().ok();
+    nodes.wait("task", |_| task().is_some());
+    signal(shells(&nodes, 1)[0], nix::sys::signal::Signal::SIGKILL);
+    assert_eq!(attached.end(), 137, "{}", attached.err());
+    nodes.wait("end of the task", |_| {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", task().unwrap()));
+        stat.is_err() || stat.is_ok_and(|stat| stat.contains(") Z "))
+    });
+    assert_eq!(nodes.text(0, &["run", "-N2", "echo", "on"]), "on\non\n");
+}

@@ -30,7 +30,9 @@ impl ExecService {
         }
         let Some(job) = self.jobs.get_mut(&id) else { return };
         let multi = job.shells.len() > 1;
-        if multi && job.barriers == 0 && !job.reported && job.ending.is_none() {
+        // After a restart nobody knows whether it had passed the barrier before.
+        let sure = job.barriers == 0 && job.resume.is_none();
+        if multi && sure && !job.reported && job.ending.is_none() {
             let note = format!("{place} terminated before first barrier");
             self.exception(cx, id, 0, "exec", &note);
         }

@@ -260,10 +260,6 @@ impl ExecService {
             let text = format!("rank {} runs no shell of this job", request.rank);
             return answer.err(cx, RpcError::new(Errno::EINVAL, text));
         }
-        if job.active < job.shells.len() {
-            // A shell has exited: nobody will complete this barrier.
-            return answer.err(cx, Errno::EIO);
-        }
         if let Some(passed) = request.passed {
             if passed < job.barriers {
                 // The others passed it when a restart lost the answer to this one.
@@ -273,6 +269,10 @@ impl ExecService {
                 job.barriers = passed;
                 Self::pass_barrier(cx, job);
             }
+        }
+        if job.active < job.shells.len() {
+            // A shell has exited: nobody will complete this barrier.
+            return answer.err(cx, Errno::EIO);
         }
         let patience = job.barrier.is_empty() && job.resume.is_some();
         if let Some(older) = job.barrier.insert(request.rank, answer) {

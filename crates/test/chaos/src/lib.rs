@@ -82,6 +82,7 @@ pub fn run(plan: &Plan) -> Result<Report, Failure> {
     let waited = waited.elapsed();
     verdict.violations.extend(tries.broken.iter().cloned());
     let own_restarts = cluster.restarts();
+    let place = cluster.path().display().to_string();
     verdict.violations.extend(cluster.stop(plan));
 
     let mut text = String::new();
@@ -89,6 +90,9 @@ pub fn run(plan: &Plan) -> Result<Report, Failure> {
     let mut row = |name: &str, value: String| {
         let _ = writeln!(text, "{name:<44} {value}");
     };
+    if plan.keep {
+        row("directory, which is kept", place);
+    }
     row("brokers", plan.brokers.to_string());
     row("time", secs(begun.elapsed()));
     for role in [Role::Leader, Role::Router, Role::Leaf] {

@@ -38,7 +38,7 @@ impl Kind {
     /// The kind of job `number`: most are short, some take half a minute, some need several nodes,
     /// some fail.
     #[must_use]
-    pub fn of(number: u32, nodes_max: u32) -> Self {
+    pub fn of(number: u32, nodes_max: u32, longest: Duration) -> Self {
         let mut dice = Dice::new(u64::from(number) + 7919);
         let sort = dice.below(100);
         let mut kind = match sort {
@@ -50,6 +50,11 @@ impl Kind {
             _ => Kind { nodes: 4, lines: 30, pause: 100, code: 0 },
         };
         kind.nodes = kind.nodes.min(nodes_max);
+        if let Some(lines) =
+            u32::try_from(longest.as_millis()).ok().and_then(|ms| ms.checked_div(kind.pause))
+        {
+            kind.lines = kind.lines.min(lines);
+        }
         if dice.below(20) == 0 {
             kind.code = 3;
         }
@@ -223,7 +228,7 @@ impl<'a> Load<'a> {
             // Spread over the time, so that there is always something to lose.
             let due = self.plan.time.mul_f64(f64::from(number) / f64::from(self.plan.jobs.max(1)));
             std::thread::sleep(due.saturating_sub(self.begun.elapsed()));
-            let kind = Kind::of(number, self.cluster.size());
+            let kind = Kind::of(number, self.cluster.size(), self.plan.longest);
             for attempt in 0u32.. {
                 if stop.load(Ordering::Relaxed) {
                     return tries;

@@ -29,6 +29,8 @@ pub struct Plan {
     pub seed: u64,
     /// How long jobs may take to end when the killing is over.
     pub patience: Duration,
+    /// No job takes longer, as far as its pauses go.
+    pub longest: Duration,
     /// Leave the directory of the instance behind.
     pub keep: bool,
 }
@@ -52,6 +54,7 @@ impl Plan {
             roles: vec![Role::Leader, Role::Router, Role::Leaf],
             seed: 1,
             patience: Duration::from_secs(180),
+            longest: Duration::from_secs(60),
             keep: false,
         }
     }

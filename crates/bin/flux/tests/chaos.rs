@@ -1,0 +1,22 @@
+//! A short storm: brokers of every role are killed all the time, under a load of jobs.
+//!
+//! The long one is `cargo run --release -p flux-chaos -- --minutes 5`.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::time::Duration;
+
+#[test]
+fn a_storm_of_kills_breaks_no_promise() {
+    let plan = flux_chaos::Plan {
+        time: Duration::from_secs(15),
+        brokers: 5,
+        jobs: 100,
+        clients: 2,
+        followers: 1,
+        longest: Duration::from_secs(3),
+        ..flux_chaos::Plan::new(env!("CARGO_BIN_EXE_flux").into())
+    };
+    let report = flux_chaos::run(&plan).unwrap();
+    assert!(report.violations.is_empty(), "{}\n{}", report.violations.join("\n"), report.text);
+}
