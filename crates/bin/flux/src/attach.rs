@@ -40,6 +40,8 @@ use machine::{Effect, Machine, View};
 const PATIENCE: Duration = Duration::from_millis(400);
 /// How often that line is brought up to date.
 const REFRESH: Duration = Duration::from_secs(2);
+/// Until a log that ended too early is followed again.
+const DOUBT: Duration = Duration::from_millis(500);
 
 /// How to attach.
 #[derive(Debug, Clone)]
@@ -89,6 +91,8 @@ struct Session<'a> {
     exec: Log,
     output: Log,
     output_over: bool,
+    /// The output is followed since the job was at its end.
+    output_last: bool,
     outage: Outage,
     input: Input,
     signals: Signals,
@@ -124,6 +128,7 @@ impl<'a> Session<'a> {
             exec,
             output,
             output_over: false,
+            output_last: false,
             outage: Outage::new(),
             input: Input::new(options.read_only, options.stdin_ranks.clone()),
             signals,
@@ -221,7 +226,12 @@ impl<'a> Session<'a> {
             self.say(text);
         }
         if self.job.is_ended() {
-            self.machine.job_end();
+            if self.machine.is_clean() {
+                self.machine.job_end();
+            } else {
+                // A broker that went away has cut it short.
+                self.job.doubt(Instant::now() + DOUBT);
+            }
         }
         Ok(())
     }
@@ -258,9 +268,20 @@ impl<'a> Session<'a> {
             };
             self.act(effects);
         }
-        if self.output.is_ended() && !std::mem::replace(&mut self.output_over, true) {
+        if !self.output.is_ended() || self.output_over {
+            return Ok(());
+        }
+        if self.output_last || self.machine.is_all_read() {
+            self.output_over = true;
             let effects = self.machine.output_end();
             self.act(effects);
+        } else if self.job.is_ended() {
+            // Only what is read after the end of the job is sure to be all.
+            self.output_last = true;
+            self.output.doubt(Instant::now());
+            self.output.follow(&self.client);
+        } else {
+            self.output.doubt(Instant::now() + DOUBT);
         }
         Ok(())
     }
@@ -348,6 +369,7 @@ impl<'a> Session<'a> {
                     for log in [&mut self.job, &mut self.exec, &mut self.output] {
                         log.follow(&self.client);
                     }
+                    self.output_last = self.job.is_ended();
                     self.input.reconnected(&self.client);
                     return Ok(None);
                 }

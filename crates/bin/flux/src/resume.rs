@@ -165,6 +165,12 @@ impl Log {
         self.again = Some(at);
     }
 
+    /// It ended although there must be more: follows it again at a time.
+    pub(crate) fn doubt(&mut self, at: Instant) {
+        self.ended = false;
+        self.again = Some(at);
+    }
+
     /// When [`Log::retry`] has something to do.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.again

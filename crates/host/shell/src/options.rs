@@ -115,23 +115,25 @@ pub struct Options {
     pub hwloc_restrict: bool,
     /// Name of the `mpi` option.
     pub mpi: Option<String>,
-    /// Names of options that this shell knows of but does not serve.
-    pub unserved: Vec<String>,
+    /// Options that this shell knows of but does not serve: name, and whether the job shall not
+    /// run without it.
+    pub unserved: Vec<(&'static str, bool)>,
 }
 
 const LIMIT_DEFAULT: u64 = 1 << 30;
 const LIMIT_GUEST: u64 = 10 << 20;
 const INPUT_LIMIT: u64 = 10 << 20;
 const INPUT_LIMIT_MAX: u64 = 32 << 20;
-const UNSERVED: [&str; 8] = [
-    "initrc",
-    "userrc",
-    "stage-in",
-    "stop-tasks-in-exec",
-    "coprocess",
-    "sysmon",
-    "rexec-shutdown-timeout",
-    "rexec.sign-required",
+/// Options that this shell does not serve, and whether a job that asks for them cannot do without.
+const UNSERVED: [(&str, bool); 8] = [
+    ("initrc", true),
+    ("userrc", true),
+    ("stage-in", true),
+    ("stop-tasks-in-exec", true),
+    ("coprocess", true),
+    ("sysmon", false),
+    ("rexec-shutdown-timeout", false),
+    ("rexec.sign-required", false),
 ];
 
 fn bad(name: &str, value: &Value) -> OptionError {
@@ -430,8 +432,10 @@ impl Options {
             mpi: reader.get("mpi").and_then(Value::as_str).map(str::to_string),
             unserved: UNSERVED
                 .iter()
-                .filter(|name| reader.get(name).is_some())
-                .map(ToString::to_string)
+                .filter(|(name, _)| {
+                    reader.get(name).is_some_and(|value| *value != Value::Bool(false))
+                })
+                .copied()
                 .collect(),
         })
     }

@@ -73,6 +73,8 @@ pub(crate) struct Machine {
     finish: Option<i64>,
     seen_until: bool,
     job_ended: bool,
+    /// The last event of the job's own log was there.
+    cleaned: bool,
     output_ended: bool,
     header: Option<Header>,
     /// Ends of task streams that are to come, once the header told how many there are.
@@ -96,6 +98,7 @@ impl Machine {
             finish: None,
             seen_until: false,
             job_ended: false,
+            cleaned: false,
             output_ended: false,
             header: None,
             open_streams: None,
@@ -118,12 +121,23 @@ impl Machine {
         if event.name == "finish" {
             self.finish = event.get_i64("status");
         }
+        self.cleaned |= event.name == "clean";
         let past = self.seen_until;
         self.seen_until |= event.name == self.view.until;
         if event.name == "exception" {
             return vec![self.exception(event)];
         }
         if self.view.events && !past { vec![self.shown("job", event)] } else { Vec::new() }
+    }
+
+    /// Whether the job's own log is complete.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.cleaned
+    }
+
+    /// Whether every stream of the tasks is at its end.
+    pub(crate) fn is_all_read(&self) -> bool {
+        self.open_streams == Some(0)
     }
 
     /// The job's own log is at its end.

@@ -438,8 +438,12 @@ impl Shell {
         for text in warnings {
             warn(self, "rlimit", text);
         }
-        for name in self.options.unserved.clone() {
-            warn(self, "", format!("option {name} is not served by this shell"));
+        for (name, needed) in self.options.unserved.clone() {
+            let text = format!("option {name} is not served by this shell");
+            if needed {
+                return Err((1, "", text));
+            }
+            warn(self, "", text);
         }
         self.plan_affinity(&node.cores, ids.len());
         let gpus = self.options.gpu_affinity != "off";

@@ -239,3 +239,19 @@ fn input_reaches_the_tasks_of_all_shells() {
     assert_eq!((done.code, done.data("stdout", "0").as_str()), (0, "all\n"));
     assert_eq!(done.data("stdout", "3"), "three\nall\n");
 }
+
+#[test]
+fn what_a_job_cannot_do_without_and_is_not_there_ends_it_before_its_tasks_start() {
+    let options = json!({"stage-in": {"names": "main"}});
+    let done = run(&["touch", "ran"], 1, options).finish();
+    assert_eq!(
+        (done.code, &done.raised[0]["note"]),
+        (1, &json!("option stage-in is not served by this shell"))
+    );
+    assert!(!done.dir.path().join("ran").exists());
+    // What only measures is left out, with a word.
+    let done = run(&["touch", "ran"], 1, json!({"sysmon": 1})).finish();
+    assert_eq!(done.code, 0);
+    let said = "option sysmon is not served by this shell";
+    assert!(done.events("output").iter().any(|event| event["context"]["message"] == said));
+}
