@@ -35,8 +35,21 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
         drop(carry(io::stdin().lock(), &far));
         drop(far.shutdown(Shutdown::Write));
     });
-    carry(&socket, io::stdout().lock()).map_err(failed)?;
+    ended(carry(&socket, io::stdout().lock())).map_err(failed)?;
     Ok(0)
+}
+
+/// The end of a relay. A side that has left is no error: what it does not read, it does not want.
+fn ended(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error)
+            if [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset]
+                .contains(&error.kind()) =>
+        {
+            Ok(())
+        }
+        result => result,
+    }
 }
 
 /// Carries bytes until the end of `from`.
@@ -52,5 +65,19 @@ pub(crate) fn carry(mut from: impl Read, mut to: impl Write) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_leaves_first_does_not_matter() {
+        for kind in [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset] {
+            assert!(ended(Err(kind.into())).is_ok(), "{kind}");
+        }
+        assert!(ended(Ok(())).is_ok());
+        assert!(ended(Err(io::ErrorKind::PermissionDenied.into())).is_err());
     }
 }
