@@ -47,8 +47,8 @@ pub enum Wait {
     Pace,
     /// The root of a namespace, on a follower.
     Getroot(String),
-    /// The same, after the way to rank 0 was lost.
-    Resync(String),
+    /// The same, after the way to rank 0 was lost, and the version that was known then.
+    Resync(String, i64),
     /// A commit of a follower, by its number.
     Relay(u64),
     /// A request that rank 0 answers, by its number.
@@ -389,7 +389,7 @@ impl Service for KvsService {
             // A timer, not a call.
             Wait::Pace => {}
             Wait::Getroot(name) => self.got_root(cx, &name, &reply),
-            Wait::Resync(name) => self.resynced(cx, &name, &reply),
+            Wait::Resync(name, known) => self.resynced(cx, &name, known, &reply),
             Wait::Relay(ticket) => self.relay_answered(cx, ticket, &reply),
             Wait::Forward(ticket) => self.forward_answered(cx, ticket, &reply),
         }

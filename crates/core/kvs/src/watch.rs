@@ -93,6 +93,8 @@ impl Watcher {
 struct Monitor {
     owner: Option<u32>,
     root: Option<(i64, String)>,
+    /// The version known when the way to the leader came back, until compared with the leader's.
+    behind: Option<i64>,
     watchers: BTreeSet<u64>,
     by_key: BTreeMap<String, BTreeSet<u64>>,
     full: BTreeSet<u64>,

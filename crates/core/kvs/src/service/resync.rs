@@ -10,9 +10,11 @@ use super::{Context, KvsService, Wait};
 impl KvsService {
     /// Asks rank 0 for the root of every namespace that is known here.
     pub(super) fn resync(&mut self, cx: &mut Context<'_>) {
-        for name in self.spaces.keys() {
+        for (name, space) in &self.spaces {
             let request = NamespaceRequest { namespace: name.clone(), flags: 0 };
-            cx.call::<Getroot>(To::Rank(0), &request, Wait::Resync(name.clone()));
+            // Events of the new leader may be faster than its answer.
+            let wait = Wait::Resync(name.clone(), space.root.seq);
+            cx.call::<Getroot>(To::Rank(0), &request, wait);
         }
         if !self.spaces.contains_key(PRIMARY) {
             self.ask_root(cx, PRIMARY);
@@ -20,7 +22,7 @@ impl KvsService {
     }
 
     /// Where rank 0 stands.
-    pub(super) fn resynced(&mut self, cx: &mut Context<'_>, name: &str, reply: &Reply) {
+    pub(super) fn resynced(&mut self, cx: &mut Context<'_>, name: &str, known: i64, reply: &Reply) {
         let root = match reply.decode::<Getroot>() {
             Ok(root) => root,
             Err(error) if error.errno == Errno::EOPNOTSUPP && name != PRIMARY => {
@@ -30,7 +32,6 @@ impl KvsService {
             // Lost again: the next return asks again.
             Err(error) => return cx.log(Level::Debug, format!("root of '{name}': {error}")),
         };
-        let known = self.spaces.get(name).map_or(0, |space| space.root.seq);
         if root.rootseq < known {
             if name == PRIMARY {
                 // What this rank has shown is gone there: no answer of it can be trusted.

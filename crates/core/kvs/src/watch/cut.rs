@@ -37,7 +37,9 @@ impl WatchService {
 
     /// The way to the leader is back: compares every namespace, and goes on with what was cut.
     pub(super) fn resync(&mut self, cx: &mut Context<'_>) {
-        for name in self.monitors.keys() {
+        for (name, monitor) in &mut self.monitors {
+            let known = monitor.root.as_ref().map_or(-1, |(seq, _)| *seq);
+            monitor.behind = Some(monitor.behind.map_or(known, |behind| behind.min(known)));
             // Not the store of this rank, which asks at the same time.
             let body = NamespaceRequest { namespace: name.clone(), flags: 0 };
             cx.call::<Getroot>(To::Rank(0), &body, WatchWait::Resync(name.clone()));
@@ -74,21 +76,19 @@ impl WatchService {
             Err(error) if error.errno == Errno::EOPNOTSUPP => return self.removed(cx, name),
             Err(error) => return cx.log(Level::Debug, format!("root of '{name}': {error}")),
         };
-        let known = self.monitors.get(name).and_then(|monitor| monitor.root.as_ref());
-        if known.is_some_and(|(seq, _)| *seq > root.rootseq) {
+        let Some(monitor) = self.monitors.get_mut(name) else { return };
+        let Some(behind) = monitor.behind.take() else { return };
+        if behind > root.rootseq {
             // It was removed, and made again.
             self.removed(cx, name);
         }
-        self.caught_up(cx, root);
-    }
-
-    fn caught_up(&mut self, cx: &mut Context<'_>, root: Root) {
-        let Some(monitor) = self.monitors.get(&root.namespace) else { return };
-        let new = monitor.root.as_ref().is_none_or(|(seq, _)| *seq < root.rootseq);
-        let (seq, rootref) = (root.rootseq, root.rootref.clone());
+        self.appeared(cx, root);
+        // Events of later versions may have been faster than this answer, and did not tell what
+        // changed before them: so everybody looks.
+        let Some(monitor) = self.monitors.get(name) else { return };
+        let Some((seq, rootref)) = monitor.root.clone() else { return };
         let due: BTreeMap<u64, bool> = monitor.watchers.iter().map(|id| (*id, false)).collect();
-        self.appeared(cx, root.clone());
-        if new {
+        if seq > behind {
             self.show(cx, due, seq, &rootref);
         }
     }

@@ -384,3 +384,28 @@ fn who_asks_while_the_way_is_lost_hears_of_it() {
     }
     assert_eq!(pair.answers(tag), ["EHOSTUNREACH"]);
 }
+
+#[test]
+fn events_that_are_faster_than_the_leaders_answer_hide_nothing() {
+    let mut pair = Pair::follower();
+    pair.commit(&[put("a", "1")]);
+    let a = pair.watch("a", WATCH);
+    assert_eq!(pair.answers(a), ["1"]);
+    pair.watch.way(Way::Lost);
+    pair.unheard(&[put("a", "2")]);
+    pair.watch.way(Way::Back);
+    // The answer was made before the next commit, and comes after its event.
+    let tag = send(&mut pair.kvs, &[put("b", "1")]);
+    let requests = std::mem::take(&mut pair.watch.requests);
+    for mut request in requests {
+        request.push_route("watch".into());
+        pair.kvs.deliver(request);
+    }
+    pair.store.serve(&mut pair.kvs);
+    while let Some(event) = pair.kvs.events.pop_front() {
+        pair.watch.deliver(event);
+    }
+    pair.run();
+    pair.kvs.response(tag).unwrap();
+    assert_eq!(pair.answers(a), ["2"]);
+}

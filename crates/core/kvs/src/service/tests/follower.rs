@@ -244,3 +244,22 @@ fn a_lookup_at_a_root_that_was_collected_begins_again_at_the_leaders() {
     assert_eq!(rig.response(tag).unwrap()["val"], val("2"));
     rig.finish();
 }
+
+#[test]
+fn events_that_are_faster_than_the_leaders_answer_are_no_reason_to_start_again() {
+    let (mut store, mut leader, mut rig) = follower();
+    run(&mut store, &mut leader, &mut rig);
+    rig.way(Way::Lost);
+    rig.way(Way::Back);
+    let getroot = rig.requests.pop_front().unwrap();
+    leader.deliver(getroot);
+    let answer = leader.responses.pop_front().unwrap();
+    let tag = send(&mut leader, &[put("a.b", "2")]);
+    store.serve(&mut leader);
+    leader.response(tag).unwrap();
+    run(&mut store, &mut leader, &mut rig);
+    rig.deliver(answer);
+    assert_eq!(rig.failed, None);
+    assert_eq!(ask(&mut store, &mut leader, &mut rig, "a.b"), Ok(val("2")));
+    rig.finish();
+}
