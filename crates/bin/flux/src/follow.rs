@@ -2,7 +2,7 @@
 
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fs::File,
     io::Write,
     rc::Rc,
@@ -26,6 +26,9 @@ use crate::{
 };
 
 pub(crate) mod bar;
+
+/// Until a log that ended too early is followed again.
+const DOUBT: Duration = Duration::from_millis(500);
 
 /// What is wanted of each job.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -94,6 +97,16 @@ struct Followed {
     fatal: bool,
     started: bool,
     seen: bool,
+    /// The last event of its log was there.
+    clean: bool,
+    /// Its log is at its end.
+    over: bool,
+    /// Ends of its tasks' streams that are to come, once the header told how many there are.
+    open_streams: Option<u64>,
+    /// Its output log ended before the job did: at its end, or cut short when a broker went away.
+    held: Option<Log>,
+    /// The output is followed since the job was at its end.
+    output_last: bool,
     /// Matchtags of its logs, by kind.
     tags: [Option<u32>; 3],
 }
@@ -118,6 +131,8 @@ pub(crate) struct Follower {
     logs: BTreeMap<u32, Of>,
     /// Logs that broke off.
     away: Vec<Of>,
+    /// Jobs whose output log ended before them, and when it is followed again.
+    held: VecDeque<(Instant, u64)>,
     outage: Outage,
     /// How far they are.
     pub(crate) tally: Tally,
@@ -134,6 +149,7 @@ impl Follower {
             jobs: BTreeMap::new(),
             logs: BTreeMap::new(),
             away: Vec::new(),
+            held: VecDeque::new(),
             outage: Outage::new(),
             tally: Tally::default(),
             code: 0,
@@ -151,6 +167,11 @@ impl Follower {
             fatal: false,
             started: false,
             seen: false,
+            clean: false,
+            over: false,
+            open_streams: None,
+            held: None,
+            output_last: false,
             tags: [None; 3],
         };
         self.watch(&mut job, id, Kind::Job);
@@ -210,14 +231,61 @@ impl Follower {
                 self.keep((id, kind, log));
             }
         }
+        while let Some((_, id)) = self.held.pop_front_if(|(at, _)| *at <= now) {
+            self.follow_held(id, now);
+        }
         self.tell(now);
+        let held = self.held.front().map(|(at, _)| *at);
         let due = self.away.iter().filter_map(|(_, _, log)| log.due());
-        let due = due.chain(self.outage.news_at()).min();
+        let due = due.chain(held).chain(self.outage.news_at()).min();
         let time = due.map(|at| at.saturating_duration_since(now));
         match self.client.wait(&[], time) {
             Ok(_) => Ok(()),
             Err(error) => self.reconnect(&error.message()),
         }
+    }
+
+    /// Follows an output log again that ended before its job.
+    fn follow_held(&mut self, id: u64, now: Instant) {
+        let held = self.jobs.get_mut(&id).and_then(|job| job.held.take());
+        if let Some(mut log) = held {
+            log.doubt(now);
+            log.follow(&self.client);
+            self.keep((id, Kind::Output, log));
+        }
+    }
+
+    /// A log is at its end, or failed. It may have been cut short by a broker that went away.
+    fn log_ended(&mut self, id: u64, kind: Kind, mut log: Log, failed: bool) {
+        let now = Instant::now();
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        match kind {
+            Kind::Job if !failed && !job.clean && !job.seen => {
+                log.doubt(now + DOUBT);
+                return self.keep((id, kind, log));
+            }
+            Kind::Job => {
+                job.over = true;
+                if job.held.is_some() {
+                    // Only what is read after the end of the job is sure to be all.
+                    job.output_last = true;
+                    self.follow_held(id, now);
+                }
+            }
+            Kind::Output if job.seen || job.output_last || job.open_streams == Some(0) => {}
+            Kind::Output => {
+                job.held = Some(log);
+                if job.over {
+                    job.output_last = true;
+                    self.follow_held(id, now);
+                } else {
+                    self.held.push_back((now + DOUBT, id));
+                }
+                return;
+            }
+            Kind::Exec => {}
+        }
+        self.stream_ended(id, kind);
     }
 
     fn tell(&mut self, now: Instant) {
@@ -259,6 +327,7 @@ impl Follower {
     /// Takes what has arrived for a matchtag; false when it belongs to somebody else.
     pub(crate) fn take(&mut self, tag: u32) -> bool {
         let Some((id, kind, mut log)) = self.logs.remove(&tag) else { return false };
+        let mut broken = false;
         while let Some(next) = log.next() {
             match next {
                 Next::Entry(entry) => self.entry(id, kind, entry),
@@ -273,7 +342,10 @@ impl Follower {
                         }
                     }
                 }
-                Next::Failed(error) => self.failed(id, kind, &error),
+                Next::Failed(error) => {
+                    broken = true;
+                    self.failed(id, kind, &error);
+                }
             }
         }
         if log.was_alive()
@@ -282,8 +354,10 @@ impl Follower {
             output::error_line(&format!("{}: {text}", self.program));
         }
         let wanted = self.jobs.get(&id).is_some_and(|job| !job.seen);
-        if log.is_ended() || !wanted {
+        if !wanted {
             self.stream_ended(id, kind);
+        } else if log.is_ended() {
+            self.log_ended(id, kind, log, broken);
         } else {
             self.keep((id, kind, log));
         }
@@ -312,6 +386,7 @@ impl Follower {
                 job.running = true;
                 self.tally.running += 1;
             }
+            "clean" => job.clean = true,
             "finish" => job.finish = event.get_i64("status"),
             "exception" => {
                 let severity = event.get_i64("severity").unwrap_or(0);
@@ -334,8 +409,18 @@ impl Follower {
     fn output_event(&mut self, id: u64, event: &Event) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         match StdioEvent::decode(event, job.header.as_ref()) {
-            Ok(StdioEvent::Header(header)) => job.header = Some(header),
+            Ok(StdioEvent::Header(header)) => {
+                let counts = header.count.iter().filter(|(name, _)| name.starts_with("std"));
+                job.open_streams = Some(counts.map(|(_, count)| u64::from(*count)).sum());
+                job.header = Some(header);
+            }
             Ok(StdioEvent::Data(data)) => {
+                if data.eof
+                    && let Some(open) = &mut job.open_streams
+                {
+                    let ended = data.rank.parse::<flux_id::Idset>().map_or(1, |set| set.len());
+                    *open = open.saturating_sub(ended);
+                }
                 let Some(bytes) = data.data else { return };
                 let error = data.stream == "stderr";
                 if self.want.label {

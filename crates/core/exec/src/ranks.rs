@@ -112,8 +112,13 @@ impl ExecService {
         for record in list {
             let id = record.id;
             let owned = self.jobs.get(&id).is_some_and(|job| {
+                // A status that was told stays on record until that of the job is on disk: a leader
+                // that is restarted before asks for it again.
                 job.step >= Step::Ending
-                    || job.shells.get(&rank).is_some_and(|shell| !shell.has_exited())
+                    || job
+                        .shells
+                        .get(&rank)
+                        .is_some_and(|shell| !shell.has_exited() || record.state != "running")
             });
             if owned {
                 continue;

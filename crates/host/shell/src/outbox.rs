@@ -22,9 +22,9 @@ const WINDOW_BYTES: usize = 2 << 20;
 const RESEND: Duration = Duration::from_millis(500);
 /// Letters without an acknowledgement for so long are sent again.
 const SILENCE: Duration = Duration::from_secs(30);
-/// The other side's broker has known no such shell for so long: it has ended. One whose broker was
-/// restarted is known again a second later.
-const GONE: Duration = Duration::from_secs(10);
+/// So often, half a second apart, the other side's broker has known no such shell: it has ended. One
+/// whose broker was restarted is known again a second later.
+const GONE: u32 = 20;
 
 /// What a letter is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +84,10 @@ pub struct Outbox {
     window_bytes: usize,
     waiting: Spool,
     resend_at: Option<Instant>,
-    unknown_since: Option<Instant>,
+    /// Answers since the last acknowledgement that there is no such shell, and when the last was
+    /// counted.
+    unknown: u32,
+    unknown_at: Option<Instant>,
 }
 
 impl Outbox {
@@ -99,7 +102,8 @@ impl Outbox {
             window_bytes: 0,
             waiting: Spool::new(dir, Bounds::default()),
             resend_at: None,
-            unknown_since: None,
+            unknown: 0,
+            unknown_at: None,
         }
     }
 
@@ -154,7 +158,7 @@ impl Outbox {
 
     /// A letter has arrived.
     pub fn acknowledged(&mut self, number: u64) {
-        self.unknown_since = None;
+        (self.unknown, self.unknown_at) = (0, None);
         if let Some(at) = self.window.iter().position(|mail| mail.number == number)
             && let Some(mail) = self.window.remove(at)
         {
@@ -170,12 +174,14 @@ impl Outbox {
     pub fn failed(&mut self, errno: Errno, now: Instant) -> bool {
         let at = now + RESEND;
         self.resend_at = Some(self.resend_at.map_or(at, |known| known.min(at)));
-        if errno != Errno::ENOSYS {
-            self.unknown_since = None;
-            return false;
+        // Many letters that fail together count once.
+        let again =
+            self.unknown_at.is_none_or(|at| now.saturating_duration_since(at) >= RESEND / 2);
+        if errno == Errno::ENOSYS && again {
+            self.unknown += 1;
+            self.unknown_at = Some(now);
         }
-        let since = *self.unknown_since.get_or_insert(now);
-        now.saturating_duration_since(since) > GONE
+        self.unknown > GONE
     }
 
     /// Whether letters may wait on disk: they are not taken at the moment.
@@ -294,12 +300,17 @@ mod tests {
         let mut outbox = outbox();
         outbox.push(Letter::Doom, body("x"));
         assert!(outbox.next(now).is_some());
-        assert!(!outbox.failed(Errno::ENOSYS, now));
-        assert!(!outbox.failed(Errno::ENOSYS, now + GONE));
-        // The broker itself was away meanwhile.
-        assert!(!outbox.failed(Errno::EHOSTUNREACH, now + GONE));
-        assert!(!outbox.failed(Errno::ENOSYS, now + GONE * 2));
-        assert!(outbox.failed(Errno::ENOSYS, now + GONE * 4));
+        let mut time = now;
+        for _ in 0..GONE {
+            assert!(!outbox.failed(Errno::ENOSYS, time));
+            assert!(!outbox.failed(Errno::ENOSYS, time), "counts once");
+            // The broker itself is away in between.
+            assert!(!outbox.failed(Errno::EHOSTUNREACH, time));
+            time += RESEND;
+        }
+        assert!(outbox.failed(Errno::ENOSYS, time));
+        outbox.acknowledged(1);
+        assert!(!outbox.failed(Errno::ENOSYS, time + RESEND));
     }
 
     proptest! {
