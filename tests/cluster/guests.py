@@ -90,12 +90,14 @@ def guests_are_let_in_and_out_by_a_reload(cluster):
 def prolog_and_epilog_run_as_root_on_each_node(cluster):
     for machine in cluster.machines[1:4]:
         machine.out("cp /etc/flux/imp/conf.d/imp.toml /root/imp.toml; rm -f /root/perilog")
+        imp = machine.path("/etc/flux/imp/conf.d/imp.toml")
+        imp.write_text(imp.read_text().split("[run.")[0])
         for name in ("prolog", "epilog"):
             script = machine.path(f"/etc/flux/system/{name}")
             script.write_text(f"#!/bin/sh\necho {name} $(id -un) $FLUX_JOB_USERID $PATH "
                               ">>/root/perilog\n")
             script.chmod(0o755)
-            with open(machine.path("/etc/flux/imp/conf.d/imp.toml"), "a") as file:
+            with open(imp, "a") as file:
                 file.write(f'\n[run.{name}]\nallowed-users = [ "flux" ]\n'
                            f'path = "/etc/flux/system/{name}"\n')
     leader = cluster[1]
