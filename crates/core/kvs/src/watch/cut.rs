@@ -83,14 +83,12 @@ impl WatchService {
             self.removed(cx, name);
         }
         self.appeared(cx, root);
-        // Events of later versions may have been faster than this answer, and did not tell what
-        // changed before them: so everybody looks.
+        // Events of later versions may have been faster than this answer, or than the word that the
+        // way is back, and did not tell what changed before them: so everybody looks.
         let Some(monitor) = self.monitors.get(name) else { return };
         let Some((seq, rootref)) = monitor.root.clone() else { return };
         let due: BTreeMap<u64, bool> = monitor.watchers.iter().map(|id| (*id, false)).collect();
-        if seq > behind {
-            self.show(cx, due, seq, &rootref);
-        }
+        self.show(cx, due, seq, &rootref);
     }
 
     /// An event, as it comes from the leader.

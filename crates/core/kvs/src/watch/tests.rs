@@ -409,3 +409,18 @@ fn events_that_are_faster_than_the_leaders_answer_hide_nothing() {
     pair.kvs.response(tag).unwrap();
     assert_eq!(pair.answers(a), ["2"]);
 }
+
+#[test]
+fn events_that_are_faster_than_the_way_hide_nothing() {
+    let mut pair = Pair::follower();
+    pair.commit(&[put("a", "1")]);
+    let a = pair.watch("a", WATCH);
+    assert_eq!(pair.answers(a), ["1"]);
+    pair.watch.way(Way::Lost);
+    pair.unheard(&[put("a", "2")]);
+    pair.commit(&[put("b", "1")]);
+    assert!(pair.answers(a).is_empty());
+    pair.watch.way(Way::Back);
+    pair.run();
+    assert_eq!(pair.answers(a), ["2"]);
+}
