@@ -1,7 +1,7 @@
 //! `launch`: the job shells of a node. A driver of the host serves it.
 //!
 //! A shell started here is no child of the broker: it outlives it. What was started is on record
-//! by job id, with the exit status once the shell has ended, until [`Forget`] says that the status
+//! by job id, with the exit status once the shell has ended, until `launch.forget` says that the status
 //! is on stable storage elsewhere. So after the death of a broker its successor finds every shell
 //! again, and no shell is ever started twice on a node.
 //!

@@ -4,7 +4,7 @@
 //! | step | what happens | answered to the manager |
 //! |---|---|---|
 //! | naming | the guest namespace is made | |
-//! | recalling | after a restart: what was done before is looked up, see [`recall`] | |
+//! | recalling | after a restart: what was done before is looked up, see `recall.rs` | |
 //! | starting | `init`, `starting` are posted, `guest` links to the namespace, shells are launched | |
 //! | running | every shell has a process | `start`, or `reattached` |
 //! | ending | the last shell has exited; `complete`, `done` | `finish` |
