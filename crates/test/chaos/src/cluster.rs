@@ -260,11 +260,14 @@ impl Cluster {
         let mut broken = Vec::new();
         self.ending.store(true, Ordering::Relaxed);
         let until = Instant::now() + Duration::from_secs(60);
-        if let Some(child) = &*lock(&self.brokers[0])
-            && let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw)
-        {
-            // One that has gone is told below.
-            let _ = kill_process(pid, Signal::TERM);
+        // A leader that is stopped lets the others wait for it: each is told.
+        for broker in &self.brokers {
+            if let Some(child) = &*lock(broker)
+                && let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw)
+            {
+                // One that has gone is told below.
+                let _ = kill_process(pid, Signal::TERM);
+            }
         }
         for (rank, broker) in self.brokers.iter().enumerate() {
             let Some(mut child) = lock(broker).take() else { continue };
