@@ -288,8 +288,11 @@ impl JobManager {
             Ok(found) => {
                 let more = found.ids.len() as u64 == IDS_MAX;
                 backlog.above = found.ids.last().copied().filter(|_| more);
-                let seen = &backlog.seen;
-                backlog.todo.extend(found.ids.into_iter().filter(|id| !seen.contains(id)));
+                // A job may be archived before its last events are on disk; if they were lost with
+                // the broker it is active again, and is told of with the active ones.
+                let (seen, jobs) = (&backlog.seen, &self.jobs);
+                let past = |id: &u64| !seen.contains(id) && !jobs.contains_key(id);
+                backlog.todo.extend(found.ids.into_iter().filter(past));
             }
             Err(error) => {
                 backlog.above = None;

@@ -1,6 +1,6 @@
 //! What must be true at the end, whatever went wrong on the way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use flux_id::JobId;
 use flux_model::eventlog::Eventlog;
@@ -14,6 +14,9 @@ pub struct Oracle {
     pub jobs: BTreeMap<u64, u64>,
     /// For each key: the newest value whose commit was acknowledged, and the newest that was sent.
     pub keys: BTreeMap<String, (u64, u64)>,
+    /// For each key: values whose commit may still happen, or may have happened after a newer one.
+    /// A client that left heard of no answer, and a broker that stood still sends it on later.
+    open: BTreeMap<String, BTreeSet<u64>>,
     /// When each core of each rank is taken: from, to, by which job.
     cores: BTreeMap<(u32, u32), Vec<(f64, f64, u64)>>,
     /// What each session's keys were found to be.
@@ -81,6 +84,35 @@ impl Oracle {
         found
     }
 
+    /// A commit of a value is on its way.
+    pub fn sent(&mut self, key: &str, value: u64) {
+        self.keys.entry(key.to_string()).or_default().1 = value;
+        self.open.entry(key.to_string()).or_default().insert(value);
+    }
+
+    /// A commit was acknowledged: no older value is read from now on, except one whose commit was
+    /// on its way at the same time, since either may have been the later one.
+    pub fn acknowledged(&mut self, key: &str, value: u64) {
+        let Some((acknowledged, _)) = self.keys.get_mut(key) else { return };
+        if *acknowledged < value {
+            *acknowledged = value;
+            self.refused(key, value);
+        }
+    }
+
+    /// A commit was refused: it never happens.
+    pub fn refused(&mut self, key: &str, value: u64) {
+        if let Some(open) = self.open.get_mut(key) {
+            open.remove(&value);
+        }
+    }
+
+    /// Whether a key may have a value when another was acknowledged before.
+    #[must_use]
+    pub fn may_be(&self, key: &str, value: u64, acknowledged: u64) -> bool {
+        value >= acknowledged || self.open.get(key).is_some_and(|open| open.contains(&value))
+    }
+
     /// Judges the value that a key has.
     ///
     /// # Errors
@@ -88,7 +120,7 @@ impl Oracle {
     pub fn judge_key(&self, key: &str, value: Option<u64>) -> Result<(), String> {
         let Some((acknowledged, sent)) = self.keys.get(key) else { return Ok(()) };
         let value = value.unwrap_or(0);
-        if (*acknowledged..=*sent).contains(&value) {
+        if value <= *sent && self.may_be(key, value, *acknowledged) {
             return Ok(());
         }
         Err(format!("{key} is {value}, but {acknowledged} was acknowledged and {sent} sent last"))
@@ -106,5 +138,38 @@ impl Oracle {
             }
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_acknowledged_is_not_followed_by_what_was_settled_before() {
+        let mut oracle = Oracle::default();
+        for value in 1..=3 {
+            oracle.sent("a", value);
+        }
+        oracle.acknowledged("a", 1);
+        oracle.refused("a", 2);
+        oracle.acknowledged("a", 3);
+        for (value, good) in [(None, false), (Some(1), false), (Some(2), false), (Some(3), true)] {
+            assert_eq!(oracle.judge_key("a", value).is_ok(), good, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn a_commit_that_nobody_answered_may_happen_after_newer_ones() {
+        let mut oracle = Oracle::default();
+        oracle.sent("a", 1);
+        oracle.sent("a", 2);
+        oracle.acknowledged("a", 2);
+        assert!(oracle.judge_key("a", Some(1)).is_ok());
+        assert!(oracle.judge_key("a", Some(3)).is_err());
+        // It was answered late: which of both was the later one is not known.
+        oracle.acknowledged("a", 1);
+        assert!(oracle.judge_key("a", Some(1)).is_ok());
+        assert!(oracle.judge_key("a", None).is_err());
     }
 }

@@ -126,6 +126,27 @@ fn an_archived_job_whose_last_event_was_lost_goes_on() {
 }
 
 #[test]
+fn the_journal_tells_once_of_an_archived_job_that_is_active_again() {
+    let mut bench = online(Left::default());
+    finish(&mut bench, 1, 0);
+    bench.put(&[1]);
+    let mut left = bench.crash_archived();
+    // Its end was not stored.
+    let log = left.store.get_mut(&format!("{}.eventlog", JobId(1).kvs())).unwrap();
+    *log = log.lines().take(6).flat_map(|line| [line, "\n"]).collect();
+    let mut bench = Bench::archived(&json!({}), left);
+    assert_eq!(stats(&mut bench).0, json!(1));
+    let journal = bench.rig.stream("job-manager.events-journal", json!({"full": true}));
+    bench.settle();
+    assert_eq!(bench.rig.response(journal).unwrap()["id"], 1);
+    assert_eq!(bench.rig.response(journal).unwrap()["id"], -1);
+    bench.rig.drain();
+    bench.settle();
+    bench.rig.response(journal).unwrap_err();
+    bench.finish();
+}
+
+#[test]
 fn an_instance_without_index_is_scanned_once() {
     let mut bench = Bench::online();
     for id in 1..=3 {

@@ -141,8 +141,14 @@ impl Run {
         session.value += 1;
         let value = session.value;
         let key = Self::key(at);
-        self.oracle.keys.entry(key.clone()).or_default().1 = value;
-        self.oracle.keys.entry(Self::twin(at)).or_default().1 = value;
+        self.world.trace.line(self.world.now, || {
+            format!(
+                "session {at} commits {value} as client {} on rank {}",
+                caller.id.0, caller.rank
+            )
+        });
+        self.oracle.sent(&key, value);
+        self.oracle.sent(&Self::twin(at), value);
         let request = CommitRequest {
             namespace: PRIMARY.to_string(),
             flags: 0,
@@ -263,18 +269,22 @@ impl Run {
                 }
             }
             Purpose::Commit(key, value) if ok => {
-                if let Some((acknowledged, _)) = self.oracle.keys.get_mut(&key) {
-                    *acknowledged = (*acknowledged).max(value);
-                }
+                self.oracle.acknowledged(&key, value);
                 self.count("commits acknowledged");
                 // Where a commit was acknowledged it can be read.
                 self.lookup(caller, key.clone(), Purpose::Lookup(key, value));
             }
-            Purpose::Commit(..) => self.note_error(message),
+            Purpose::Commit(key, value) => {
+                // Of these the leader says that the commit was undone.
+                if matches!(message.errnum(), Errno::ENOSPC | Errno::EIO) {
+                    self.oracle.refused(&key, value);
+                }
+                self.note_error(message);
+            }
             Purpose::Lookup(key, at_least) => {
                 let value = if ok { value_of(message) } else { None };
                 let known = ok || message.errnum() == Errno::ENOENT;
-                if known && value.unwrap_or(0) < at_least {
+                if known && !self.oracle.may_be(&key, value.unwrap_or(0), at_least) {
                     let text = format!(
                         "{key} reads as {value:?} where {at_least} was acknowledged before"
                     );
