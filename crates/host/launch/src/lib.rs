@@ -9,8 +9,8 @@
 //! ```
 //!
 //! One supervisor for all shells of a broker, rather than one for each: a shell costs a message
-//! and two lines in a journal more than a child of the broker would, and no process of its own
-//! (measured in `docs/performance.md`). It is this program by another word, starts with the first
+//! and two lines in a journal more than a child of the broker would, and no process of its own.
+//! It is this program by another word, starts with the first
 //! shell, and ends when there is neither a shell nor a broker. It is the parent of the shells, so
 //! that it learns their exit status, and the reaper of what they leave behind, so that the end of
 //! a job is told when its last process is gone. A broker that comes back connects, hears what
