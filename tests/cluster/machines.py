@@ -457,10 +457,12 @@ class Machine:
             run("mount", "-t", "tmpfs", "-o", f"size={size}", self.netns, disk)
             run("cp", "-a", self.path(path), disk / "data")
             run("mount", "--bind", disk / "data", self.path(path))
-        with open(disk / "ballast", "wb") as ballast:
-            found = os.statvfs(disk)
-            if found.f_bavail:
-                os.posix_fallocate(ballast.fileno(), 0, found.f_bavail * found.f_frsize)
+        # Written until no byte fits: what is free changes under a broker that runs.
+        with open(disk / "ballast", "wb", buffering=0) as ballast:
+            for piece in (bytes(1 << 20), bytes(4096)):
+                with contextlib.suppress(OSError):
+                    while True:
+                        ballast.write(piece)
 
     def unfill(self, path):
         disk = self.dir / "disks" / path.strip("/").replace("/", "+")
