@@ -306,13 +306,19 @@ impl WatchService {
             watcher.state = State::NoNamespace;
             return;
         }
-        if error.errno == Errno::ENOTRECOVERABLE
-            && cx.rank() > 0
-            && watcher.endures()
-            && !watcher.queue.is_empty()
-        {
+        if error.errno == Errno::ENOTRECOVERABLE && cx.rank() > 0 && watcher.endures() {
             // So old that its objects are gone: a later one is there.
-            return self.go_on(cx, id, false);
+            if !watcher.queue.is_empty() {
+                return self.go_on(cx, id, false);
+            }
+            // Or one that changed other keys, in which this one is as it was.
+            let newest = self.monitors.get(&watcher.namespace).and_then(|it| it.root.as_ref());
+            if let Some((seq, rootref)) = newest
+                && watcher.seq < Some(*seq)
+            {
+                watcher.seq = Some(*seq);
+                return Self::read_at(cx, id, watcher, false, *seq, rootref);
+            }
         }
         if cut::is_cut(&error) && watcher.endures() && cx.rank() > 0 {
             return Self::park(cx, id, watcher);

@@ -29,7 +29,8 @@ pub const OWNER: u32 = 1000;
 pub const HASH: HashAlg = HashAlg::Sha1;
 
 /// Collections: as often as a run can bear.
-const GC: GcSettings = GcSettings { auto: true, grace_us: 2_000_000, growth: 8 << 10, commits: 0 };
+pub(crate) const GC: GcSettings =
+    GcSettings { auto: true, grace_us: 2_000_000, growth: 8 << 10, commits: 0 };
 
 /// What does not change while an instance lives.
 #[derive(Debug, Clone)]

@@ -80,8 +80,8 @@ pub struct Disk {
     /// Transactions so far.
     pub syncs: u64,
     gc: Gc,
-    /// Some broker stood still for longer than blobs are kept for: it may ask for what is gone,
-    /// and then has to ask for something newer.
+    /// Some broker stood still for longer than blobs are kept for, or is as far away as that: it may
+    /// ask for what is gone, and then has to ask for something newer.
     pub(crate) late_readers: bool,
     /// The next step of a collection is planned.
     stepping: bool,

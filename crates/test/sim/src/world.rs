@@ -15,7 +15,7 @@ use flux_svc::Clock;
 use flux_svc::engine::{Engine, Input, LinkId, Output};
 
 use crate::archive::Archive;
-use crate::brokers::{self, Shape};
+use crate::brokers::{self, GC, Shape};
 use crate::clients::{Caller, Client};
 use crate::disk::Disk;
 use crate::links::{Side, Wire};
@@ -156,16 +156,28 @@ pub struct World {
     pub(crate) leaders: u64,
 }
 
+/// Blobs on the way from a root to a value, which are asked for one after the other.
+const STEPS: u64 = 10;
+
+/// Whether somebody may need longer for one lookup than blobs are kept for.
+fn is_far(shape: &Shape, pace: &Pace) -> bool {
+    let height = |rank| std::iter::successors(Some(rank), |at| shape.topology.parent(*at)).count();
+    let hops = (0..shape.size()).map(height).max().unwrap_or(1) as u64 - 1;
+    2 * hops * STEPS * pace.link.1 > GC.grace_us
+}
+
 impl World {
     /// An instance whose brokers have not been started yet.
     #[must_use]
     pub fn new(shape: Shape, pace: Pace, seed: u64) -> Self {
         let slots = (0..shape.size()).map(|_| Slot::default()).collect();
+        let mut disk = Disk::default();
+        disk.late_readers = is_far(&shape, &pace);
         Self {
             now: SEC,
             shape,
             pace,
-            disk: Disk::default(),
+            disk,
             archive: Archive::default(),
             trace: Trace::default(),
             violations: Vec::new(),

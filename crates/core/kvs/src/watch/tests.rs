@@ -424,3 +424,32 @@ fn events_that_are_faster_than_the_way_hide_nothing() {
     pair.run();
     assert_eq!(pair.answers(a), ["2"]);
 }
+
+#[test]
+fn a_version_that_was_collected_while_it_was_read_is_read_in_the_newest() {
+    let mut pair = Pair::follower();
+    pair.commit(&[put("a", "1")]);
+    let a = pair.watch("a", WATCH);
+    assert_eq!(pair.answers(a), ["1"]);
+    let tag = send(&mut pair.kvs, &[put("a", "2")]);
+    pair.store.serve(&mut pair.kvs);
+    pair.kvs.response(tag).unwrap();
+    while let Some(event) = pair.kvs.events.pop_front() {
+        pair.watch.deliver(event);
+    }
+    let slow = pair.watch.requests.pop_front().unwrap();
+    pair.commit(&[put("b", "1")]);
+    pair.watch.fail(&slow, Errno::ENOTRECOVERABLE);
+    pair.run();
+    assert_eq!(pair.answers(a), ["2"]);
+    // What is gone from the newest version is gone.
+    let tag = send(&mut pair.kvs, &[put("a", "3")]);
+    pair.store.serve(&mut pair.kvs);
+    pair.kvs.response(tag).unwrap();
+    while let Some(event) = pair.kvs.events.pop_front() {
+        pair.watch.deliver(event);
+    }
+    let lost = pair.watch.requests.pop_front().unwrap();
+    pair.watch.fail(&lost, Errno::ENOTRECOVERABLE);
+    assert_eq!(pair.answers(a), ["ENOTRECOVERABLE"]);
+}

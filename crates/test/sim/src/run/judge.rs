@@ -130,13 +130,15 @@ impl Run {
     /// What `job-list` says of every job: all are there, and have ended.
     pub(super) fn listed(&mut self, message: &Message) {
         let body: Value = message.json().unwrap_or_default();
-        let states: BTreeMap<u64, u64> = body
-            .get("jobs")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
+        let jobs = body.get("jobs").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let states: BTreeMap<u64, u64> = jobs
+            .iter()
             .filter_map(|job| Some((job.get("id")?.as_u64()?, job.get("state")?.as_u64()?)))
             .collect();
+        if states.len() != jobs.len() {
+            let text = format!("job-list: {} rows of {} jobs", jobs.len(), states.len());
+            self.world.violation(text);
+        }
         for id in self.oracle.jobs.keys().copied().collect::<Vec<u64>>() {
             if states.get(&id) != Some(&u64::from(INACTIVE)) {
                 let text = format!("job-list: job {} is in state {:?}", id, states.get(&id));
