@@ -59,6 +59,8 @@ const SYNC_AFTER: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Between looks for processes that belong to no job.
 const STRAYS: Duration = Duration::from_secs(10);
+/// Descriptors that it may have, if it is allowed so many.
+const DESCRIPTORS: u64 = 65_536;
 /// A supervisor that nobody connects to.
 const FIRST_CONTACT: Duration = Duration::from_secs(30);
 
@@ -117,6 +119,7 @@ pub fn run(path: &Path) -> io::Result<()> {
     // A leader of a process group cannot lead a session; then it has been made for us already.
     let _ = setsid();
     set_child_subreaper(Some(Pid::INIT))?;
+    raise_descriptors();
     let directory = directory(path)?;
     let lock = OpenOptions::new()
         .create(true)
@@ -151,6 +154,18 @@ pub fn run(path: &Path) -> io::Result<()> {
     // Who connects from here on is told at once that nobody is here, and starts another.
     std::fs::remove_file(&socket).ok();
     result
+}
+
+/// Two descriptors for each shell: more than a user has by default, where a node runs many.
+fn raise_descriptors() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.map_or(DESCRIPTORS, |maximum| maximum.min(DESCRIPTORS));
+    if limit.current.is_some_and(|current| current < most) {
+        limit.current = Some(most);
+        // With fewer the shells beyond them are refused, with a reason.
+        let _ = setrlimit(Resource::Nofile, limit);
+    }
 }
 
 /// Says that it can be connected to, and lets go of stdout.
