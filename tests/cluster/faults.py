@@ -85,11 +85,55 @@ def jobs_go_on_while_the_leaders_node_loses_its_power(cluster):
 def jobs_go_on_while_every_broker_is_restarted(cluster):
     ids = start_many(cluster, 6)
     before = pids(cluster)
-    for machine in cluster.machines[:4]:
-        kill_broker(machine)
-        need(until(lambda: machine.sh("systemctl is-active flux")[1].strip() == "active", 30),
-             f"{machine}: it is not started again")
-        wait_status(cluster, {"node1": "full"}, 60)
+    for again in (kill_broker, lambda machine: machine.out("systemctl restart flux")):
+        for machine in cluster.machines[:4]:
+            again(machine)
+            need(until(lambda: machine.sh("systemctl is-active flux")[1].strip() == "active", 30),
+                 f"{machine}: it is not started again")
+            wait_status(cluster, {"node1": "full"}, 60)
+        still_run(cluster, 6, before)
+    # The others have waited for the leader where they were.
+    brokers = [machine.out("pgrep -o flux-broker") for machine in cluster.machines[1:4]]
+    cluster[1].out("systemctl restart flux")
+    wait_status(cluster, {"node1": "full"}, 60)
+    need(brokers == [machine.out("pgrep -o flux-broker") for machine in cluster.machines[1:4]],
+         "a restart of the leader has restarted others")
+    still_run(cluster, 6, before)
+    finish(cluster, ids)
+
+
+@claim
+def a_stop_of_the_leader_ends_jobs_and_brokers_and_the_queue_stays(cluster):
+    start_many(cluster, 6)
+    held = cluster[2].out("flux submit --urgency=hold -n1 true", "alice").strip()
+    brokers = [machine.out("pgrep -o flux-broker") for machine in cluster.machines[1:4]]
+    start = time.monotonic()
+    cluster[1].out("systemctl stop flux", timeout=100)
+    took = time.monotonic() - start
+    need(not any(pids(cluster)), f"processes of jobs are left: {pids(cluster)}")
+    need(cluster[1].out("systemctl show flux -P Result") == "success", "it has failed")
+    for machine, pid in zip(cluster.machines[1:4], brokers):
+        back = until(lambda: "Joining" in machine.out("systemctl show flux -P StatusText"), 30)
+        need(back and machine.out("pgrep -o flux-broker") != pid, f"{machine} does not wait anew")
+    cluster[1].out("systemctl start flux")
+    wait_status(cluster, {"node1": "full"}, 60)
+    need(cluster[1].out("flux jobs -Ano {status}").split() == ["SCHED"], "the queue is another")
+    last = cluster[1].out("flux jobs -aA -c 7 -no {status}").split()
+    need(last.count("CANCELED") == 6, f"the jobs are {last}")
+    cluster[1].out(f"flux cancel {held}; rm -f /home/alice/out-* /home/bob/out-*")
+    return f"stopped in {took:.1f} s"
+
+
+@claim
+def a_shutdown_that_keeps_jobs_keeps_them(cluster):
+    ids = start_many(cluster, 6)
+    before = pids(cluster)
+    cluster[1].out("flux shutdown --keep-jobs", timeout=100)
+    need(until(lambda: cluster[1].sh("systemctl is-active flux")[1].strip() == "inactive", 30),
+         "it was started again")
+    need(pids(cluster) == before, f"processes changed: {before} {pids(cluster)}")
+    cluster[1].out("systemctl start flux")
+    wait_status(cluster, {"node1": "full"}, 60)
     still_run(cluster, 6, before)
     finish(cluster, ids)
 

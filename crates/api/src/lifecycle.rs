@@ -116,6 +116,13 @@ bodies! {
         /// Lines up to this severity are sent back; 3 when absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub loglevel: Option<i32>,
+        /// Leave running jobs, for the next start. Refused where there can be none.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        pub keep_jobs: bool,
+        /// End the broker that is asked, and nothing else: jobs run on, the brokers below it wait
+        /// for its return. Any rank may be asked; implies `keep_jobs`.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        pub alone: bool,
     }
 
     /// One line of `shutdown.start`.

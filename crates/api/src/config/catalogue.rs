@@ -195,6 +195,12 @@ pub const KEYS: &[Key] = &[
     fixed("exec.service", Kind::Text, "rexec", "Accepted for compatibility."),
     fixed("exec.service-override", Kind::Flag, "false", "Accepted for compatibility."),
     live(
+        "exec.on-shutdown",
+        Kind::Text,
+        "kill",
+        "What a stop of the leader does with running jobs: \"kill\" ends them, \"leave\" leaves them for the next start. A restart of the unit always leaves them.",
+    ),
+    live(
         "exec.shell-exit-timeout",
         Kind::Duration,
         "30s",

@@ -80,6 +80,8 @@ api! {
         CriticalRanks_ = "job-exec.critical-ranks", user, unary, CriticalRanks => Empty;
         /// Answered when every shell of the job has called.
         ShellBarrier_ = "job-exec.shell-barrier", user, unary, ShellBarrier => Empty;
+        /// The instance stops and its jobs stay: no node is given up from now on.
+        Hold = "job-exec.hold", owner, unary, Empty => Empty;
         /// Settings and running jobs.
         Stats = "job-exec.stats-get", owner, unary, AnyObject => AnyObject;
     }

@@ -133,7 +133,7 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
         hash,
         attributes: options.attributes.clone(),
         config: options.config.clone(),
-        life: life(options, &hosts, boot.size)?,
+        life: Settings { can_return: instance.is_some(), ..life(options, &hosts, boot.size)? },
         resources: ResourceSettings {
             ranks_return: instance.is_some(),
             ..resources(options, &hosts, &topology, rank, enclosing.as_ref())?
@@ -349,11 +349,14 @@ fn life(options: &BrokerOptions, hosts: &[String], size: u32) -> Result<Settings
         quorum_warn: seconds("broker.quorum-warn")?,
         shutdown_warn: seconds("broker.shutdown-warn")?,
         shutdown_timeout: seconds("broker.shutdown-timeout")?,
+        cleanup_timeout: seconds("broker.cleanup-timeout")?,
         exit_norestart: attributes.get("broker.exit-norestart").and_then(|code| code.parse().ok()),
         keep_jobs: recovery || std::env::var_os("FLUX_DISABLE_JOB_CLEANUP").is_some(),
         recovery,
         shell,
         hosts: hosts.to_vec(),
+        // The one who has put the instance together knows.
+        can_return: false,
         // A recovery is no run of the instance.
         startlog: (!recovery).then(|| attributes.get("version").unwrap_or_default().to_string()),
     })

@@ -114,9 +114,103 @@ fn a_router_that_is_stopped_alone_leaves_its_subtree_running() {
     }
 }
 
+/// Two jobs, one on each of the last two nodes, that run until they are told to end; and one that is
+/// held. Their ids, and the processes of the two.
+fn some_jobs(nodes: &Nodes) -> ([String; 2], String, [String; 2]) {
+    let script = |n: usize| {
+        let path = nodes.path(&format!("pid{n}")).display().to_string();
+        let go = nodes.path("go").display().to_string();
+        format!("echo $$ >>{path}; while [ ! -e {go} ]; do sleep 0.1; done")
+    };
+    let ids = [1, 2].map(|n| {
+        let host = format!("--requires=host:n{n}");
+        nodes.text(1, &["submit", &host, "sh", "-c", &script(n)]).trim().to_string()
+    });
+    let held = nodes.text(1, &["submit", "--urgency=hold", "true"]).trim().to_string();
+    let pid = |n: usize| fs::read_to_string(nodes.path(&format!("pid{n}"))).unwrap_or_default();
+    nodes.wait("processes", |_| [1, 2].iter().all(|n| pid(*n).ends_with('\n')));
+    (ids, held, [pid(1), pid(2)])
+}
+
+/// The two go on as the processes that they were, and end well.
+fn they_go_on(nodes: &Nodes, ids: &[String; 2], held: &str, pids: &[String; 2]) {
+    let state = nodes.text(2, &["jobs", "-no", "{state} {urgency}", held]);
+    assert_eq!(state.trim(), "SCHED 0");
+    for id in ids {
+        assert_eq!(nodes.text(2, &["jobs", "-no", "{state}", id]).trim(), "RUN");
+    }
+    fs::write(nodes.path("go"), "").unwrap();
+    for (n, id) in ids.iter().enumerate() {
+        nodes.text(2, &["job", "wait-event", "-t", "60", id, "clean"]);
+        assert_eq!(nodes.text(2, &["jobs", "-no", "{status}", id]).trim(), "COMPLETED");
+        let now = fs::read_to_string(nodes.path(&format!("pid{}", n + 1))).unwrap();
+        assert_eq!(now, pids[n], "it ran twice");
+    }
+    nodes.text(2, &["cancel", held]);
+    nodes.use_all();
+}
+
+fn is_alive(pid: &str) -> bool {
+    PathBuf::from(format!("/proc/{}", pid.trim())).exists()
+}
+
 #[test]
-fn a_leader_that_is_stopped_and_started_finds_its_instance_as_it_was() {
+fn a_leader_that_is_stopped_ends_jobs_and_followers_and_the_queue_stays() {
     let mut nodes = Nodes::start(3, false, "");
+    let (ids, held, pids) = some_jobs(&nodes);
+    nodes.signal(0, nix::sys::signal::Signal::SIGTERM);
+    for rank in 0..3 {
+        assert_eq!(nodes.ended(rank), 0, "rank {rank}\n{}", nodes.logs());
+    }
+    assert!(!pids.iter().any(|pid| is_alive(pid)), "processes of jobs are left");
+    for rank in 0..3 {
+        nodes.boot(rank);
+    }
+    nodes.wait_for_all();
+    for id in &ids {
+        assert_eq!(nodes.text(2, &["jobs", "-no", "{status}", id]).trim(), "CANCELED");
+        let log = nodes.text(2, &["job", "eventlog", id]);
+        assert!(log.contains("the instance is shutting down"), "{log}");
+    }
+    let state = nodes.text(2, &["jobs", "-no", "{state} {urgency}", &held]);
+    assert_eq!(state.trim(), "SCHED 0");
+    nodes.text(2, &["cancel", &held]);
+    nodes.use_all();
+}
+
+#[test]
+fn a_shutdown_that_keeps_jobs_ends_every_broker_and_the_next_start_goes_on_with_them() {
+    let mut nodes = Nodes::start(3, false, "[exec]\nlost-node-grace = \"0s\"");
+    let (ids, held, pids) = some_jobs(&nodes);
+    nodes.text(1, &["shutdown", "--keep-jobs"]);
+    for rank in 0..3 {
+        assert_eq!(nodes.ended(rank), 0, "rank {rank}\n{}", nodes.logs());
+    }
+    assert!(pids.iter().all(|pid| is_alive(pid)), "a job has ended");
+    for rank in 0..3 {
+        nodes.boot(rank);
+    }
+    nodes.wait_for_all();
+    they_go_on(&nodes, &ids, &held, &pids);
+}
+
+#[test]
+fn a_leader_that_is_shut_down_alone_is_waited_for() {
+    let mut nodes = Nodes::start(3, false, "");
+    let (ids, held, pids) = some_jobs(&nodes);
+    let brokers = [nodes.pid(1), nodes.pid(2)];
+    nodes.text(0, &["shutdown", "--alone"]);
+    assert_eq!(nodes.ended(0), 0, "{}", nodes.logs());
+    nodes.boot(0);
+    nodes.wait_for_all();
+    assert_eq!(brokers, [nodes.pid(1), nodes.pid(2)]);
+    they_go_on(&nodes, &ids, &held, &pids);
+}
+
+#[test]
+fn a_leader_that_leaves_jobs_when_it_is_stopped_finds_its_instance_as_it_was() {
+    let mut nodes = Nodes::start(3, false, "[exec]\non-shutdown = \"leave\"");
+    let (ids, waiting, processes) = some_jobs(&nodes);
     let held = nodes.text(1, &["submit", "--urgency=hold", "true"]);
     let pids = [nodes.pid(1), nodes.pid(2)];
     nodes.signal(0, nix::sys::signal::Signal::SIGTERM);
@@ -127,7 +221,7 @@ fn a_leader_that_is_stopped_and_started_finds_its_instance_as_it_was() {
     let state = nodes.text(2, &["jobs", "-no", "{state} {urgency}", held.trim()]);
     assert_eq!(state.trim(), "SCHED 0");
     nodes.text(2, &["cancel", held.trim()]);
-    nodes.use_all();
+    they_go_on(&nodes, &ids, &waiting, &processes);
     for child in nodes.brokers.iter_mut().flatten() {
         assert!(child.try_wait().unwrap().is_none(), "a follower has ended");
     }

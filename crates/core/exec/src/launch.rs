@@ -21,6 +21,9 @@ use crate::job::{Stage, Step};
 use crate::ranks::is_away;
 use crate::{ExecService, Wait, append};
 
+/// Seconds that nodes have at least to come (back) after a start of the leader.
+const RETURN_GRACE: f64 = 30.0;
+
 impl ExecService {
     pub(crate) fn make_namespace(&mut self, cx: &mut Cx<'_, Wait>, id: u64) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
@@ -269,13 +272,17 @@ impl ExecService {
     pub(crate) fn shell_away(&mut self, cx: &mut Cx<'_, Wait>, id: u64, rank: u32) {
         self.ranks.remove(&rank);
         let now = cx.now_us();
-        let grace = self.settings.lost_node_grace;
+        let mut grace = self.settings.lost_node_grace;
         let Some(job) = self.jobs.get_mut(&id) else { return };
         let Some(shell) = job.shells.get_mut(&rank) else { return };
+        if (job.reattach || job.resume.is_some()) && !self.seen.contains(rank) {
+            // After a start of the leader the others have to find it first.
+            grace = grace.map(|grace| grace.max(RETURN_GRACE));
+        }
         shell.stage = Stage::Wanted;
         shell.tag = None;
         let since = *shell.away.get_or_insert(now);
-        let late = grace.is_some_and(|grace| (now - since) as f64 >= grace * 1e6);
+        let late = !self.held && grace.is_some_and(|grace| (now - since) as f64 >= grace * 1e6);
         if late {
             return self.node_lost(cx, id, rank);
         }

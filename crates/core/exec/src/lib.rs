@@ -111,12 +111,16 @@ pub struct ExecService {
     /// Nodes that were asked what runs there.
     ranks: BTreeMap<u32, Node>,
     online: Idset,
+    /// Nodes that were there at some time since the start.
+    seen: Idset,
     /// The manager has told of every job that was started before.
     greeted: bool,
     /// Looks at nodes that are away.
     looking: Option<TimerId>,
     /// Records that can go, by rank.
     forgotten: BTreeMap<u32, Vec<u64>>,
+    /// The instance stops, and its jobs stay: nodes that go are no loss.
+    held: bool,
 }
 
 /// How long after a restart a barrier waits for shells that may have passed it before, in
@@ -150,9 +154,11 @@ impl ExecService {
             jobs: BTreeMap::new(),
             ranks: BTreeMap::new(),
             online: Idset::new(),
+            seen: Idset::new(),
             greeted: false,
             looking: None,
             forgotten: BTreeMap::new(),
+            held: false,
         }
     }
 
@@ -416,6 +422,10 @@ impl Service for ExecService {
             Exec::CriticalRanks_(call) => {
                 let result = self.set_critical(&call.request, call.answer.cred());
                 call.answer.respond(cx, result);
+            }
+            Exec::Hold(call) => {
+                self.held = true;
+                call.answer.ok(cx, &Empty);
             }
             Exec::ShellBarrier_(call) => self.barrier(cx, &call.request, call.answer),
             Exec::Stats(call) => {

@@ -59,6 +59,7 @@ impl ExecService {
             }
         };
         let before = std::mem::replace(&mut self.online, members.clone());
+        self.seen = self.seen.union(&members);
         if !self.greeted {
             return;
         }

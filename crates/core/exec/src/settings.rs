@@ -86,6 +86,8 @@ impl Settings {
                 "barrier-timeout" => next.barrier_timeout = duration(key, value)?,
                 "shell-exit-timeout" => next.shell_exit_timeout = duration(key, value)?,
                 "lost-node-grace" => next.lost_node_grace = duration(key, value)?,
+                // The state machine of the leader reads it.
+                "on-shutdown" => {}
                 "method" if value.as_str() == Some("bulk-exec") => {}
                 "service" if value.as_str() == Some("rexec") => {}
                 "imp" => {

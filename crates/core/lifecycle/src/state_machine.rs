@@ -26,7 +26,7 @@ use flux_api::broker::{Exit, ExitRequest, StartModules, StopModules};
 use flux_api::driver::Notify;
 use flux_api::lifecycle::{
     ConfigGet, Dmesg, Dmesg_, GroupGet, GroupName, Join as JoinGroup, Monitor, MonitorRequest,
-    ShutdownLine, ShutdownStart, StateMachine, StateNow, StateNumber, WaitRun,
+    ShutdownLine, ShutdownRequest, ShutdownStart, StateMachine, StateNow, StateNumber, WaitRun,
 };
 use flux_api::overlay::{Join, Leave, Monitor as MonitorChildren, Spurn, SpurnRequest};
 use flux_api::{Answer, Empty, RpcError, Text};
@@ -67,6 +67,10 @@ pub struct Settings {
     pub exit_norestart: Option<i32>,
     /// Do not cancel running jobs at the end.
     pub keep_jobs: bool,
+    /// A leader that is started later finds the jobs that this one leaves.
+    pub can_return: bool,
+    /// Seconds that the end of work may take after a signal; `None`: for ever.
+    pub cleanup_timeout: Option<f64>,
     /// Come up even when modules or rc1 fail, to mend what is wrong.
     pub recovery: bool,
     /// Shell for commands given as text.
@@ -140,6 +144,12 @@ pub struct StateMachineService {
     sync_again: bool,
     /// This broker stops by itself, and those below it need not.
     leaving: bool,
+    /// `exec.on-shutdown` says that jobs outlive a stop.
+    leave_jobs: bool,
+    /// Running jobs stay for the next start.
+    keep_jobs: bool,
+    /// The step of the builtin cleanup that is on its way.
+    cleanup: Option<CleanupStep>,
     monitors: Vec<(Option<i32>, Answer<Monitor>)>,
     waiters: Vec<Answer<WaitRun>>,
     shutdown: Option<(i32, Answer<ShutdownStart>)>,
@@ -170,6 +180,9 @@ impl StateMachineService {
             rejoining: false,
             sync_again: false,
             leaving: false,
+            leave_jobs: false,
+            keep_jobs: false,
+            cleanup: None,
             monitors: Vec::new(),
             waiters: Vec::new(),
             shutdown: None,
@@ -418,7 +431,7 @@ impl StateMachineService {
                 cx.log(Level::Err, "shutdown: the initial program does not end after SIGHUP");
                 self.post(cx, "shutdown", false);
             }
-            State::Cleanup => self.abort_group(cx, Group::Cleanup),
+            State::Cleanup => self.cut_cleanup(cx),
             State::Init => self.startlog_give_up(cx, Group::Rc1),
             State::Finalize => self.startlog_give_up(cx, Group::Rc3),
             _ => self.post(cx, "goodbye", false),
@@ -436,7 +449,7 @@ impl StateMachineService {
                 self.abort_group(cx, Group::Program);
             }
             State::Run => self.post(cx, "shutdown", false),
-            State::Cleanup => self.abort_group(cx, Group::Cleanup),
+            State::Cleanup => self.cut_cleanup(cx),
             State::Finalize => self.abort_group(cx, Group::Rc3),
             state => {
                 cx.log(Level::Info, format!("ignored signal {signum} in {}", state.name()));
@@ -447,30 +460,40 @@ impl StateMachineService {
     fn start_shutdown(
         &mut self,
         cx: &mut Cx<'_, Wait>,
-        loglevel: Option<i32>,
+        request: &ShutdownRequest,
         answer: Answer<ShutdownStart>,
     ) {
-        let refusal = if cx.rank() > 0 {
+        let refusal = if cx.rank() > 0 && !request.alone {
             Some("shutdown may only be initiated on rank 0".to_string())
         } else if self.shutdown.is_some() || self.state > State::Run {
             Some("shutdown is already in progress".to_string())
         } else if self.state != State::Run {
             Some(format!("shutdown cannot be initiated in state {}", self.state.name()))
+        } else if request.alone && self.settings.program.is_some() {
+            Some("an instance with an initial program cannot do without its leader".to_string())
+        } else if cx.rank() == 0
+            && (request.keep_jobs || request.alone)
+            && !self.settings.can_return
+        {
+            Some("no job can be kept: the state of this instance ends with it".to_string())
         } else {
             None
         };
         if let Some(text) = refusal {
             return answer.err(cx, RpcError::new(Errno::EINVAL, text));
         }
-        if let Some(code) = self.settings.exit_norestart
+        if request.alone {
+            self.leaving = true;
+        } else if let Some(code) = self.settings.exit_norestart
             && self.code == 0
         {
             self.code = code;
         }
+        self.keep_jobs |= request.keep_jobs;
         if answer.is_streaming() {
-            let request = Dmesg { follow: true, nobacklog: true };
-            cx.call::<Dmesg_>(To::Rank(0), &request, Wait::Lines);
-            self.shutdown = Some((loglevel.unwrap_or(3), answer));
+            let follow = Dmesg { follow: true, nobacklog: true };
+            cx.call::<Dmesg_>(To::Rank(cx.rank()), &follow, Wait::Lines);
+            self.shutdown = Some((request.loglevel.unwrap_or(3), answer));
         } else {
             answer.ok(cx, &ShutdownLine { log: String::new() });
         }
@@ -522,6 +545,15 @@ impl Service for StateMachineService {
         cx.ready();
     }
 
+    fn on_config(
+        &mut self,
+        _cx: &mut Cx<'_, Wait>,
+        config: &Map<String, Value>,
+    ) -> Result<(), RpcError> {
+        self.leave_jobs = cleanup::leaves_jobs(config)?;
+        Ok(())
+    }
+
     fn on_call(&mut self, cx: &mut Cx<'_, Wait>, call: StateMachine) {
         match call {
             StateMachine::StateGet(call) => {
@@ -562,8 +594,9 @@ impl Service for StateMachineService {
                 call.answer.forget();
                 // An initial program is what an instance is there for, and ends it.
                 let free = cx.rank() > 0 || self.settings.program.is_none();
-                let alone = call.request.alone && free;
-                self.leaving |= alone && self.state <= State::Run;
+                if call.request.alone && free && self.state <= State::Run {
+                    self.leaving |= self.stops_alone(cx);
+                }
                 self.signal(cx, call.request.signum);
             }
             StateMachine::SdNotify_(call) => {
@@ -573,7 +606,7 @@ impl Service for StateMachineService {
                 call.answer.forget();
             }
             StateMachine::ShutdownStart(call) => {
-                self.start_shutdown(cx, call.request.loglevel, call.answer);
+                self.start_shutdown(cx, &call.request, call.answer);
             }
             StateMachine::RunatPush_(call) => {
                 let result = self.runat.push(&call.request, &self.settings.shell).map(|()| Empty);

@@ -397,7 +397,7 @@ impl Run {
             return;
         }
         let Some(caller) = self.auditor else { return self.ring(SEC, Task::Stop) };
-        let request = ShutdownRequest { loglevel: None };
+        let request = ShutdownRequest { loglevel: None, keep_jobs: false, alone: false };
         let tag = self.world.call::<ShutdownStart>(caller, Some(0), &request);
         self.purposes.insert((caller, tag), Purpose::Shutdown);
     }
@@ -414,7 +414,7 @@ impl Run {
         }
         self.enter(Phase::Shutdown);
         if let Some(caller) = self.auditor {
-            let request = ShutdownRequest { loglevel: None };
+            let request = ShutdownRequest { loglevel: None, keep_jobs: false, alone: false };
             let tag = self.world.call::<ShutdownStart>(caller, Some(0), &request);
             self.purposes.insert((caller, tag), Purpose::Shutdown);
         }

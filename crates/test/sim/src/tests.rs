@@ -124,7 +124,7 @@ fn boots_512_brokers_runs_a_job_on_every_rank_and_shuts_down() {
     let tag = world.call::<Wait>(caller, None, &WaitRequest { id });
     let ended: serde_json::Value = answer(&mut world, tag).json().unwrap();
     assert_eq!(ended["success"], true, "{ended}");
-    let request = ShutdownRequest { loglevel: None };
+    let request = ShutdownRequest { loglevel: None, keep_jobs: false, alone: false };
     world.call::<ShutdownStart>(caller, Some(0), &request);
     let mut exits = 0;
     while exits < size {

@@ -31,6 +31,16 @@ pub(crate) fn command() -> Command {
             "PATH",
             "Write the key-value store to this file first, as flux dump does",
         ))
+        .arg(flag(
+            "keep-jobs",
+            None,
+            "Leave running jobs: the next start of the instance goes on with them",
+        ))
+        .arg(flag(
+            "alone",
+            None,
+            "End the broker that is asked only: jobs run on, other brokers wait for its return",
+        ))
         .arg(flag("background", None, "Do not wait for the end"))
         .arg(flag("quiet", None, "Show errors only"))
         .arg(counted("verbose", 'v', "Show more"))
@@ -62,15 +72,19 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
             Client::open(Some(&uri)).map_err(|error| PROGRAM.fail(error.to_string()))?
         }
     };
-    if let Some(running) = running(&client).filter(|running| *running > 0)
+    let alone = matches.get_flag("alone");
+    let keep_jobs = alone || matches.get_flag("keep-jobs");
+    let to = if alone { To::Any } else { To::Rank(0) };
+    if !keep_jobs
+        && let Some(running) = running(&client).filter(|running| *running > 0)
         && !agreed(matches, running)?
     {
         return Err(PROGRAM.fail("shutdown aborted"));
     }
     prepare(&client, matches)?;
     if matches.get_flag("background") {
-        let request = ShutdownRequest { loglevel: None };
-        let done = client.call::<ShutdownStart>(To::Rank(0), &request);
+        let request = ShutdownRequest { loglevel: None, keep_jobs, alone };
+        let done = client.call::<ShutdownStart>(to, &request);
         // The answer to a request that is no stream has no body.
         return match done {
             Err(error) if error.errno != Errno::EPROTO => {
@@ -86,8 +100,8 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
         1 => INFO,
         _ => INFO + 1,
     };
-    let request = ShutdownRequest { loglevel: Some(loglevel) };
-    for line in client.stream::<ShutdownStart>(To::Rank(0), &request) {
+    let request = ShutdownRequest { loglevel: Some(loglevel), keep_jobs, alone };
+    for line in client.stream::<ShutdownStart>(to, &request) {
         match line {
             Ok(line) => output::raw(&line.log),
             // The broker may be gone before the end of the stream arrives.

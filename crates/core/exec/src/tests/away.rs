@@ -153,3 +153,15 @@ fn a_shell_that_may_not_have_been_launched_is_asked_for_with_the_time_of_that() 
     finish(&mut rig, tag, 9);
     rig.finish();
 }
+
+#[test]
+fn brokers_that_go_with_a_stop_that_keeps_jobs_are_no_loss() {
+    let mut rig = rig();
+    let (tag, shells) = running(&mut rig, "0", "a", 1);
+    let hold = rig.request("job-exec.hold", Value::Null);
+    rig.response(hold).unwrap();
+    rig.fail(&shells[0], Errno::EHOSTUNREACH);
+    rig.advance(500_000);
+    assert!(rig.try_response(tag).is_none(), "the node was given up");
+    rig.requests.clear();
+}

@@ -148,3 +148,24 @@ fn a_barrier_that_was_half_answered_is_completed() {
     rig.advance(60_000_000);
     assert!(rig.response(late).is_ok());
 }
+
+#[test]
+fn after_a_restart_nodes_are_given_time_to_come_even_without_grace() {
+    let mut rig = rig();
+    let tag = again(&mut rig, true, json!({"started": true, "since": 5.0}));
+    let lookup = rig.expect("kvs.lookup");
+    rig.reply(&lookup, log(&[("init", Value::Null), ("starting", Value::Null)]));
+    for _ in 0..2 {
+        let commit = rig.expect("kvs.commit");
+        rig.reply(&commit, json!({"rootref": "sha1-0", "rootseq": 1}));
+    }
+    let mut tries = 0;
+    while rig.try_response(tag).is_none() {
+        let list = rig.expect("launch.list");
+        rig.fail(&list, Errno::EHOSTUNREACH);
+        tries += 1;
+        rig.advance(500_000);
+    }
+    assert!((60..64).contains(&tries), "{tries}");
+    rig.requests.clear();
+}

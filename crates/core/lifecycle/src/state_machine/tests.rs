@@ -470,19 +470,146 @@ fn in_recovery_mode_failures_of_the_start_are_ignored() {
 
 #[test]
 fn a_leader_that_stops_alone_ends_no_job_and_no_follower() {
-    let quiet_leader = Settings { program: None, ..settings() };
-    let mut rig = Rig::with(StateMachineService::new(quiet_leader), 0, 2, &Map::new());
+    let quiet_leader = Settings { program: None, can_return: true, ..settings() };
+    let config = json!({"exec": {"on-shutdown": "leave"}});
+    let mut rig =
+        Rig::with(StateMachineService::new(quiet_leader), 0, 2, config.as_object().unwrap());
     let children = to_run(&mut rig);
     rig.reply(&children, json!({"rank": 1, "status": "full", "torpid": false}));
     let child = rig.stream("state-machine.monitor", json!({"final": 7}));
     assert_eq!(rig.response(child), Ok(json!({"state": State::Run as i32})));
     rig.request("state-machine.signal", json!({"signum": 15, "alone": true}));
-    quiet(&mut rig);
+    held(&mut rig);
     let spurn = rig.expect("overlay.spurn");
     assert_eq!(spurn.json::<Value>().unwrap(), json!({"release": true}));
     rig.reply(&children, json!({"rank": 1, "status": "lost", "torpid": false}));
     rig.expect("broker.stop-modules");
     assert!(rig.try_response(child).is_none());
     rig.disconnect(rig.owner(), "state-machine");
+    rig.finish();
+}
+
+/// The execution service is told that jobs stay.
+fn held(rig: &mut Rig<StateMachineService>) {
+    quiet(rig);
+    let hold = rig.expect("job-exec.hold");
+    rig.reply(&hold, Value::Null);
+    quiet(rig);
+}
+
+/// A leader without initial program, in RUN, with one child, and the stream of its states.
+fn serving(settings: Settings) -> (Rig<StateMachineService>, Message, u32) {
+    let quiet_leader = Settings { program: None, can_return: true, ..settings };
+    let mut rig = Rig::with(StateMachineService::new(quiet_leader), 0, 2, &Map::new());
+    let children = to_run(&mut rig);
+    rig.reply(&children, json!({"rank": 1, "status": "full", "torpid": false}));
+    let child = rig.stream("state-machine.monitor", json!({"final": 7}));
+    assert_eq!(rig.response(child), Ok(json!({"state": State::Run as i32})));
+    (rig, children, child)
+}
+
+/// The child hears that it has to go, and does.
+fn takes_the_child_along(rig: &mut Rig<StateMachineService>, children: &Message, child: u32) {
+    let spurn = rig.expect("overlay.spurn");
+    assert_eq!(spurn.json::<Value>().unwrap(), json!({}));
+    assert_eq!(rig.response(child), Ok(json!({"state": State::Cleanup as i32})));
+    assert_eq!(rig.response(child), Ok(json!({"state": State::Shutdown as i32})));
+    rig.responses.clear();
+    rig.reply(&spurn, Value::Null);
+    rig.reply(children, json!({"rank": 1, "status": "offline", "torpid": false}));
+    let settle = rig.expect("broker.stop-modules");
+    rig.reply(&settle, Value::Null);
+    quiet(rig);
+    let leave = rig.expect("overlay.leave");
+    rig.reply(&leave, Value::Null);
+    quiet(rig);
+}
+
+fn exit_code(rig: &mut Rig<StateMachineService>) -> i32 {
+    rig.expect("broker.exit").json::<ExitRequest>().unwrap().code
+}
+
+#[test]
+fn a_leader_that_is_told_to_stop_ends_jobs_then_followers() {
+    let (mut rig, children, child) = serving(settings());
+    rig.request("state-machine.signal", json!({"signum": 15, "alone": true}));
+    through_cleanup(&mut rig);
+    takes_the_child_along(&mut rig, &children, child);
+    assert_eq!(exit_code(&mut rig), 0);
+    rig.finish();
+}
+
+#[test]
+fn jobs_that_do_not_end_after_a_signal_are_left_in_the_end() {
+    let (mut rig, children, child) =
+        serving(Settings { cleanup_timeout: Some(45.0), ..settings() });
+    rig.request("state-machine.signal", json!({"signum": 15, "alone": true}));
+    for topic in ["job-manager.queue-start", "resource.acquire-mute", "job-manager.raiseall"] {
+        quiet(&mut rig);
+        let step = rig.expect(topic);
+        rig.reply(&step, json!({"count": 1, "errors": 0}));
+    }
+    let idle = rig.expect("job-manager.idle");
+    rig.advance(44_000_000);
+    assert_eq!(rig.service().state(), State::Cleanup);
+    rig.advance(2_000_000);
+    held(&mut rig);
+    // Too late to matter.
+    rig.reply(&idle, json!({"pending": 0}));
+    takes_the_child_along(&mut rig, &children, child);
+    assert_eq!(exit_code(&mut rig), 1);
+    rig.finish();
+}
+
+#[test]
+fn a_shutdown_that_keeps_jobs_ends_every_broker_and_no_job() {
+    let (mut rig, children, child) = serving(Settings { exit_norestart: Some(42), ..settings() });
+    let tag = rig.request("shutdown.start", json!({"keep_jobs": true}));
+    rig.response(tag).unwrap();
+    for topic in ["job-manager.queue-start", "resource.acquire-mute"] {
+        quiet(&mut rig);
+        let step = rig.expect(topic);
+        rig.reply(&step, Value::Null);
+    }
+    held(&mut rig);
+    takes_the_child_along(&mut rig, &children, child);
+    assert_eq!(exit_code(&mut rig), 42);
+    rig.finish();
+}
+
+#[test]
+fn a_broker_that_is_shut_down_alone_is_to_be_started_again() {
+    let (mut rig, children, child) = serving(Settings { exit_norestart: Some(42), ..settings() });
+    let tag = rig.request("shutdown.start", json!({"alone": true}));
+    rig.response(tag).unwrap();
+    // The service manager goes on as if nobody had said anything.
+    rig.request("state-machine.signal", json!({"signum": 15, "alone": true}));
+    held(&mut rig);
+    let spurn = rig.expect("overlay.spurn");
+    assert_eq!(spurn.json::<Value>().unwrap(), json!({"release": true}));
+    rig.reply(&spurn, Value::Null);
+    rig.reply(&children, json!({"rank": 1, "status": "lost", "torpid": false}));
+    let settle = rig.expect("broker.stop-modules");
+    assert!(rig.try_response(child).is_none());
+    rig.reply(&settle, Value::Null);
+    quiet(&mut rig);
+    let leave = rig.expect("overlay.leave");
+    rig.reply(&leave, Value::Null);
+    quiet(&mut rig);
+    assert_eq!(exit_code(&mut rig), 0);
+    rig.disconnect(rig.owner(), "state-machine");
+    rig.finish();
+}
+
+#[test]
+fn what_cannot_come_back_keeps_no_jobs() {
+    let mut rig = Rig::new(StateMachineService::new(Settings { program: None, ..settings() }));
+    to_run(&mut rig);
+    for body in [json!({"keep_jobs": true}), json!({"alone": true})] {
+        let tag = rig.request("shutdown.start", body);
+        let error = rig.response(tag).unwrap_err();
+        assert!(error.message().contains("no job can be kept"), "{error}");
+    }
+    assert_eq!(rig.service().state(), State::Run);
     rig.finish();
 }
