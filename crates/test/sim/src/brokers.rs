@@ -25,6 +25,13 @@ use serde_json::{Map, Value};
 /// User id of the owner of every simulated instance.
 pub const OWNER: u32 = 1000;
 
+/// User id of somebody else.
+pub const GUEST: u32 = 5001;
+
+/// Where guests have jobs: what starts their shells, and the shell.
+pub(crate) const IMP: &str = "/usr/libexec/flux/flux-imp";
+pub(crate) const SHELL: &str = "/usr/libexec/flux/flux-shell";
+
 /// Hash of the content store.
 pub const HASH: HashAlg = HashAlg::Sha1;
 

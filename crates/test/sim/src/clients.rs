@@ -39,6 +39,7 @@ pub(crate) struct Open {
 #[derive(Debug)]
 pub(crate) struct Client {
     user: User,
+    guest: bool,
     incarnation: u64,
     pub(crate) open: BTreeMap<u32, Open>,
     /// When the newest message in each direction arrives.
@@ -67,6 +68,13 @@ impl World {
         self.connect_with(rank, user, cred)
     }
 
+    /// Connects as the user whom a shell runs as.
+    pub(crate) fn connect_shell(&mut self, rank: u32, pid: u64, userid: u32) -> Option<Caller> {
+        let role = if userid == OWNER { Rolemask::OWNER } else { Rolemask::USER };
+        let cred = Cred { userid, rolemask: role | Rolemask::LOCAL };
+        self.connect_with(rank, User::Shell(pid), cred)
+    }
+
     fn connect_with(&mut self, rank: u32, user: User, cred: Cred) -> Option<Caller> {
         if !self.is_alive(rank) {
             return None;
@@ -76,6 +84,7 @@ impl World {
         let incarnation = self.incarnation(rank);
         let client = Client {
             user,
+            guest: cred.userid != OWNER,
             incarnation,
             open: BTreeMap::new(),
             newest: [self.now, self.now],
@@ -87,6 +96,12 @@ impl World {
         let joined = Input::ClientJoined { client: id, cred, pid: 1 };
         self.plan(self.now, incarnation, Due::Input(rank, joined));
         Some(caller)
+    }
+
+    /// Whether a connection is of somebody who does not own the instance.
+    #[must_use]
+    pub fn is_guest(&self, caller: Caller) -> bool {
+        self.clients.get(&caller).is_some_and(|client| client.guest)
     }
 
     fn client_sends(&mut self, caller: Caller, input: impl FnOnce(ClientId) -> Input) {
@@ -178,6 +193,11 @@ impl World {
         };
         if message.topic() != open.topic {
             let text = format!("{} answered as {}", open.topic, message.topic());
+            return self.violation(text);
+        }
+        if message.errnum() == Errno::ENOTRECOVERABLE {
+            // Whatever a collection takes, whoever reads is shown the newest.
+            let text = format!("{} of {}: {}", open.topic, caller.id.0, message.error_text());
             return self.violation(text);
         }
         let last = !open.streaming || message.errnum() != Errno::OK;

@@ -1,20 +1,30 @@
-//! Sweeps seeds: `flux-sim --seeds COUNT --first SEED`, or shows one: `flux-sim --show SEED`.
+//! Sweeps seeds: `flux-sim --seeds COUNT --first SEED --threads NUMBER`, or shows one:
+//! `flux-sim --show SEED`. `--stop 1` ends a sweep at the first seed that fails.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 
-use flux_sim::Scenario;
 use flux_sim::run::run;
+use flux_sim::{Report, Scenario};
+
+/// As the program itself.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 struct Options {
     seeds: u64,
     first: u64,
+    threads: u64,
+    stop: bool,
     show: Option<u64>,
 }
 
 fn options() -> Result<Options, String> {
-    let mut options = Options { seeds: 1000, first: 0, show: None };
+    let mut options = Options { seeds: 1000, first: 0, threads: 1, stop: false, show: None };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let number = words
@@ -24,51 +34,109 @@ fn options() -> Result<Options, String> {
         match word.as_str() {
             "--seeds" => options.seeds = number,
             "--first" => options.first = number,
+            "--threads" => options.threads = number.clamp(1, 64),
+            "--stop" => options.stop = number > 0,
             "--show" => options.show = Some(number),
-            _ => return Err(format!("{word}: not --seeds, --first or --show")),
+            _ => {
+                let known = "--seeds, --first, --threads, --stop or --show";
+                return Err(format!("{word}: not {known}"));
+            }
         }
     }
     Ok(options)
 }
 
-fn sweep(options: &Options, out: &mut impl Write) -> io::Result<bool> {
-    let (first, count, verbose) = match options.show {
-        Some(seed) => (seed, 1, true),
-        None => (options.first, options.seeds, false),
-    };
-    let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();
-    let (mut failed, mut seconds, mut steps) = (0_u64, 0.0, 0_u64);
-    for seed in first..first.saturating_add(count) {
-        let report = run(Scenario::of(seed), verbose);
-        seconds += report.seconds;
-        steps += report.steps;
+/// What all seeds of a sweep came to.
+#[derive(Default)]
+struct Sum {
+    seeds: u64,
+    failed: u64,
+    seconds: f64,
+    steps: u64,
+    counts: BTreeMap<&'static str, u64>,
+    /// An error of what is written to.
+    trouble: Option<io::Error>,
+}
+
+impl Sum {
+    fn add(&mut self, seed: u64, report: &Report, out: &mut impl Write) -> io::Result<()> {
+        self.seeds += 1;
+        self.seconds += report.seconds;
+        self.steps += report.steps;
         for (name, count) in &report.counts {
-            *counts.entry(name).or_default() += count;
-        }
-        if verbose {
-            writeln!(out, "{:?}", Scenario::of(seed))?;
-            for line in &report.lines {
-                writeln!(out, "{line}")?;
-            }
-            writeln!(out, "hash {:016x}", report.hash)?;
+            *self.counts.entry(name).or_default() += count;
         }
         if !report.violations.is_empty() {
-            failed += 1;
+            self.failed += 1;
             writeln!(out, "seed {seed}: {}", report.violations.join("\n  "))?;
             writeln!(out, "  again: cargo run --release -p flux-sim -- --show {seed}")?;
         }
+        Ok(())
     }
-    writeln!(out, "{count} seeds, {failed} failed, {seconds:.0} virtual seconds, {steps} events")?;
-    for (name, count) in counts {
+}
+
+/// Runs seeds, each thread the next one that nobody has.
+fn sweep(options: &Options, out: &mut (impl Write + Send)) -> io::Result<bool> {
+    let end = options.first.saturating_add(options.seeds);
+    let (next, over) = (AtomicU64::new(options.first), AtomicBool::new(false));
+    let shared = Mutex::new((Sum::default(), out));
+    let work = || {
+        while !over.load(Ordering::Relaxed) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= end {
+                break;
+            }
+            let report = run(Scenario::of(seed), false);
+            let Ok(mut shared) = shared.lock() else { break };
+            let (sum, out) = &mut *shared;
+            let added = sum.add(seed, &report, out);
+            if added.is_err() || (options.stop && sum.failed > 0) {
+                over.store(true, Ordering::Relaxed);
+            }
+            sum.trouble = sum.trouble.take().or(added.err());
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..options.threads {
+            scope.spawn(work);
+        }
+    });
+    let (sum, out) = shared.into_inner().map_err(|_| io::Error::other("a seed panicked"))?;
+    if let Some(error) = sum.trouble {
+        return Err(error);
+    }
+    let Sum { seeds, failed, seconds, steps, .. } = sum;
+    writeln!(out, "{seeds} seeds, {failed} failed, {seconds:.0} virtual seconds, {steps} events")?;
+    for (name, count) in sum.counts {
         writeln!(out, "  {name}: {count}")?;
     }
     Ok(failed == 0)
 }
 
+/// Runs one seed and shows everything that happened.
+fn show(seed: u64, out: &mut impl Write) -> io::Result<bool> {
+    let report = run(Scenario::of(seed), true);
+    writeln!(out, "{:?}", Scenario::of(seed))?;
+    for line in &report.lines {
+        writeln!(out, "{line}")?;
+    }
+    writeln!(out, "hash {:016x}", report.hash)?;
+    for (name, count) in &report.counts {
+        writeln!(out, "  {name}: {count}")?;
+    }
+    Sum::default().add(seed, &report, out)?;
+    Ok(report.violations.is_empty())
+}
+
 fn main() -> ExitCode {
-    let mut out = io::stdout().lock();
-    let result =
-        options().and_then(|options| sweep(&options, &mut out).map_err(|error| error.to_string()));
+    let mut out = io::stdout();
+    let result = options().and_then(|options| {
+        let done = match options.show {
+            Some(seed) => show(seed, &mut out),
+            None => sweep(&options, &mut out),
+        };
+        done.map_err(|error| error.to_string())
+    });
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

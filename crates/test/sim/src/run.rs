@@ -1,11 +1,13 @@
 //! One run: boot, load and faults, recovery, judgement, shutdown.
 
+mod admin;
 mod faults;
 mod judge;
 mod load;
 mod onlookers;
+mod trouble;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use flux_api::job::manager::{Journal, JournalRequest};
 use flux_api::lifecycle::{ShutdownRequest, ShutdownStart, WaitRun};
@@ -41,6 +43,10 @@ enum Task {
     Stop,
     /// Look whether an onlooker has to come again.
     Onlookers,
+    /// Something from outside.
+    Trouble,
+    /// The administrator's next action.
+    Admin,
 }
 
 /// What an answer is for.
@@ -67,6 +73,13 @@ enum Purpose {
     Ended(u64),
     Key(String),
     Shutdown,
+    /// Something that this user may not do.
+    Forbidden(&'static str),
+    /// The configuration was read again after so many changes.
+    Reload(u64),
+    /// The configuration of a rank.
+    Configuration(u32),
+    Admin(admin::Asked),
 }
 
 /// Where a run stands.
@@ -102,6 +115,8 @@ struct Run {
     scenario: Scenario,
     world: World,
     rng: Rng,
+    /// For what came later than most of this.
+    elsewhere: Rng,
     phase: Phase,
     phase_began: u64,
     oracle: Oracle,
@@ -109,8 +124,14 @@ struct Run {
     purposes: BTreeMap<(Caller, u32), Purpose>,
     sessions: Vec<load::Session>,
     onlookers: Vec<onlookers::Onlooker>,
+    changes: trouble::Changes,
+    admin: admin::Admin,
     submitted: u32,
+    /// Jobs of guests.
+    guests: BTreeSet<u64>,
     auditor: Option<Caller>,
+    /// Who began the last look at settings when all faults were over.
+    review: Option<Caller>,
     auditing: usize,
     /// Looks in a row that found nothing going on.
     calm: u32,
@@ -129,20 +150,26 @@ pub fn run(scenario: Scenario, verbose: bool) -> Report {
     let mut world = World::new(scenario.shape(), scenario.pace.clone(), scenario.seed);
     world.trace.verbose = verbose;
     let rng = Rng::new(scenario.seed ^ 0x10ad);
+    let elsewhere = Rng::new(scenario.seed ^ 0xe15e_43e4);
     let again = scenario.faults.restart;
     let mut run = Run {
         scenario,
         world,
         rng,
+        elsewhere,
         phase: Phase::Boot,
         phase_began: SEC,
         oracle: Oracle::default(),
         tasks: BTreeMap::new(),
         purposes: BTreeMap::new(),
         sessions: Vec::new(),
+        changes: trouble::Changes::default(),
+        admin: admin::Admin::default(),
         onlookers: Vec::new(),
         submitted: 0,
+        guests: BTreeSet::new(),
         auditor: None,
+        review: None,
         auditing: 0,
         calm: 0,
         all_online: false,
@@ -244,6 +271,7 @@ impl Run {
                 }
                 self.forget(caller);
                 self.onlooker_gone(caller);
+                self.admin_gone(caller);
                 if self.auditor == Some(caller) {
                     self.auditor = None;
                 }
@@ -270,6 +298,8 @@ impl Run {
             Task::Look => self.look(),
             Task::Stop => self.stop(),
             Task::Onlookers => self.onlook(),
+            Task::Trouble => self.trouble(),
+            Task::Admin => self.administrate(),
         }
     }
 
@@ -362,6 +392,8 @@ impl Run {
                 self.begin_load();
                 self.begin_onlookers();
                 self.begin_faults();
+                self.begin_trouble();
+                self.begin_admin();
             }
             Purpose::Shutdown => {
                 let ok = message.errnum() == Errno::OK;
@@ -379,7 +411,13 @@ impl Run {
             Purpose::Journal => self.journal_says(message),
             Purpose::Listed => self.listed(message),
             Purpose::Online => self.online(message),
-            Purpose::Active => self.active(message),
+            Purpose::Active => self.active(caller, message),
+            Purpose::Reload(made) => self.reloaded(made, message),
+            Purpose::Configuration(rank) if message.errnum() == Errno::OK => {
+                self.configured(rank, message);
+            }
+            Purpose::Configuration(_) => {}
+            Purpose::Admin(asked) => self.admin_hears(asked, message),
             Purpose::Log(_) | Purpose::Resources(_) | Purpose::Key(_) => {
                 self.judge(caller, purpose, message);
             }

@@ -2,7 +2,9 @@
 
 use flux_broker::Topology;
 
-use crate::brokers::Shape;
+use serde_json::{Map, Value, json};
+
+use crate::brokers::{IMP, SHELL, Shape};
 use crate::rng::Rng;
 use crate::world::{MS, Pace, SEC};
 
@@ -35,6 +37,16 @@ pub struct Faults {
     pub early: bool,
     /// Faults follow each other closely.
     pub storm: bool,
+    /// The wall clocks of nodes are set, by up to an hour.
+    pub clocks: bool,
+    /// The disk does not answer for a while.
+    pub stalls: bool,
+    /// The configuration is changed and read again.
+    pub reloads: bool,
+    /// Somebody changes what must outlive every leader: drains, queues, holds, urgencies.
+    pub settings: bool,
+    /// Some of those at work do not own the instance.
+    pub guests: bool,
 }
 
 /// One run.
@@ -91,6 +103,11 @@ impl Scenario {
             storm: fault(25),
             // Of a sequence of its own, so that older seeds pick what they picked before.
             power: !calm && Rng::new(seed ^ 0x9031_e4c7).chance(25),
+            clocks: !calm && Rng::new(seed ^ 0xc10c_4a11).chance(20),
+            stalls: !calm && Rng::new(seed ^ 0x57a1_1ed0).chance(20),
+            reloads: Rng::new(seed ^ 0x4e10_ad00).chance(25),
+            settings: Rng::new(seed ^ 0x5e77_1495).chance(30),
+            guests: Rng::new(seed ^ 0x9e57_0000).chance(25),
         };
         let slow_link = rng.chance(20);
         let slow_disk = rng.chance(20);
@@ -123,7 +140,32 @@ impl Scenario {
     pub fn shape(&self) -> Shape {
         let topology = Topology::parse(&self.tree, self.size, &[])
             .expect("trees of scenarios have valid names");
-        Shape { archive: self.archive, ..Shape::new(topology, self.cores) }
+        let config = self.config(0);
+        Shape { archive: self.archive, config, ..Shape::new(topology, self.cores) }
+    }
+
+    /// The configuration, as it is after so many changes.
+    #[must_use]
+    pub fn config(&self, changes: u64) -> Map<String, Value> {
+        let mut config = json!({});
+        if self.faults.guests {
+            config["access"] = json!({"allow-guest-user": true});
+            config["exec"] = json!({"imp": IMP, "job-shell": SHELL});
+        }
+        if self.faults.settings {
+            config["queues"] = json!({"batch": {}, "debug": {}});
+            config["policy"] = json!({"jobspec": {"defaults": {"system": {"queue": "batch"}}}});
+        }
+        if self.faults.reloads {
+            // Something that says which one it is, and something that is felt.
+            config["exec"]["kill-timeout"] = json!(2.0 + changes as f64 / 1024.0);
+            let period = ["1s", "2s", "3s"][usize::try_from(changes % 3).unwrap_or(0)];
+            config["heartbeat"] = json!({ "period": period });
+        }
+        match config {
+            Value::Object(config) => config,
+            _ => Map::new(),
+        }
     }
 
     /// The end of load and faults in microseconds after its begin.

@@ -16,11 +16,13 @@ use flux_model::treeobj::Treeobj;
 use flux_proto::{Errno, Message};
 use serde_json::Value;
 
-use crate::clients::{Caller, User};
+use crate::brokers::{IMP, OWNER, SHELL};
+use crate::clients::Caller;
 use crate::world::{Due, MS, SEC, World};
 
 const SIGHUP: i32 = 1;
 const SIGKILL: i32 = 9;
+const SIGUSR1: i32 = 10;
 const SIGTERM: i32 = 15;
 
 /// Between attempts of a shell.
@@ -54,6 +56,7 @@ enum Stage {
 #[derive(Debug)]
 pub(crate) struct Shell {
     job: u64,
+    userid: u32,
     rank: u32,
     caller: Option<Caller>,
     stage: Stage,
@@ -221,11 +224,18 @@ impl World {
             return answer.forget();
         }
         let words: Vec<&str> = request.cmdline.iter().map(String::as_str).collect();
-        if words != ["flux", "shell", &id.to_string()] {
+        let number = id.to_string();
+        let expected = match request.userid {
+            OWNER => words == ["flux", "shell", &number] || words == [SHELL, &number],
+            _ => words == [IMP, "exec", SHELL, &number],
+        };
+        if !expected {
             let error = RpcError::new(Errno::EINVAL, "not the shell of the job");
             return answer.err(out, error);
         }
         let booted = self.booted.get(&rank).copied();
+        // As the clock of the node shows it now.
+        let booted = booted.map(|at| self.clock(rank).wall - (self.now - at) as f64 / 1e6);
         if let (Some(since), Some(booted)) = (request.since, booted)
             && booted > since
         {
@@ -239,6 +249,7 @@ impl World {
         let pid = self.number();
         let shell = Shell {
             job: id,
+            userid: request.userid,
             rank,
             caller: None,
             stage: Stage::Asking,
@@ -291,11 +302,11 @@ impl World {
     /// Connects if need be, and asks for what it waits for.
     fn shell_retries(&mut self, pid: u64) {
         let Some(shell) = self.shells.get(&pid) else { return };
-        let (rank, id, stage) = (shell.rank, shell.job, shell.stage);
+        let (rank, id, stage, userid) = (shell.rank, shell.job, shell.stage, shell.userid);
         let caller = match shell.caller {
             Some(caller) => caller,
             None => {
-                let Some(caller) = self.connect_as(rank, User::Shell(pid)) else {
+                let Some(caller) = self.connect_shell(rank, pid, userid) else {
                     return self.plan(self.now + RETRY, 0, Due::Shell(pid, Act::Retry));
                 };
                 let topic = format!("shell-{id}.kill");
@@ -423,8 +434,8 @@ impl World {
 
     /// Adds an event to the log of the job's execution.
     fn shell_commits(&mut self, pid: u64, event: &str) -> u32 {
-        let wall = self.clock().wall;
         let Some(shell) = self.shells.get(&pid) else { return 0 };
+        let wall = self.clock(shell.rank).wall;
         let Some(caller) = shell.caller else { return 0 };
         let text = Event::new(wall, event).encode();
         let request = CommitRequest {
@@ -485,6 +496,8 @@ impl World {
         let Some(shell) = self.shells.get(&pid) else { return };
         let ends = match signum {
             SIGKILL => true,
+            // What the IMP is sent for the signal that it could not pass on.
+            SIGUSR1 => shell.userid != OWNER,
             SIGTERM | SIGHUP => !shell.stubborn,
             _ => false,
         };
@@ -536,8 +549,7 @@ impl World {
     pub fn cut_power(&mut self, rank: u32) {
         self.kill(rank);
         self.trace.line(self.now, || format!("rank {rank}: power cut"));
-        let wall = self.clock().wall;
-        self.booted.insert(rank, wall);
+        self.booted.insert(rank, self.now);
         let pids: Vec<u64> = self
             .shells
             .iter()

@@ -109,6 +109,8 @@ pub(crate) struct Slot {
     pub(crate) partitioned: u64,
     /// The process is stopped; what happened to it meanwhile.
     frozen: Option<Vec<(u64, Due)>>,
+    /// Seconds by which the wall clock of the node is wrong.
+    pub(crate) skew: f64,
 }
 
 /// The simulated instance.
@@ -122,6 +124,8 @@ pub struct World {
     pub pace: Pace,
     /// The store of rank 0.
     pub disk: Disk,
+    /// Nothing that is being written is written before then.
+    pub stalled: u64,
     /// The archive of rank 0.
     pub archive: Archive,
     /// What happened.
@@ -142,8 +146,8 @@ pub struct World {
     /// Job shells by process, and what each node has on record of them.
     pub(crate) shells: BTreeMap<u64, Shell>,
     pub(crate) records: BTreeMap<(u32, u64), Record>,
-    /// When the power of a node came back, by the wall clock.
-    pub(crate) booted: BTreeMap<u32, f64>,
+    /// When the power of a node came back.
+    pub(crate) booted: BTreeMap<u32, u64>,
     /// Shells that have ended after they had lost a broker.
     pub survivors: u64,
     /// Jobs whose shell was started, by rank.
@@ -178,6 +182,7 @@ impl World {
             shape,
             pace,
             disk,
+            stalled: 0,
             archive: Archive::default(),
             trace: Trace::default(),
             violations: Vec::new(),
@@ -202,10 +207,25 @@ impl World {
         }
     }
 
-    /// The wall clock.
+    /// The time that every clock would show.
     #[must_use]
-    pub fn clock(&self) -> Clock {
-        Clock { mono_us: self.now, wall: EPOCH + self.now as f64 / 1e6 }
+    pub fn true_wall(&self) -> f64 {
+        EPOCH + self.now as f64 / 1e6
+    }
+
+    /// The clocks of a node.
+    #[must_use]
+    pub fn clock(&self, rank: u32) -> Clock {
+        let skew = self.slot(rank).map_or(0.0, |slot| slot.skew);
+        Clock { mono_us: self.now, wall: self.true_wall() + skew }
+    }
+
+    /// Sets the wall clock of a node: so many seconds before or after the true time.
+    pub fn set_clock(&mut self, rank: u32, skew: f64) {
+        self.trace.line(self.now, || format!("rank {rank}: the clock is set to {skew:+.3}"));
+        if let Some(slot) = self.slots.get_mut(rank as usize) {
+            slot.skew = skew;
+        }
     }
 
     /// Notes a broken law.
@@ -258,11 +278,13 @@ impl World {
     /// Joins every rank that was cut off.
     pub fn heal(&mut self) {
         self.disk.fails = None;
+        self.stalled = 0;
         for rank in 0..self.shape.size() {
             self.plan(self.now, 0, Due::Thaw(rank));
         }
         for slot in &mut self.slots {
             slot.partitioned = 0;
+            slot.skew = 0.0;
         }
     }
 
@@ -315,7 +337,7 @@ impl World {
         let mut node = brokers::broker(&self.shape, rank, &uuid, seed);
         self.trace.number(incarnation);
         self.trace.line(self.now, || format!("rank {rank}: started"));
-        node.start(self.clock());
+        node.start(self.clock(rank));
         if let Some(slot) = self.slots.get_mut(rank as usize) {
             slot.node = Some(node);
             slot.incarnation = incarnation;
@@ -368,7 +390,7 @@ impl World {
 
     /// Gives an input to a broker and carries out what it wants.
     pub(crate) fn input(&mut self, rank: u32, input: Input) {
-        let clock = self.clock();
+        let clock = self.clock(rank);
         if let Some(node) = self.slots.get_mut(rank as usize).and_then(|slot| slot.node.as_mut()) {
             node.input(clock, input);
             self.collect(rank);
@@ -463,17 +485,21 @@ impl World {
     }
 
     fn plan_archive(&mut self) {
-        let (low, high) = self.pace.disk;
-        let at = self.now + self.rng.range(low, high);
+        let at = self.disk_time();
         let incarnation = self.incarnation(0);
         self.plan(at, incarnation, Due::ArchiveWritten);
     }
 
     fn plan_disk(&mut self) {
-        let (low, high) = self.pace.disk;
-        let at = self.now + self.rng.range(low, high);
+        let at = self.disk_time();
         let incarnation = self.incarnation(0);
         self.plan(at, incarnation, Due::DiskWritten);
+    }
+
+    /// When a transaction that begins now is through.
+    fn disk_time(&mut self) -> u64 {
+        let (low, high) = self.pace.disk;
+        self.stalled.max(self.now) + self.rng.range(low, high)
     }
 
     /// A step of a collection, if one goes on.

@@ -29,6 +29,10 @@ const VALUE_MAX: usize = 512 << 20;
 /// Pieces of one value that are loaded at a time.
 const WINDOW: usize = 64;
 
+/// Times that a lookup of a follower begins again, since what it needs was collected. Each time it
+/// took longer than collections leave a reader.
+const TRIES: u32 = 4;
+
 /// How a lookup is answered.
 #[derive(Debug)]
 pub(super) enum Asked {
@@ -76,10 +80,14 @@ pub(super) struct Reading {
     root: Root,
     walk: Walk,
     gather: Option<Gather>,
-    /// The namespace whose newest root it began at, as long as it may begin again.
+    /// The namespace at whose newest root it began, if it did.
     fresh: Option<String>,
-    /// It begins again, at the root that the namespace has then.
-    renew: Option<String>,
+    /// The namespace at whose newest root it is now, and the version of that.
+    place: Option<(String, i64)>,
+    /// Times that it may begin again.
+    tries: u32,
+    /// Why it begins again, when the place has a newer root.
+    stale: Option<KvsError>,
 }
 
 /// A value whose pieces are collected.
@@ -167,7 +175,18 @@ impl KvsService {
         let walk = Walk::new(&key, request.flags, root.blobref);
         let fresh = request.namespace.clone().filter(|_| request.rootdir.is_none());
         let flags = request.flags;
-        let reading = Reading { asked, flags, root, walk, gather: None, fresh, renew: None };
+        let place = fresh.clone().map(|name| (name, root.seq));
+        let reading = Reading {
+            asked,
+            flags,
+            root,
+            walk,
+            gather: None,
+            fresh,
+            place,
+            tries: TRIES,
+            stale: None,
+        };
         let id = self.ticket();
         if let (None, Some(seq), Some(name)) =
             (&request.rootdir, request.rootseq, &request.namespace)
@@ -201,35 +220,54 @@ impl KvsService {
         if let Some(mut reading) = self.readings.remove(&id) {
             reading.root = root;
             reading.walk.enter(root.blobref);
+            if let Some((_, seq)) = &mut reading.place {
+                *seq = root.seq;
+            }
             self.drive(cx, id, reading);
         }
     }
 
     /// Something that a lookup waited for is there.
     pub(super) fn lookup_on(&mut self, cx: &mut Context<'_>, id: u64) {
-        if let Some(mut reading) = self.readings.remove(&id) {
-            if let Some(name) = reading.renew.take()
-                && let Some(space) = self.spaces.get(&name)
+        let Some(mut reading) = self.readings.remove(&id) else { return };
+        if let Some(error) = reading.stale.take() {
+            let newer = reading.place.as_ref().is_some_and(|(name, seq)| {
+                self.spaces.get(name).is_some_and(|space| space.root.seq > *seq)
+            });
+            if !newer {
+                // It is missing from what everybody else sees, too.
+                return reading.fail(cx, error);
+            }
+            if let Some(name) = &reading.fresh
+                && let Some(space) = self.spaces.get(name)
             {
                 reading.root = space.root;
-                reading.walk = Walk::new(reading.walk.key(), reading.flags, space.root.blobref);
             }
-            self.drive(cx, id, reading);
+            let place = reading.fresh.clone().map(|name| (name, reading.root.seq));
+            reading.place = place;
+            reading.walk = Walk::new(reading.walk.key(), reading.flags, reading.root.blobref);
         }
+        self.drive(cx, id, reading);
     }
 
-    /// An object that a lookup needs is gone. A follower that was cut off may have begun at a root
-    /// which nobody else remembers: it begins again, once, at the leader's.
+    /// An object that a lookup needs is gone. A follower that was cut off, or is far away, may have
+    /// begun at a root which nobody else remembers: it begins again at the leader's.
     fn lookup_stale(&mut self, cx: &mut Context<'_>, id: u64, error: KvsError) {
+        let Some(mut reading) = self.readings.remove(&id) else { return };
         if self.rank > 0
             && matches!(error, KvsError::BadObject { .. })
-            && let Some(reading) = self.readings.get_mut(&id)
-            && let Some(name) = reading.fresh.take()
+            && reading.tries > 0
+            && let Some((name, _)) = reading.place.clone()
         {
-            reading.renew = Some(name.clone());
+            reading.tries -= 1;
+            reading.stale = Some(error);
+            // Pieces that are still on their way mean nothing to it any more.
+            reading.gather = None;
+            let id = self.ticket();
+            self.readings.insert(id, reading);
             return self.ask(cx, name, Parked::Lookup(id));
         }
-        self.lookup_failed(cx, id, error);
+        reading.fail(cx, error);
     }
 
     pub(super) fn lookup_failed(
@@ -254,7 +292,10 @@ impl KvsService {
                 }
                 Ok(Step::Cross(name)) => {
                     match self.space(&name, reading.asked.cred()) {
-                        Ok(space) => reading.walk.enter(space.root.blobref),
+                        Ok(space) => {
+                            reading.walk.enter(space.root.blobref);
+                            reading.place = Some((name, space.root.seq));
+                        }
                         Err(_) if self.rank > 0 && !self.spaces.contains_key(&name) => {
                             reading.walk.cross_again(&name);
                             self.readings.insert(id, reading);
@@ -351,19 +392,18 @@ impl KvsService {
         at: usize,
         result: Result<Bytes, KvsError>,
     ) {
+        let data = match result {
+            Ok(data) => data,
+            Err(error) => return self.lookup_stale(cx, id, error),
+        };
         let Some(mut reading) = self.readings.remove(&id) else { return };
-        match (result, &mut reading.gather) {
-            (Err(error), _) => reading.fail(cx, error),
-            (Ok(data), Some(gather)) => {
-                gather.bytes += data.len();
-                gather.outstanding -= 1;
-                if let Some(part) = gather.parts.get_mut(at) {
-                    *part = data;
-                }
-                self.gather(cx, id, reading);
-            }
-            (Ok(_), None) => self.drive(cx, id, reading),
+        let Some(gather) = &mut reading.gather else { return self.drive(cx, id, reading) };
+        gather.bytes += data.len();
+        gather.outstanding -= 1;
+        if let Some(part) = gather.parts.get_mut(at) {
+            *part = data;
         }
+        self.gather(cx, id, reading);
     }
 
     /// Asks for a blob on behalf of `waiter`; equal loads share one request.

@@ -2,6 +2,7 @@
 //! commits in between; and the check that nothing alive is ever gone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use bytes::Bytes;
 use flux_api::content::{BackingCollect, Collected};
@@ -39,6 +40,8 @@ pub(super) struct Gc {
     pub(super) passes: u64,
     /// Bytes that the last pass found alive.
     pub(super) live: u64,
+    /// What directories refer to, so that each is parsed once.
+    known: BTreeMap<Bytes, Rc<References>>,
 }
 
 fn name(blobref: &Blobref) -> Bytes {
@@ -61,7 +64,8 @@ impl Gc {
         if let Some((_, answer)) = self.pass.take() {
             answer.forget();
         }
-        *self = Self { gone: std::mem::take(&mut self.gone), ..Self::default() };
+        let (gone, known) = (std::mem::take(&mut self.gone), std::mem::take(&mut self.known));
+        *self = Self { gone, known, ..Self::default() };
     }
 }
 
@@ -138,6 +142,17 @@ impl Disk {
         }
     }
 
+    /// What a directory refers to; nothing when it is gone, or no directory.
+    fn references(&mut self, digest: &Bytes) -> Option<Rc<References>> {
+        let blob = self.blobs.get(digest)?;
+        if let Some(known) = self.gc.known.get(digest) {
+            return Some(known.clone());
+        }
+        let found = Rc::new(References::of(blob).ok()?);
+        self.gc.known.insert(digest.clone(), found.clone());
+        Some(found)
+    }
+
     fn mark_some(&mut self, mut dirs: Vec<Blobref>, mut data: Vec<Blobref>) -> Option<Phase> {
         for _ in 0..STEP {
             if let Some(blobref) = data.pop() {
@@ -148,11 +163,11 @@ impl Disk {
                 self.gc.this.insert(digest);
             } else if let Some(blobref) = dirs.pop() {
                 let digest = name(&blobref);
-                let found = References::of(self.blobs.get(&digest)?).ok()?;
+                let found = self.references(&digest)?;
                 self.gc.this.insert(digest.clone());
                 if self.gc.walked.insert(digest) {
-                    dirs.extend(found.dirs);
-                    data.extend(found.data);
+                    dirs.extend(&found.dirs);
+                    data.extend(&found.data);
                 }
             } else {
                 self.gc.whole = true;
@@ -171,6 +186,7 @@ impl Disk {
         for digest in some {
             if !self.gc.this.contains(&digest) && !before.contains(&digest) {
                 self.blobs.remove(&digest);
+                self.gc.known.remove(&digest);
                 self.gc.gone.insert(digest);
                 self.gc.deleted += 1;
                 self.collected += 1;
@@ -181,21 +197,19 @@ impl Disk {
 
     /// Everything in reach of the newest checkpoint is there.
     pub(crate) fn check_whole(&mut self) {
-        let mut seen: BTreeMap<Bytes, bool> = BTreeMap::new();
+        let mut seen: BTreeSet<Blobref> = BTreeSet::new();
         let mut dirs = self.roots();
         while let Some(blobref) = dirs.pop() {
-            let digest = name(&blobref);
-            if seen.insert(digest.clone(), true) == Some(true) {
+            if !seen.insert(blobref) {
                 continue;
             }
-            let found = self.blobs.get(&digest).and_then(|blob| References::of(blob).ok());
-            let Some(found) = found else {
+            let Some(found) = self.references(&name(&blobref)) else {
                 self.violations.push(format!("live directory {blobref} is gone"));
                 continue;
             };
-            dirs.extend(found.dirs);
-            for piece in found.data {
-                if !self.blobs.contains_key(&name(&piece)) {
+            dirs.extend(&found.dirs);
+            for piece in &found.data {
+                if seen.insert(*piece) && !self.blobs.contains_key(piece.digest()) {
                     self.violations.push(format!("live piece {piece} is gone"));
                 }
             }

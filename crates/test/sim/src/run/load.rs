@@ -10,13 +10,13 @@ use flux_api::kvs::{
 use flux_api::resource::{Drain, DrainRequest, Undrain};
 use flux_api::{Body, RpcError};
 use flux_id::JobId;
-use flux_model::sign::wrap_none;
+use flux_model::sign::{Mechanism, unsigned, wrap_none};
 use flux_model::treeobj::Treeobj;
 use flux_proto::{Errno, Message};
 use serde_json::json;
 
 use super::{Phase, Purpose, Run, Task};
-use crate::brokers::OWNER;
+use crate::brokers::{GUEST, OWNER};
 use crate::clients::Caller;
 use crate::world::{MS, SEC};
 
@@ -24,6 +24,8 @@ use crate::world::{MS, SEC};
 #[derive(Debug, Default)]
 pub(super) struct Session {
     pub(super) caller: Option<Caller>,
+    /// It does not own the instance.
+    guest: bool,
     /// The newest value sent for its key.
     value: u64,
 }
@@ -38,7 +40,8 @@ impl Run {
     pub(super) fn begin_load(&mut self) {
         for at in 0..self.scenario.sessions as usize {
             if self.sessions.len() <= at {
-                self.sessions.push(Session::default());
+                let guest = self.scenario.faults.guests && at % 2 == 1;
+                self.sessions.push(Session { guest, ..Session::default() });
             }
             self.ring(0, Task::Session(at));
         }
@@ -54,14 +57,21 @@ impl Run {
         self.ring(pause, Task::Session(at));
         let Some(session) = self.sessions.get(at) else { return };
         let Some(caller) = session.caller else {
+            let guest = session.guest;
             let rank = self.rng.rank(0, self.scenario.size);
-            let caller = self.world.connect(rank);
+            let caller = if guest {
+                self.world.connect_guest(rank, GUEST)
+            } else {
+                self.world.connect(rank)
+            };
             if let Some(session) = self.sessions.get_mut(at) {
                 session.caller = caller;
             }
             return;
         };
+        let guest = session.guest;
         match self.rng.range(0, 100) {
+            50..85 if guest => self.trespass(caller),
             0..50 => {
                 let burst = if self.rng.chance(15) { 8 } else { 1 };
                 for _ in 0..burst {
@@ -97,10 +107,11 @@ impl Run {
         };
         let duration = if self.rng.chance(20) { 1.5 } else { 0.0 };
         let mut system = json!({"duration": duration});
-        let known: Vec<u64> = self.oracle.jobs.keys().copied().collect();
+        let guest = self.sessions.get(at).is_some_and(|session| session.guest);
+        let known = self.jobs_of(guest);
         match self.rng.range(0, 10) {
             0 => {
-                let time = format!("{:.3}", self.world.clock().wall + 3.0);
+                let time = format!("{:.3}", self.world.true_wall() + 3.0);
                 system["dependencies"] = json!([{"scheme": "begin-time", "value": time}]);
             }
             1 => {
@@ -120,8 +131,18 @@ impl Run {
                 "slot": "task", "count": {"per_slot": 1}}],
             "attributes": {"system": system},
         });
-        let j = wrap_none(jobspec.to_string().as_bytes(), OWNER);
-        let urgency = i64::try_from(self.rng.range(1, 32)).unwrap_or(16);
+        let payload = jobspec.to_string();
+        let most = if guest { 17 } else { 32 };
+        let urgency = i64::try_from(self.rng.range(1, most)).unwrap_or(16);
+        let j = if guest {
+            // The instance does not verify it: that is the shell's.
+            format!("{}.MUNGE:sim:", unsigned(payload.as_bytes(), GUEST, Mechanism::Munge))
+        } else {
+            wrap_none(payload.as_bytes(), OWNER)
+        };
+        if guest {
+            self.count("jobs of guests submitted");
+        }
         let request = SubmitRequest { j, urgency, flags: 0 };
         let tag = self.world.call::<Submit>(caller, None, &request);
         self.purposes.insert((caller, tag), Purpose::Submit(at));
@@ -187,9 +208,13 @@ impl Run {
 
     /// Cancels a job, or changes its urgency.
     fn disturb(&mut self, caller: Caller) {
-        let ids: Vec<u64> = self.oracle.jobs.keys().copied().collect();
+        let guest = self.world.is_guest(caller);
+        let ids = self.jobs_of(guest);
         let Some(id) = self.rng.pick(&ids).copied() else { return };
-        let tag = if self.scenario.faults.drains && self.rng.chance(30) {
+        let faults = self.scenario.faults;
+        // One person drains, or several do.
+        let drains = faults.drains && !faults.settings && !guest;
+        let tag = if drains && self.rng.chance(30) {
             let rank = self.rng.rank(0, self.scenario.size);
             let mode = Some("overwrite".to_string());
             let reason = Some("sim".to_string());
@@ -216,14 +241,79 @@ impl Run {
             self.count("cancels");
             self.world.call::<Raise>(caller, None, &request)
         } else {
-            let urgency = i64::try_from(self.rng.range(1, 32)).unwrap_or(16);
+            let most = if guest { 17 } else { 32 };
+            let urgency = i64::try_from(self.rng.range(1, most)).unwrap_or(16);
             self.world.call::<Urgency>(caller, None, &UrgencyRequest { id, urgency })
         };
         self.purposes.insert((caller, tag), Purpose::Ignored);
     }
 
+    /// Jobs of a guest, or of the owner, without those that the administrator keeps.
+    fn jobs_of(&self, guest: bool) -> Vec<u64> {
+        let jobs = self.oracle.jobs.keys().copied();
+        jobs.filter(|id| self.guests.contains(id) == guest && !self.admin.jobs.contains(id))
+            .collect()
+    }
+
+    /// Somebody tries what only the owner may do; or does what everybody may do with a job that
+    /// is their own.
+    fn trespass(&mut self, caller: Caller) {
+        let ids = self.jobs_of(false);
+        let id = self.rng.pick(&ids).copied().unwrap_or(1);
+        let (what, tag) = match self.rng.range(0, 9) {
+            0 => {
+                let keys = vec!["eventlog".to_string()];
+                let request = InfoLookup { id, keys, flags: 0 };
+                ("job-info.lookup", self.world.call::<InfoLookupRpc>(caller, None, &request))
+            }
+            1 => {
+                let request = EventlogWatch { id, path: "eventlog".to_string(), flags: 0 };
+                let tag = self.world.stream::<EventlogWatch_>(caller, None, &request);
+                ("job-info.eventlog-watch", tag)
+            }
+            2 => {
+                let request = RaiseRequest {
+                    id,
+                    severity: 0,
+                    kind: "cancel".to_string(),
+                    note: None,
+                    wait_status: None,
+                };
+                ("job-manager.raise", self.world.call::<Raise>(caller, None, &request))
+            }
+            3 => {
+                let request = KillRequest { id, signum: 9 };
+                ("job-manager.kill", self.world.call::<Kill>(caller, None, &request))
+            }
+            4 => {
+                let request = UrgencyRequest { id, urgency: 0 };
+                ("job-manager.urgency", self.world.call::<Urgency>(caller, None, &request))
+            }
+            5 => {
+                let targets = "0".to_string();
+                let request = DrainRequest { targets, reason: None, mode: None };
+                ("resource.drain", self.world.call::<Drain>(caller, None, &request))
+            }
+            6 => {
+                let request = CommitRequest {
+                    namespace: PRIMARY.to_string(),
+                    flags: 0,
+                    ops: vec![Operation {
+                        key: Self::key(0),
+                        flags: 0,
+                        dirent: Treeobj::val(b"0".to_vec()).to_value(),
+                    }],
+                };
+                ("kvs.commit", self.world.call::<Commit>(caller, None, &request))
+            }
+            _ => return self.disturb(caller),
+        };
+        self.count("trespasses");
+        self.purposes.insert((caller, tag), Purpose::Forbidden(what));
+    }
+
     fn watch_job(&mut self, caller: Caller) {
-        let ids: Vec<u64> = self.oracle.jobs.keys().copied().collect();
+        let ids = self.jobs_of(self.world.is_guest(caller));
         let Some(id) = self.rng.pick(&ids).copied() else { return };
         if self.rng.chance(50) {
             let attrs = vec!["state".to_string()];
@@ -256,6 +346,9 @@ impl Run {
             Purpose::Submit(_) => {
                 self.count("submissions refused");
                 self.note_error(message);
+            }
+            Purpose::Forbidden(what) if ok => {
+                self.world.violation(format!("a guest may do {what} with what is the owner's"));
             }
             Purpose::Known(id) if message.errnum() == Errno::ENOENT => {
                 self.world.violation(format!("job {id} was acknowledged but is not known"));
@@ -306,6 +399,9 @@ impl Run {
             Ok(SubmitResponse { id }) => {
                 if self.oracle.jobs.insert(id, self.world.now).is_some() {
                     self.world.violation(format!("job id {id} was given twice"));
+                }
+                if self.world.is_guest(caller) {
+                    self.guests.insert(id);
                 }
                 let keys = vec!["jobspec".to_string()];
                 let request = InfoLookup { id, keys, flags: 0 };

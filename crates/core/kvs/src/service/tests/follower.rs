@@ -263,3 +263,52 @@ fn events_that_are_faster_than_the_leaders_answer_are_no_reason_to_start_again()
     assert_eq!(ask(&mut store, &mut leader, &mut rig, "a.b"), Ok(val("2")));
     rig.finish();
 }
+
+#[test]
+fn a_lookup_whose_pieces_were_collected_begins_again_at_the_leaders() {
+    let (mut store, mut leader, mut rig) = follower();
+    // A value of many pieces, which is replaced while they are read.
+    let pieces: Vec<Blobref> = (0..100)
+        .map(|number: u32| {
+            let blob = Bytes::from(format!("{number}."));
+            let blobref = HashAlg::Sha1.hash(&blob);
+            store.blobs.insert(blobref, blob);
+            blobref
+        })
+        .collect();
+    let tag = send(&mut leader, &[object("a.b", &Treeobj::Valref(pieces))]);
+    store.serve(&mut leader);
+    leader.response(tag).unwrap();
+    run(&mut store, &mut leader, &mut rig);
+    let tag =
+        rig.request("kvs.lookup", json!({ "key": "a.b", "flags": 0, "namespace": "primary" }));
+    while rig.requests.len() < 2 {
+        assert!(store.serve_one(&mut rig));
+    }
+    // Again and again: collections leave less time than a reader needs.
+    for value in ["2", "3"] {
+        unheard(&mut store, &mut leader, value);
+        // The rest of what was asked for is late, and of no use any more.
+        let load = rig.requests.pop_back().unwrap();
+        assert_eq!(load.topic(), "content.load");
+        rig.fail(&load, Errno::ENOENT);
+        leader.deliver(rig.requests.pop_back().unwrap());
+        rig.deliver(leader.responses.pop_front().unwrap());
+    }
+    run(&mut store, &mut leader, &mut rig);
+    assert_eq!(rig.response(tag).unwrap()["val"], val("3"));
+    rig.finish();
+}
+
+#[test]
+fn what_is_missing_from_the_leaders_newest_version_is_said_at_once() {
+    let (mut store, mut leader, mut rig) = follower();
+    run(&mut store, &mut leader, &mut rig);
+    let tag =
+        rig.request("kvs.lookup", json!({ "key": "a.b", "flags": 0, "namespace": "primary" }));
+    let load = rig.expect("content.load");
+    rig.fail(&load, Errno::ENOENT);
+    run(&mut store, &mut leader, &mut rig);
+    assert_eq!(rig.response(tag).unwrap_err().errno, Errno::ENOTRECOVERABLE);
+    rig.finish();
+}
