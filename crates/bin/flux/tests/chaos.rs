@@ -18,5 +18,6 @@ fn a_storm_of_kills_breaks_no_promise() {
         ..flux_chaos::Plan::new(env!("CARGO_BIN_EXE_flux").into())
     };
     let report = flux_chaos::run(&plan).unwrap();
-    assert!(report.violations.is_empty(), "{}\n{}", report.violations.join("\n"), report.text);
+    let told = [report.violations.clone(), report.stories].concat().join("\n");
+    assert!(report.violations.is_empty(), "{told}\n{}", report.text);
 }

@@ -17,6 +17,7 @@ use flux_model::resource_set::ResourceSet;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::plan::Tree;
 use crate::{Failure, Plan};
 
 /// Cores of each node.
@@ -62,14 +63,10 @@ pub struct Cluster {
     dir: Option<TempDir>,
     path: PathBuf,
     flux: PathBuf,
+    tree: Tree,
     brokers: Vec<Mutex<Option<Child>>>,
     restarts: AtomicU32,
     ending: AtomicBool,
-}
-
-/// The rank above in a binary tree.
-fn parent(rank: u32) -> u32 {
-    (rank - 1) / 2
 }
 
 fn configuration(plan: &Plan, dir: &Path) -> Result<String, Failure> {
@@ -84,7 +81,7 @@ fn configuration(plan: &Plan, dir: &Path) -> Result<String, Failure> {
         let uri = format!("tcp://127.0.0.1:{port}");
         text.push_str(&format!("  {{ host = \"n{rank}\", bind = \"{uri}\", connect = \"{uri}\""));
         if rank > 0 {
-            text.push_str(&format!(", parent = \"n{}\"", parent(rank)));
+            text.push_str(&format!(", parent = \"n{}\"", plan.tree.parent(rank)));
         }
         text.push_str(" },\n");
     }
@@ -115,6 +112,7 @@ impl Cluster {
             dir: Some(dir),
             path,
             flux: plan.flux.clone(),
+            tree: plan.tree,
             brokers: (0..plan.brokers).map(|_| Mutex::new(None)).collect(),
             restarts: AtomicU32::new(0),
             ending: AtomicBool::new(false),
@@ -156,7 +154,7 @@ impl Cluster {
     pub fn role(&self, rank: u32) -> Role {
         match rank {
             0 => Role::Leader,
-            rank if 2 * rank + 1 < self.size() => Role::Router,
+            rank if self.tree.has_children(rank, self.size()) => Role::Router,
             _ => Role::Leaf,
         }
     }

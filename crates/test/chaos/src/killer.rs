@@ -1,7 +1,7 @@
 //! Kills brokers and starts them again.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use flux_api::kvs::{Commit, CommitRequest, PRIMARY};
 use flux_client::{Client, To};
@@ -21,6 +21,10 @@ pub struct Kill {
     pub rank: u32,
     /// Its role.
     pub role: Role,
+    /// When, in seconds since the epoch.
+    pub at: f64,
+    /// When it was started again.
+    pub started: Option<f64>,
     /// From its start to when it served as before.
     pub recovered: Option<Duration>,
 }
@@ -43,6 +47,10 @@ fn serves(cluster: &Cluster, rank: u32) -> bool {
     // Empty, but it goes to rank 0 and waits for the disk.
     let request = CommitRequest { namespace: PRIMARY.to_string(), flags: 0, ops: Vec::new() };
     client.send::<Commit>(To::Any, &request).wait_within(Duration::from_millis(500)).is_ok()
+}
+
+fn wall() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 /// Kills for as long as the plan says, and until every job of the load was submitted.
@@ -72,7 +80,8 @@ pub fn run(plan: &Plan, cluster: &Cluster, load: &Load<'_>) -> Vec<Kill> {
                 away.starting.remove(&rank);
                 away.last.insert(rank, kills.len());
                 away.down.insert(rank, Instant::now() + dice.between(DOWN));
-                kills.push(Kill { rank, role: cluster.role(rank), recovered: None });
+                let role = cluster.role(rank);
+                kills.push(Kill { rank, role, at: wall(), started: None, recovered: None });
             }
         }
         let ready: Vec<u32> =
@@ -82,6 +91,7 @@ pub fn run(plan: &Plan, cluster: &Cluster, load: &Load<'_>) -> Vec<Kill> {
             // A failure shows as a broker that never comes back.
             drop(cluster.restart(rank));
             if let Some(kill) = away.last.get(&rank) {
+                kills[*kill].started = Some(wall());
                 away.starting.insert(rank, (Instant::now(), *kill));
             }
         }

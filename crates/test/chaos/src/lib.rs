@@ -34,6 +34,8 @@ pub struct Report {
     pub text: String,
     /// Promises that were broken, each as a sentence.
     pub violations: Vec<String>,
+    /// What is known of the jobs that they are about, each a text of several lines.
+    pub stories: Vec<String>,
 }
 
 /// Runs a plan.
@@ -78,7 +80,7 @@ pub fn run(plan: &Plan) -> Result<Report, Failure> {
     cluster.settle();
     let jobs = load.into_jobs();
     let waited = Instant::now();
-    let mut verdict = Verdict::of(plan, &cluster, &jobs);
+    let mut verdict = Verdict::of(plan, &cluster, &jobs, &kills);
     let waited = waited.elapsed();
     verdict.violations.extend(tries.broken.iter().cloned());
     let own_restarts = cluster.restarts();
@@ -94,6 +96,8 @@ pub fn run(plan: &Plan) -> Result<Report, Failure> {
         row("directory, which is kept", place);
     }
     row("brokers", plan.brokers.to_string());
+    row("levels of the tree below the leader", plan.tree.depth(plan.brokers).to_string());
+    row("seed", plan.seed.to_string());
     row("time", secs(begun.elapsed()));
     for role in [Role::Leader, Role::Router, Role::Leaf] {
         let of: Vec<_> = kills.iter().filter(|kill| kill.role == role).collect();
@@ -123,5 +127,5 @@ pub fn run(plan: &Plan) -> Result<Report, Failure> {
     row("lines of output compared", verdict.lines.to_string());
     row("attempts without acknowledgement that ran", verdict.unacknowledged.to_string());
     row("violations", verdict.violations.len().to_string());
-    Ok(Report { text, violations: verdict.violations })
+    Ok(Report { text, violations: verdict.violations, stories: verdict.stories })
 }

@@ -38,9 +38,16 @@ impl Kind {
     /// The kind of job `number`: most are short, some take half a minute, some need several nodes,
     /// some fail.
     #[must_use]
-    pub fn of(number: u32, nodes_max: u32, longest: Duration) -> Self {
+    pub fn of(number: u32, nodes_max: u32, plan: &Plan) -> Self {
         let mut dice = Dice::new(u64::from(number) + 7919);
         let sort = dice.below(100);
+        let wide = u64::from(plan.wide.min(100));
+        let narrow = 100 - wide;
+        let sort = match sort < narrow {
+            // Parts of 92 that need one node, and of 8 that need several.
+            true => sort * 92 / narrow.max(1),
+            false => 92 + (sort - narrow) * 8 / wide.max(1),
+        };
         let mut kind = match sort {
             0..60 => Kind { nodes: 1, lines: 3, pause: 0, code: 0 },
             60..85 => Kind { nodes: 1, lines: 20, pause: 100, code: 0 },
@@ -51,7 +58,7 @@ impl Kind {
         };
         kind.nodes = kind.nodes.min(nodes_max);
         if let Some(lines) =
-            u32::try_from(longest.as_millis()).ok().and_then(|ms| ms.checked_div(kind.pause))
+            u32::try_from(plan.longest.as_millis()).ok().and_then(|ms| ms.checked_div(kind.pause))
         {
             kind.lines = kind.lines.min(lines);
         }
@@ -228,7 +235,7 @@ impl<'a> Load<'a> {
             // Spread over the time, so that there is always something to lose.
             let due = self.plan.time.mul_f64(f64::from(number) / f64::from(self.plan.jobs.max(1)));
             std::thread::sleep(due.saturating_sub(self.begun.elapsed()));
-            let kind = Kind::of(number, self.cluster.size(), self.plan.longest);
+            let kind = Kind::of(number, self.cluster.size(), self.plan);
             for attempt in 0u32.. {
                 if stop.load(Ordering::Relaxed) {
                     return tries;

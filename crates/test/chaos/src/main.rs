@@ -18,6 +18,9 @@ fn main() -> ExitCode {
             for violation in &report.violations {
                 say(&format!("VIOLATION: {violation}\n"));
             }
+            for story in &report.stories {
+                say(&format!("{story}\n"));
+            }
             if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {

@@ -1,10 +1,66 @@
 //! What is to be done.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use crate::Failure;
 use crate::cluster::Role;
+
+/// The shape of the tree of brokers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tree {
+    /// Each broker has up to so many children: 1 is a chain, more than there are brokers is flat.
+    Kary(u32),
+    /// The parent of a rank is the rank without its lowest bit.
+    Binomial,
+}
+
+impl Tree {
+    /// The rank above one that is not the leader.
+    #[must_use]
+    pub fn parent(self, rank: u32) -> u32 {
+        match self {
+            Tree::Kary(fanout) => rank.saturating_sub(1) / fanout.max(1),
+            Tree::Binomial => rank & rank.wrapping_sub(1),
+        }
+    }
+
+    /// Levels below the leader.
+    #[must_use]
+    pub fn depth(self, size: u32) -> u32 {
+        let mut depths = vec![0; size.max(1) as usize];
+        for rank in 1..size {
+            depths[rank as usize] = depths[self.parent(rank) as usize] + 1;
+        }
+        depths.into_iter().max().unwrap_or_default()
+    }
+
+    /// Whether a rank has children in a tree of `size`.
+    #[must_use]
+    pub fn has_children(self, rank: u32, size: u32) -> bool {
+        (rank + 1..size).any(|other| self.parent(other) == rank)
+    }
+}
+
+impl FromStr for Tree {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("'{text}' is no tree: chain, binary, binomial, flat, kary:N");
+        match text.split_once(':') {
+            None if text == "chain" => Ok(Tree::Kary(1)),
+            None if text == "binary" => Ok(Tree::Kary(2)),
+            None if text == "flat" => Ok(Tree::Kary(u32::MAX)),
+            None if text == "binomial" => Ok(Tree::Binomial),
+            Some(("kary", fanout)) => match fanout.parse() {
+                Ok(fanout) if fanout > 0 => Ok(Tree::Kary(fanout)),
+                _ => Err(wrong()),
+            },
+            _ => Err(wrong()),
+        }
+    }
+}
 
 /// A plan.
 #[derive(Debug, Clone)]
@@ -15,6 +71,8 @@ pub struct Plan {
     pub time: Duration,
     /// Brokers.
     pub brokers: u32,
+    /// How they are joined.
+    pub tree: Tree,
     /// Jobs, spread over the time.
     pub jobs: u32,
     /// Clients that submit.
@@ -31,11 +89,13 @@ pub struct Plan {
     pub patience: Duration,
     /// No job takes longer, as far as its pauses go.
     pub longest: Duration,
+    /// Of a hundred jobs so many need several nodes.
+    pub wide: u32,
     /// Leave the directory of the instance behind.
     pub keep: bool,
 }
 
-const USAGE: &str = "usage: flux-chaos [--minutes N | --seconds N] [--brokers N] [--jobs N] \
+const USAGE: &str = "usage: flux-chaos [--minutes N | --seconds N] [--brokers N] [--tree TREE] [--jobs N] [--wide PERCENT] \
     [--clients N] [--followers N] [--pause MIN-MAX] [--roles leader,router,leaf] [--seed N] \
     [--patience SECONDS] [--keep] [--flux PROGRAM]";
 
@@ -47,6 +107,7 @@ impl Plan {
             flux,
             time: Duration::from_secs(300),
             brokers: 7,
+            tree: Tree::Kary(2),
             jobs: 3000,
             clients: 4,
             followers: 2,
@@ -55,6 +116,7 @@ impl Plan {
             seed: 1,
             patience: Duration::from_secs(180),
             longest: Duration::from_secs(60),
+            wide: 8,
             keep: false,
         }
     }
@@ -73,6 +135,8 @@ impl Plan {
                 }
                 "--seconds" => plan.time = Duration::try_from_secs_f64(value()?.parse()?)?,
                 "--brokers" => plan.brokers = value()?.parse()?,
+                "--tree" => plan.tree = value()?.parse()?,
+                "--wide" => plan.wide = value()?.parse()?,
                 "--jobs" => plan.jobs = value()?.parse()?,
                 "--clients" => plan.clients = value()?.parse()?,
                 "--followers" => plan.followers = value()?.parse()?,
@@ -130,5 +194,27 @@ impl Dice {
     pub fn between(&mut self, (from, to): (Duration, Duration)) -> Duration {
         let span = u64::try_from(to.saturating_sub(from).as_millis()).unwrap_or(u64::MAX);
         from + Duration::from_millis(self.below(span + 1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parents(tree: &str) -> Vec<u32> {
+        let tree: Tree = tree.parse().unwrap_or(Tree::Binomial);
+        (1..8).map(|rank| tree.parent(rank)).collect()
+    }
+
+    #[test]
+    fn trees_have_the_shape_of_their_name() {
+        assert_eq!(parents("chain"), [0, 1, 2, 3, 4, 5, 6]);
+        assert_eq!(parents("binary"), [0, 0, 1, 1, 2, 2, 3]);
+        assert_eq!(parents("binomial"), [0, 0, 2, 0, 4, 4, 6]);
+        assert_eq!(parents("flat"), [0; 7]);
+        assert_eq!(parents("kary:3"), [0, 0, 0, 1, 1, 1, 2]);
+        assert!("kary:0".parse::<Tree>().is_err() && "oak".parse::<Tree>().is_err());
+        assert_eq!((Tree::Kary(1).depth(7), Tree::Kary(2).depth(7)), (6, 2));
+        assert!(Tree::Binomial.has_children(6, 8) && !Tree::Binomial.has_children(6, 7));
     }
 }

@@ -1,6 +1,7 @@
 //! Holds the instance to its promises.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use flux_api::RpcError;
@@ -15,6 +16,7 @@ use serde_json::Value;
 
 use crate::Plan;
 use crate::cluster::Cluster;
+use crate::killer::Kill;
 use crate::load::{Attempt, Jobs, compare, story};
 
 /// What was found.
@@ -28,6 +30,9 @@ pub struct Verdict {
     pub unacknowledged: usize,
     /// Broken promises.
     pub violations: Vec<String>,
+    /// What is known of the jobs that they are about.
+    pub stories: Vec<String>,
+    suspects: BTreeSet<u64>,
 }
 
 fn fetch(client: &Client, id: u64, key: &str) -> Result<Option<String>, RpcError> {
@@ -72,7 +77,7 @@ struct Held {
 impl Verdict {
     /// Waits until every job is at its end, then looks at everything.
     #[must_use]
-    pub fn of(plan: &Plan, cluster: &Cluster, jobs: &Jobs) -> Self {
+    pub fn of(plan: &Plan, cluster: &Cluster, jobs: &Jobs, kills: &[Kill]) -> Self {
         let mut verdict = Verdict::default();
         let mut ids = BTreeSet::new();
         let mut held = Vec::new();
@@ -111,7 +116,8 @@ impl Verdict {
                         false
                     }
                     Ok(Some(log)) if late => {
-                        verdict.broken(attempt, &format!("does not end:{}", story(&log)));
+                        logs.insert(id, log);
+                        verdict.broken(attempt, "does not end");
                         false
                     }
                     Ok(None) => {
@@ -144,10 +150,41 @@ impl Verdict {
             verdict.files(cluster, attempt);
         }
         verdict.processes(cluster);
+        verdict.tell(cluster, &logs, kills);
         verdict
     }
 
+    /// Everything that may tell why a job went wrong.
+    fn tell(&mut self, cluster: &Cluster, logs: &BTreeMap<u64, String>, kills: &[Kill]) {
+        let client = Client::open_once(&cluster.uri(0), Duration::from_secs(5));
+        for id in &self.suspects {
+            let log = logs.get(id).map_or("", String::as_str);
+            let mut text = format!("{}:{}", JobId(*id).f58(), story(log));
+            let exec = client
+                .as_ref()
+                .ok()
+                .and_then(|client| fetch(client, *id, "guest.exec.eventlog").ok().flatten());
+            let _ = write!(text, "\n  its execution:{}", story(&exec.unwrap_or_default()));
+            let times: Vec<f64> = log
+                .lines()
+                .filter_map(|line| Event::decode(line).ok())
+                .map(|event| event.timestamp)
+                .collect();
+            let from = times.first().copied().unwrap_or_default() - 2.0;
+            let to = times.last().copied().unwrap_or(f64::MAX) + 1.0;
+            text.push_str("\n  brokers that were away:");
+            for kill in kills.iter().filter(|kill| kill.at < to) {
+                let back = kill.started.unwrap_or(f64::MAX);
+                if back > from {
+                    let _ = write!(text, "\n    {:.3} to {back:.3} rank {}", kill.at, kill.rank);
+                }
+            }
+            self.stories.push(text);
+        }
+    }
+
     fn broken(&mut self, attempt: &Attempt, text: &str) {
+        self.suspects.extend(attempt.id);
         let id = attempt.id.map_or_else(String::new, |id| format!(" ({})", JobId(id).f58()));
         let at = attempt.at.as_secs_f64();
         self.violations.push(format!("{}{id}, submitted at {at:.1} s: {text}", attempt.token));
@@ -166,13 +203,13 @@ impl Verdict {
         let count = |name: &str| events.iter().filter(|event| event.name == name).count();
         for name in ["submit", "alloc", "start", "finish", "free", "clean"] {
             if count(name) != 1 {
-                let text = format!("{} events '{name}':{}", count(name), story(log));
+                let text = format!("{} events '{name}'", count(name));
                 self.broken(attempt, &text);
                 return;
             }
         }
         if count("exception") > 0 {
-            self.broken(attempt, &format!("an exception was raised:{}", story(log)));
+            self.broken(attempt, "an exception was raised");
         }
         let time = |name: &str| {
             events.iter().find(|event| event.name == name).map_or(0.0, |event| event.timestamp)
@@ -180,7 +217,7 @@ impl Verdict {
         let status = events.iter().find(|event| event.name == "finish");
         let status = status.and_then(|event| event.get_i64("status"));
         if status != Some(i64::from(attempt.kind.code) << 8) {
-            self.broken(attempt, &format!("status {status:?}:{}", story(log)));
+            self.broken(attempt, &format!("status {status:?}"));
         }
         match fetch(client, id, "guest.output") {
             Ok(Some(text)) => {

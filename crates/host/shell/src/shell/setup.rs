@@ -113,21 +113,34 @@ fn is_guest(link: &Link<Waiting>, uid: u32) -> bool {
     socket.is_some_and(|socket| socket.uid() != uid)
 }
 
-/// Connects and fetches the job. The broker may go away at any moment.
+/// The job, and the rank of this shell's broker where several run the job.
+fn ask_for(
+    client: &Client,
+    id: JobId,
+    uid: u32,
+    guest: bool,
+) -> Result<(job::Job, Option<u32>), RpcError> {
+    let job = job::fetch(client, id, uid, guest)?;
+    let several = job.r.ranks().len() > 1;
+    let rank = several.then(|| client.rank()).transpose()?;
+    Ok((job, rank))
+}
+
+/// Connects and fetches what [`ask_for`] says. The broker may go away at any moment.
 fn fetch(
     link: &mut Link<Waiting>,
     patience: &mut Patience,
     signals: &SignalFd,
     id: JobId,
     uid: u32,
-) -> Result<job::Job, Failure> {
+) -> Result<(job::Job, Option<u32>), Failure> {
     loop {
         reach(link, patience, signals)?;
         let Some(client) = link.client() else { continue };
-        match job::fetch(client, id, uid, is_guest(link, uid)) {
-            Ok(job) => {
+        match ask_for(client, id, uid, is_guest(link, uid)) {
+            Ok(found) => {
                 patience.found();
-                return Ok(job);
+                return Ok(found);
             }
             // A signature that does not count is said where the user sees it.
             Err(error) if error.errno == Errno::EPERM => return Err(give_up(client, id, error)),
@@ -216,7 +229,7 @@ impl Shell {
         let uid = rustix::process::getuid().as_raw();
         let mut link: Link<Waiting> = Link::new(flux_client::own_uri());
         let mut patience = Patience::of_environment();
-        let job = fetch(&mut link, &mut patience, &signals, id, uid)?;
+        let (job, broker) = fetch(&mut link, &mut patience, &signals, id, uid)?;
         let Some(client) = link.client().cloned() else {
             return Err(Failure::new("no connection"));
         };
@@ -229,12 +242,9 @@ impl Shell {
             std::fs::read_to_string(path)
         })
         .map_err(|error| fail(&error))?;
-        let rank = match layout.nodes.len() {
-            1 => 0,
-            _ => {
-                let broker = client.rank().map_err(|error| fail(&error))?;
-                layout.shell_rank(broker).map_err(|error| fail(&error))?
-            }
+        let rank = match broker {
+            Some(broker) => layout.shell_rank(broker).map_err(|error| fail(&error))?,
+            None => 0,
         };
         let nnodes = u32::try_from(layout.nodes.len()).unwrap_or(u32::MAX);
         let node = &layout.nodes[rank as usize];

@@ -128,7 +128,12 @@ fn write(state: &State, to: usize, message: &Message) {
 fn answer(state: &mut State, job: &Value, from: usize, request: &Message) -> bool {
     let topic = request.topic().to_string();
     state.topics.push(topic.clone());
-    if let Some(at) = state.fates.iter().position(|(of, _)| topic.ends_with(of.as_str())) {
+    // A fate may be for one attribute.
+    let name =
+        request.json::<Value>().ok().and_then(|body| body["name"].as_str().map(str::to_string));
+    let full = name.map_or_else(|| topic.clone(), |name| format!("{topic} {name}"));
+    let meant = |of: &str| topic.ends_with(of) || full.ends_with(of);
+    if let Some(at) = state.fates.iter().position(|(of, _)| meant(of)) {
         let (_, fate) = state.fates.remove(at);
         match fate {
             Fate::CutBefore => return false,

@@ -54,6 +54,17 @@ fn a_broker_that_is_lost_while_the_shell_starts_is_waited_for() {
 }
 
 #[test]
+fn one_of_several_shells_that_loses_its_broker_while_it_starts_waits_for_it() {
+    // Whatever was asked last when the broker went.
+    for topic in ["job-info.lookup", "attr.get jobid-path", "attr.get rank", "service.add"] {
+        let setting = Setting::new(&["echo", "hello"]).fate(topic, Fate::CutBefore);
+        let done = Setting { ntasks: 4, nshells: 2, ..setting }.start().finish();
+        assert_eq!((done.code, done.raised.len()), (0, 0), "{topic}");
+        assert_eq!(done.data("stdout", "3"), "hello\n", "{topic}");
+    }
+}
+
+#[test]
 fn a_job_without_broker_runs_on_and_tells_all_when_it_is_back() {
     let script = "echo before; while ! test -e go; do sleep 0.01; done; seq 1 1000; exit 3";
     let run = run(&["sh", "-c", script], 1, json!({}));
