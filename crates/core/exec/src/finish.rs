@@ -8,6 +8,7 @@ use flux_svc::{Cx, Level, Reply, To};
 use serde_json::{Value, json};
 
 use crate::job::{Stage, Step};
+use crate::lost::signal_of;
 use crate::{ExecService, Wait, append, disarm};
 
 impl ExecService {
@@ -36,7 +37,20 @@ impl ExecService {
             let note = format!("{place} terminated before first barrier");
             self.exception(cx, id, 0, "exec", &note);
         }
+        let Some(job) = self.jobs.get(&id) else { return };
+        let killed = signal_of(status).filter(|_| multi).map(|signal| job.killed_by(rank, &signal));
+        if let Some(note) = &killed
+            && job.leader() == Some(rank)
+            && !job.reported
+            && job.ending.is_none()
+        {
+            // Nobody records what the others say.
+            self.exception(cx, id, 0, "exec", note);
+        }
         self.count_exit(cx, id, rank, status);
+        if let Some(note) = killed {
+            self.shell_gone(cx, id, rank, note);
+        }
     }
 
     /// Counts a shell as exited with a wait status.

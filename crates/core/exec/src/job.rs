@@ -126,6 +126,8 @@ pub struct Job {
     pub barrier: BTreeMap<u32, Answer<ShellBarrier_>>,
     /// Barriers that every shell has passed.
     pub barriers: u32,
+    /// Shells that are lost, and why.
+    pub gone: BTreeMap<u32, String>,
     /// Highest wait status so far.
     pub status: i32,
     /// Broker ranks whose shell the job cannot lose; `None`: any.

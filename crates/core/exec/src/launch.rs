@@ -21,9 +21,6 @@ use crate::job::{Stage, Step};
 use crate::ranks::is_away;
 use crate::{ExecService, Wait, append};
 
-/// Seconds that nodes have at least to come (back) after a start of the leader.
-const RETURN_GRACE: f64 = 30.0;
-
 impl ExecService {
     pub(crate) fn make_namespace(&mut self, cx: &mut Cx<'_, Wait>, id: u64) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
@@ -198,6 +195,7 @@ impl ExecService {
             };
             self.signal_shell(cx, id, rank, signum);
         }
+        self.tell_all_gone(cx, id, rank);
         self.settle(id, rank);
         self.launched(cx, id);
     }
@@ -242,7 +240,7 @@ impl ExecService {
             flags: 0,
             ops: vec![append(cx, "exec.eventlog", &[("log", context)])],
         };
-        cx.call::<Commit>(To::Rank(0), &request, Wait::Told);
+        cx.call::<Commit>(To::Rank(0), &request, Wait::Logged);
     }
 
     /// The shell could not be launched.
@@ -272,30 +270,15 @@ impl ExecService {
     pub(crate) fn shell_away(&mut self, cx: &mut Cx<'_, Wait>, id: u64, rank: u32) {
         self.ranks.remove(&rank);
         let now = cx.now_us();
-        let mut grace = self.settings.lost_node_grace;
         let Some(job) = self.jobs.get_mut(&id) else { return };
         let Some(shell) = job.shells.get_mut(&rank) else { return };
-        if (job.reattach || job.resume.is_some()) && !self.seen.contains(rank) {
-            // After a start of the leader the others have to find it first.
-            grace = grace.map(|grace| grace.max(RETURN_GRACE));
-        }
         shell.stage = Stage::Wanted;
         shell.tag = None;
         let since = *shell.away.get_or_insert(now);
-        let late = !self.held && grace.is_some_and(|grace| (now - since) as f64 >= grace * 1e6);
-        if late {
+        if self.jobs.get(&id).is_some_and(|job| self.is_late(job, rank, since, now)) {
             return self.node_lost(cx, id, rank);
         }
         self.watch_away(cx);
-    }
-
-    /// The node of a shell has been away for too long.
-    pub(crate) fn node_lost(&mut self, cx: &mut Cx<'_, Wait>, id: u64, rank: u32) {
-        let Some(job) = self.jobs.get(&id) else { return };
-        let severity = if job.is_critical(rank) { 0 } else { 2 };
-        let note = format!("node failure on {}", job.place_of(rank));
-        self.exception(cx, id, severity, "node-failure", &note);
-        self.end_shell(cx, id, rank, 9);
     }
 
     /// A node says that it has no shell of the job.
@@ -310,16 +293,6 @@ impl ExecService {
             return self.end_shell(cx, id, rank, 0);
         }
         self.shell_failed(cx, id, rank, error);
-    }
-
-    /// A shell has ended and nobody knows how.
-    fn shell_lost(&mut self, cx: &mut Cx<'_, Wait>, id: u64, rank: u32, note: &str) {
-        let Some(job) = self.jobs.get_mut(&id) else { return };
-        if !job.reported && job.ending.is_none() {
-            let note = format!("the job shell on {} is lost: {note}", job.place_of(rank));
-            self.exception(cx, id, 0, "exec", &note);
-        }
-        self.end_shell(cx, id, rank, 9);
     }
 }
 

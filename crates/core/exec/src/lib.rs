@@ -18,6 +18,7 @@ mod guest;
 pub mod job;
 mod kill;
 mod launch;
+mod lost;
 mod mock;
 mod ranks;
 mod recall;
@@ -76,8 +77,10 @@ pub enum Wait {
     Removed,
     /// A rank to be drained.
     Drained,
-    /// Word on an exception for a shell.
-    Told,
+    /// What a shell said to be in the log.
+    Logged,
+    /// A shell, the first, to know that the other is lost.
+    Told(u64, u32, u32),
     /// A mock job's end.
     Mock(u64),
     /// The jobs of before to be told.
@@ -228,6 +231,7 @@ impl ExecService {
             active: count,
             barrier: BTreeMap::new(),
             barriers: 0,
+            gone: BTreeMap::new(),
             status: 0,
             critical: None,
             ending: None,
@@ -454,6 +458,7 @@ impl Service for ExecService {
             Wait::Online => self.online(cx, &reply),
             Wait::Records(rank) => self.records(cx, rank, &reply),
             Wait::Stray(id, rank) => self.stray(cx, id, rank, &reply),
+            Wait::Told(..) => self.told_gone(cx, wait, &reply),
             Wait::Recall(id) => self.recalled(cx, id, &reply),
             Wait::RecallGuest(id) => self.recalled_guest(cx, id, &reply),
             Wait::Drained => {
@@ -468,7 +473,7 @@ impl Service for ExecService {
             | Wait::Straggle(_)
             | Wait::BarrierLate(_)
             | Wait::Removed
-            | Wait::Told
+            | Wait::Logged
             | Wait::Mock(_)
             | Wait::Greeted
             | Wait::Away
@@ -489,6 +494,7 @@ impl Service for ExecService {
             Wait::Greeted => self.greeted(cx),
             Wait::Away => self.look_at_away(cx),
             Wait::Forget => self.forget_records(cx),
+            Wait::Told(id, rank, lost) => self.tell_again(cx, id, rank, lost),
             Wait::RecallAgain(id) => self.recall(cx, id),
             Wait::BarrierOld(id) => self.barrier_old(cx, id),
             _ => {}

@@ -197,6 +197,7 @@ impl ExecService {
 
     pub(crate) fn look_at_away(&mut self, cx: &mut Cx<'_, Wait>) {
         self.looking = None;
+        self.give_up_away(cx);
         let mut away: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
         for (id, job) in &self.jobs {
             for (rank, shell) in &job.shells {

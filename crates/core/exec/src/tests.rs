@@ -6,6 +6,7 @@ use super::*;
 
 mod away;
 mod guests;
+mod lost;
 mod recall;
 
 const ID: u64 = 0x0001_0000;
@@ -74,6 +75,15 @@ fn finish(rig: &mut Rig<ExecService>, tag: u32, status: i32) {
     while rig.requests.front().is_some_and(|message| message.topic() == "launch.forget") {
         rig.expect("launch.forget");
     }
+}
+
+/// Word for shell `to` that shell `lost` is lost.
+fn told_lost(rig: &mut Rig<ExecService>, lost: u32, to: u32) -> Message {
+    let message = rig.expect(&format!("1000-shell-{}.exception", JobId(ID).f58plain()));
+    assert_eq!(message.nodeid(), to);
+    let body: Value = message.json().unwrap();
+    assert_eq!((&body["type"], &body["shell_rank"]), (&json!("lost-shell"), &json!(lost)));
+    message
 }
 
 type CommitView = flux_api::kvs::CommitRequest;
@@ -149,6 +159,9 @@ fn a_lost_node_ends_the_job_with_that_reason() {
     let exception = rig.response(tag).unwrap();
     assert_eq!(exception["data"]["type"], json!("node-failure"));
     assert_eq!(exception["data"]["note"], json!("node failure on a1 (rank 1)"));
+    // The leader waits for its tasks no longer.
+    let told = told_lost(&mut rig, 1, 0);
+    rig.reply(&told, Value::Null);
     rig.event("job-exception", json!({"id": ID, "type": "node-failure", "severity": 0}));
     let term = rig.expect("launch.kill");
     rig.reply(&term, Value::Null);

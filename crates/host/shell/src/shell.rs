@@ -164,6 +164,8 @@ pub struct Shell {
     unraised: Vec<Value>,
     /// Shells whose tasks are not all done; on the leader only.
     others: BTreeSet<u32>,
+    /// The leader is lost: nobody takes letters any more.
+    orphaned: bool,
     /// Letters of other shells that were taken.
     taken: Taken,
     /// Last piece of input that was taken of each client that counts them.

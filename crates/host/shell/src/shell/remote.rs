@@ -72,6 +72,10 @@ impl Shell {
             return self.refuse(&request, Errno::EPROTO, None);
         };
         match method.as_str() {
+            "exception" if !self.is_leader() => {
+                self.leader_lost(&body);
+                self.accept(&request);
+            }
             "stdin" if self.is_leader() => self.on_stdin(&request, &body),
             "pmi-exchange" => self.on_keys(request, &body),
             "write" | "doom" | "tasks-complete" | "exception" if self.is_leader() => {
@@ -190,6 +194,18 @@ impl Shell {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// The execution service has lost the leader: nobody takes letters any more.
+    fn leader_lost(&mut self, body: &Map<String, Value>) {
+        let kind = body.get("type").and_then(Value::as_str);
+        if kind == Some("lost-shell") && number(body, "shell_rank") == Some(0) && !self.orphaned {
+            let text = body.get("message").and_then(Value::as_str).unwrap_or("the leader is lost");
+            crate::complain(&crate::log::line(Some(self.rank), Level::Error, "", text));
+            self.orphaned = true;
+            self.outboxes.remove(&0);
+            self.code = self.code.max(1);
         }
     }
 

@@ -170,6 +170,9 @@ impl Shell {
 
     /// A letter to another shell.
     pub(super) fn write_letter(&mut self, to: u32, letter: Letter, body: Map<String, Value>) {
+        if to == 0 && self.orphaned {
+            return;
+        }
         let (rank, up) = (self.rank, self.link.is_up());
         let dir = || self.keep_dir.clone().unwrap_or_else(std::env::temp_dir);
         let outbox = self.outboxes.entry(to).or_insert_with(|| Outbox::new(rank, dir()));

@@ -292,6 +292,7 @@ impl Shell {
             outboxes: BTreeMap::new(),
             unraised: Vec::new(),
             others,
+            orphaned: false,
             taken: Taken::default(),
             input_taken: BTreeMap::new(),
             input_bytes: 0,
