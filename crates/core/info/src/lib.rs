@@ -6,6 +6,7 @@
 //!
 //! Read first: [`InfoService`], [`watch::Watch`]. Must never: show a job to another user.
 
+mod behind;
 mod lookup;
 pub mod updates;
 pub mod watch;
@@ -21,6 +22,7 @@ use flux_proto::{Cred, Errno, Message, Rolemask};
 use flux_svc::{Cx, Reply, Service, Tag, To};
 use serde_json::{Value, json};
 
+pub use crate::behind::Missing;
 use crate::lookup::{Lookup, Target};
 use crate::watch::Watch;
 
@@ -29,8 +31,8 @@ use crate::watch::Watch;
 pub enum Wait {
     /// The eventlog of a job, to know its owner.
     Owner(u64),
-    /// One key of a lookup.
-    Key(u64, usize),
+    /// One key of a lookup: in which attempt, and which.
+    Key(u64, u32, usize),
     /// What a job's `guest` is now.
     Guest(u64),
     /// The main eventlog of a watch.
@@ -41,6 +43,10 @@ pub enum Wait {
     Rest(u64),
     /// The object that an update watch follows.
     Base(u64),
+    /// How far the leader is.
+    Newest(u64, Missing),
+    /// To be as far as the leader was.
+    CaughtUp(u64, Missing),
     /// Word on a cancel.
     Ended,
 }
@@ -118,6 +124,11 @@ impl InfoService {
     }
 
     fn owner_known(&mut self, cx: &mut Cx<'_, Wait>, ticket: u64, reply: &Reply) {
+        if let Some(error) = reply.error()
+            && self.look_again(cx, ticket, Missing::Owner, error)
+        {
+            return;
+        }
         let eventlog = reply
             .decode::<kvs::Lookup>()
             .map_err(|error| if error.errno == Errno::ENOENT { no_job() } else { error })
@@ -233,12 +244,14 @@ impl Service for InfoService {
     fn on_reply(&mut self, cx: &mut Cx<'_, Wait>, wait: Wait, reply: Reply) {
         match wait {
             Wait::Owner(ticket) => self.owner_known(cx, ticket, &reply),
-            Wait::Key(ticket, at) => self.key_read(cx, ticket, at, &reply),
+            Wait::Key(ticket, attempt, at) => self.key_read(cx, (ticket, attempt, at), &reply),
             Wait::Guest(ticket) => self.guest_known(cx, ticket, &reply),
             Wait::Main(ticket) => self.main_log(cx, ticket, &reply),
             Wait::Space(ticket) => self.guest_log(cx, ticket, &reply),
             Wait::Rest(ticket) => self.rest_read(cx, ticket, &reply),
             Wait::Base(ticket) => self.base_read(cx, ticket, &reply),
+            Wait::Newest(ticket, what) => self.newest_known(cx, ticket, what, &reply),
+            Wait::CaughtUp(ticket, what) => self.caught_up(cx, ticket, what, &reply),
             Wait::Ended => {}
         }
     }

@@ -7,7 +7,7 @@ use flux_proto::{Cred, Errno, Message, Rolemask};
 use flux_svc::{Cx, Reply, To};
 use serde_json::{Map, Value};
 
-use crate::{InfoService, Wait, primary, text_of, updates};
+use crate::{InfoService, Missing, Wait, primary, text_of, updates};
 
 /// Keys that one request may name.
 const KEYS_MAX: usize = 64;
@@ -24,7 +24,11 @@ pub(crate) enum Target {
 /// A lookup on its way.
 #[derive(Debug)]
 pub(crate) struct Lookup {
-    id: u64,
+    pub(crate) id: u64,
+    /// What was looked for a second time.
+    pub(crate) looked: Vec<Missing>,
+    /// Which attempt the keys are read in.
+    attempt: u32,
     keys: Vec<String>,
     flags: u32,
     values: Vec<Option<String>>,
@@ -102,7 +106,9 @@ impl InfoService {
         let ticket = self.ticket();
         let values = vec![None; keys.len()];
         let missing = keys.len();
-        self.lookups.insert(ticket, Lookup { id, keys, flags, values, missing, target });
+        let looked = Vec::new();
+        let lookup = Lookup { id, looked, attempt: 0, keys, flags, values, missing, target };
+        self.lookups.insert(ticket, lookup);
         if owner {
             self.read_keys(cx, ticket);
         } else {
@@ -111,24 +117,32 @@ impl InfoService {
     }
 
     pub(crate) fn read_keys(&mut self, cx: &mut Cx<'_, Wait>, ticket: u64) {
-        let Some(lookup) = self.lookups.get(&ticket) else { return };
+        let Some(lookup) = self.lookups.get_mut(&ticket) else { return };
         if lookup.keys.is_empty() {
             return self.finish_lookup(cx, ticket);
         }
+        lookup.attempt += 1;
+        lookup.values = vec![None; lookup.keys.len()];
+        lookup.missing = lookup.keys.len();
+        let attempt = lookup.attempt;
         let here = To::Rank(cx.rank());
         for (at, key) in lookup.keys.iter().enumerate() {
-            cx.call::<kvs::Lookup>(here, &primary(lookup.id, key, 0), Wait::Key(ticket, at));
+            cx.call::<kvs::Lookup>(
+                here,
+                &primary(lookup.id, key, 0),
+                Wait::Key(ticket, attempt, at),
+            );
         }
     }
 
     pub(crate) fn key_read(
         &mut self,
         cx: &mut Cx<'_, Wait>,
-        ticket: u64,
-        at: usize,
+        (ticket, attempt, at): (u64, u32, usize),
         reply: &Reply,
     ) {
-        let Some(lookup) = self.lookups.get_mut(&ticket) else { return };
+        let current = |lookup: &&mut Lookup| lookup.attempt == attempt;
+        let Some(lookup) = self.lookups.get_mut(&ticket).filter(current) else { return };
         match reply.decode::<kvs::Lookup>().and_then(|response| text_of(&response.val)) {
             Ok(text) => {
                 lookup.values[at] = Some(text);
@@ -138,8 +152,14 @@ impl InfoService {
                 }
             }
             Err(error) => {
+                let name = lookup.keys[at].clone();
+                // What else comes of this attempt is not looked at.
+                lookup.attempt += 1;
+                if self.look_again(cx, ticket, Missing::Keys, &error) {
+                    return;
+                }
                 let error = if error.errno == Errno::ENOENT {
-                    RpcError::new(Errno::ENOENT, format!("{}: key not found", lookup.keys[at]))
+                    RpcError::new(Errno::ENOENT, format!("{name}: key not found"))
                 } else {
                     error
                 };

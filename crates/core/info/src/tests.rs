@@ -201,3 +201,69 @@ fn at_the_end_everybody_is_answered() {
     assert!(rig.drained);
     rig.finish();
 }
+
+/// A follower that has not heard of the last commits.
+fn follower() -> Rig<InfoService> {
+    Rig::with(InfoService::default(), 3, 4, &serde_json::Map::new())
+}
+
+/// The leader is asked how far it is, and this follower waits until it is as far.
+fn catches_up(rig: &mut Rig<InfoService>) {
+    let newest = rig.expect("kvs.getroot");
+    assert_eq!(newest.nodeid(), 0);
+    let root = json!({"owner": 0, "rootseq": 7, "rootref": "sha1-0", "namespace": "primary"});
+    rig.reply(&newest, root);
+    let wait = rig.expect("kvs.wait-version");
+    assert_eq!(wait.json::<Value>().unwrap(), json!({"rootseq": 7, "namespace": "primary"}));
+    rig.reply(&wait, json!({"rootseq": 7, "rootref": "sha1-0"}));
+}
+
+#[test]
+fn what_a_follower_does_not_know_yet_is_found() {
+    let mut rig = follower();
+    let tag = rig.stream("job-info.eventlog-watch", json!({"id": 1, "path": "eventlog"}));
+    let watch = rig.expect("kvs-watch.lookup");
+    rig.fail(&watch, Errno::ENOENT);
+    catches_up(&mut rig);
+    let watch = rig.expect("kvs-watch.lookup");
+    rig.reply(&watch, val(&format!("{SUBMIT}{CLEAN}")));
+    assert_eq!(event(&mut rig, tag), SUBMIT);
+    assert_eq!(event(&mut rig, tag), CLEAN);
+    assert_eq!(rig.response(tag).unwrap_err().errno, Errno::ENODATA);
+    canceled(&mut rig);
+
+    let body = json!({"id": 1, "keys": ["jobspec", "R"], "flags": 0});
+    let tag = rig.request("job-info.lookup", body);
+    let (jobspec, r) = (rig.expect("kvs.lookup"), rig.expect("kvs.lookup"));
+    rig.fail(&r, Errno::ENOENT);
+    rig.reply(&jobspec, val("old"));
+    catches_up(&mut rig);
+    let (jobspec, r) = (rig.expect("kvs.lookup"), rig.expect("kvs.lookup"));
+    rig.reply(&r, val("r"));
+    rig.reply(&jobspec, val("new"));
+    let found = rig.response(tag).unwrap();
+    assert_eq!((&found["jobspec"], &found["R"]), (&json!("new"), &json!("r")));
+    rig.finish();
+}
+
+#[test]
+fn what_is_nowhere_is_looked_for_twice() {
+    let mut rig = follower();
+    let tag = rig.stream("job-info.eventlog-watch", json!({"id": 1, "path": "eventlog"}));
+    for again in [true, false] {
+        let watch = rig.expect("kvs-watch.lookup");
+        rig.fail(&watch, Errno::ENOENT);
+        if again {
+            catches_up(&mut rig);
+        }
+    }
+    assert_eq!(rig.response(tag).unwrap_err().message(), "invalid job id");
+    // Without the leader nobody can tell.
+    let tag = rig.request("job-info.lookup", json!({"id": 1, "keys": ["R"], "flags": 0}));
+    let r = rig.expect("kvs.lookup");
+    rig.fail(&r, Errno::ENOENT);
+    let newest = rig.expect("kvs.getroot");
+    rig.fail(&newest, Errno::EHOSTUNREACH);
+    assert_eq!(rig.response(tag).unwrap_err().errno, Errno::EHOSTUNREACH);
+    rig.finish();
+}

@@ -12,7 +12,7 @@ use flux_proto::{Cred, Errno, Message};
 use flux_svc::{Cx, Reply, Tag, To};
 use serde_json::{Map, Value};
 
-use crate::{InfoService, Wait, no_job, primary, text_of, updates};
+use crate::{InfoService, Missing, Wait, no_job, primary, text_of, updates};
 
 /// Who asked, and for what.
 #[derive(Debug)]
@@ -40,6 +40,8 @@ pub struct Watch {
     /// Update watches: the object, once read, and events that came before it.
     object: Option<Value>,
     before: Vec<Event>,
+    /// What was looked for a second time.
+    pub(crate) looked: Vec<Missing>,
 }
 
 impl Watch {
@@ -57,6 +59,7 @@ impl Watch {
             resting: false,
             object: None,
             before: Vec::new(),
+            looked: Vec::new(),
         }
     }
 
@@ -155,18 +158,37 @@ fn has_clean(text: &str) -> bool {
 
 impl InfoService {
     pub(crate) fn begin_watch(&mut self, cx: &mut Cx<'_, Wait>, ticket: u64) {
-        let here = To::Rank(cx.rank());
         let Some(watch) = self.watches.get_mut(&ticket) else { return };
         if watch.is_guest() {
+            let here = To::Rank(cx.rank());
             cx.call::<kvs::Lookup>(here, &primary(watch.id, "guest", TREEOBJ), Wait::Guest(ticket));
             return;
         }
         let main = Self::watch_main(cx, watch.id, &watch.path, watch.flags, ticket);
         watch.main = Some(main);
+        self.read_base(cx, ticket);
+    }
+
+    /// Reads the object of an update watch.
+    pub(crate) fn read_base(&mut self, cx: &mut Cx<'_, Wait>, ticket: u64) {
+        let here = To::Rank(cx.rank());
+        let Some(watch) = self.watches.get(&ticket) else { return };
         if let Target::Update(_, key) = &watch.target {
             let request = primary(watch.id, key, 0);
             cx.call::<kvs::Lookup>(here, &request, Wait::Base(ticket));
         }
+    }
+
+    /// Watches the main eventlog, which was not there, again.
+    pub(crate) fn watch_again(&mut self, cx: &mut Cx<'_, Wait>, ticket: u64) {
+        let Some(watch) = self.watches.get_mut(&ticket).filter(|watch| !watch.resting) else {
+            return;
+        };
+        let (path, flags) = match watch.is_guest() {
+            true => ("eventlog", watch.flags & !WATCH_WAITCREATE),
+            false => (watch.path.as_str(), watch.flags),
+        };
+        watch.main = Some(Self::watch_main(cx, watch.id, path, flags, ticket));
     }
 
     fn watch_main(cx: &mut Cx<'_, Wait>, id: u64, path: &str, flags: u32, ticket: u64) -> Tag {
@@ -214,6 +236,9 @@ impl InfoService {
             Ok(text) => text,
             Err(error) => {
                 watch.main = None;
+                if self.look_again(cx, ticket, Missing::Main, &error) {
+                    return;
+                }
                 let error = if error.errno == Errno::ENOENT { no_job() } else { error };
                 let result = if reply.is_end() { Ok(()) } else { Err(error) };
                 return self.end_watch(cx, ticket, result);
@@ -260,16 +285,26 @@ impl InfoService {
 
     /// Reads the eventlog from the job's directory, to send what was not sent yet.
     fn read_rest(&mut self, cx: &mut Cx<'_, Wait>, ticket: u64) {
-        let here = To::Rank(cx.rank());
         let Some(watch) = self.watches.get_mut(&ticket) else { return };
         if std::mem::replace(&mut watch.resting, true) {
             return;
         }
+        self.ask_rest(cx, ticket);
+    }
+
+    pub(crate) fn ask_rest(&mut self, cx: &mut Cx<'_, Wait>, ticket: u64) {
+        let here = To::Rank(cx.rank());
+        let Some(watch) = self.watches.get(&ticket) else { return };
         let request = primary(watch.id, &watch.path, 0);
         cx.call::<kvs::Lookup>(here, &request, Wait::Rest(ticket));
     }
 
     pub(crate) fn rest_read(&mut self, cx: &mut Cx<'_, Wait>, ticket: u64, reply: &Reply) {
+        if let Some(error) = reply.error()
+            && self.look_again(cx, ticket, Missing::Rest, error)
+        {
+            return;
+        }
         let Some(watch) = self.watches.get_mut(&ticket) else { return };
         match reply.decode::<kvs::Lookup>().and_then(|response| text_of(&response.val)) {
             Ok(text) => {
@@ -295,6 +330,11 @@ impl InfoService {
     }
 
     pub(crate) fn base_read(&mut self, cx: &mut Cx<'_, Wait>, ticket: u64, reply: &Reply) {
+        if let Some(error) = reply.error()
+            && self.look_again(cx, ticket, Missing::Base, error)
+        {
+            return;
+        }
         let Some(watch) = self.watches.get_mut(&ticket) else { return };
         let Target::Update(answer, key) = &watch.target else { return };
         let object = reply
