@@ -9,6 +9,8 @@ use flux_model::resource_set::ResourceSet;
 use flux_svc::{Tag, TimerId};
 use serde_json::Value;
 
+use crate::signals::Signal;
+
 /// How far a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
@@ -52,6 +54,10 @@ pub struct Shell {
     pub settled: bool,
     /// Bytes of its stdout and stderr that are in the eventlog.
     pub known: [u64; 2],
+    /// It hears signals for certain.
+    pub listens: bool,
+    /// It is being told of signals.
+    pub telling: bool,
     /// When its node was lost, in monotonic microseconds.
     pub away: Option<u64>,
     /// Its stream.
@@ -68,6 +74,8 @@ impl Shell {
             launched: false,
             settled: false,
             known: [0; 2],
+            listens: false,
+            telling: false,
             away: None,
             tag: None,
         }
@@ -128,6 +136,8 @@ pub struct Job {
     pub barriers: u32,
     /// Shells that are lost, and why.
     pub gone: BTreeMap<u32, String>,
+    /// Signals to its tasks, the newest last.
+    pub signals: Vec<Signal>,
     /// Highest wait status so far.
     pub status: i32,
     /// Broker ranks whose shell the job cannot lose; `None`: any.

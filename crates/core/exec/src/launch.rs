@@ -196,6 +196,7 @@ impl ExecService {
             self.signal_shell(cx, id, rank, signum);
         }
         self.tell_all_gone(cx, id, rank);
+        self.tell_signals(cx, id, rank, 0);
         self.settle(id, rank);
         self.launched(cx, id);
     }
@@ -274,6 +275,7 @@ impl ExecService {
         let Some(shell) = job.shells.get_mut(&rank) else { return };
         shell.stage = Stage::Wanted;
         shell.tag = None;
+        shell.listens = false;
         let since = *shell.away.get_or_insert(now);
         if self.jobs.get(&id).is_some_and(|job| self.is_late(job, rank, since, now)) {
             return self.node_lost(cx, id, rank);

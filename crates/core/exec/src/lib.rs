@@ -23,6 +23,7 @@ mod mock;
 mod ranks;
 mod recall;
 pub mod settings;
+pub mod signals;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -93,6 +94,17 @@ pub enum Wait {
     Stray(u64, u32),
     /// Time to look at nodes that are away.
     Away,
+    /// A shell to have heard signals, up to number `last`.
+    Heard {
+        /// The job.
+        id: u64,
+        /// The shell.
+        rank: u32,
+        /// Number of the last signal that it was told.
+        last: u64,
+        /// Attempts that failed.
+        tries: u32,
+    },
     /// Time to tell nodes which records can go.
     Forget,
     /// What a job's log says.
@@ -232,6 +244,7 @@ impl ExecService {
             barrier: BTreeMap::new(),
             barriers: 0,
             gone: BTreeMap::new(),
+            signals: Vec::new(),
             status: 0,
             critical: None,
             ending: None,
@@ -406,6 +419,7 @@ impl Service for ExecService {
 
     fn start(&mut self, cx: &mut Cx<'_, Wait>) {
         cx.subscribe("job-exception");
+        cx.subscribe("shell-");
         Self::watch_nodes(cx);
         Self::hello(cx);
         cx.ready();
@@ -458,6 +472,7 @@ impl Service for ExecService {
             Wait::Online => self.online(cx, &reply),
             Wait::Records(rank) => self.records(cx, rank, &reply),
             Wait::Stray(id, rank) => self.stray(cx, id, rank, &reply),
+            Wait::Heard { .. } => self.heard(cx, wait, &reply),
             Wait::Told(..) => self.told_gone(cx, wait, &reply),
             Wait::Recall(id) => self.recalled(cx, id, &reply),
             Wait::RecallGuest(id) => self.recalled_guest(cx, id, &reply),
@@ -494,6 +509,7 @@ impl Service for ExecService {
             Wait::Greeted => self.greeted(cx),
             Wait::Away => self.look_at_away(cx),
             Wait::Forget => self.forget_records(cx),
+            Wait::Heard { id, rank, tries, .. } => self.tell_signals_again(cx, id, rank, tries),
             Wait::Told(id, rank, lost) => self.tell_again(cx, id, rank, lost),
             Wait::RecallAgain(id) => self.recall(cx, id),
             Wait::BarrierOld(id) => self.barrier_old(cx, id),
@@ -509,6 +525,13 @@ impl Service for ExecService {
             wait_status: Option<i32>,
         }
         let Ok(body) = event.json::<Value>() else { return };
+        if event.topic().starts_with("shell-") {
+            // Every guest can publish events; only those of the instance are signals.
+            if event.cred.is_owner() {
+                self.signalled(cx, event.topic(), &body);
+            }
+            return;
+        }
         let raised = (|| {
             Some(Raised {
                 id: body.get("id")?.as_u64()?,

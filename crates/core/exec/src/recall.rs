@@ -17,6 +17,7 @@ use flux_svc::{Cx, Level, Reply, To};
 use serde_json::{Value, json};
 
 use crate::job::Step;
+use crate::signals::Signal;
 use crate::{ExecService, Wait};
 
 /// Most events that are added for a return.
@@ -35,6 +36,8 @@ struct Past {
     output: BTreeMap<u32, [u64; 2]>,
     /// When the shells were about to be started.
     began: Option<f64>,
+    /// Signals that shells may not have heard.
+    signals: Vec<Signal>,
 }
 
 impl Past {
@@ -50,6 +53,10 @@ impl Past {
                 }
                 "shell.init" => past.barriers = past.barriers.max(1),
                 "shell.start" => past.barriers = 2,
+                "signal" => {
+                    let context = event.context.clone().map(Value::Object);
+                    past.signals.extend(context.as_ref().and_then(Signal::read));
+                }
                 "log" => {
                     let rank = event.get_str("rank").and_then(|rank| rank.parse().ok());
                     let ours = event.get_str("component") == Some("job-shell");
@@ -117,6 +124,8 @@ impl ExecService {
         };
         let past = Past::read(&text);
         job.barriers = past.barriers;
+        // Those of after the restart are newer.
+        job.signals.splice(0..0, past.signals.iter().cloned());
         job.began = past.began.unwrap_or(job.began);
         if let Some(status) = past.complete {
             job.step = Step::Ending;

@@ -8,6 +8,7 @@ mod away;
 mod guests;
 mod lost;
 mod recall;
+mod signals;
 
 const ID: u64 = 0x0001_0000;
 

@@ -164,6 +164,10 @@ pub struct Shell {
     unraised: Vec<Value>,
     /// Shells whose tasks are not all done; on the leader only.
     others: BTreeSet<u32>,
+    /// Signals that were heard, by their number, the newest last.
+    heard: VecDeque<u64>,
+    /// Events of this shell arrive.
+    subscribed: bool,
     /// The leader is lost: nobody takes letters any more.
     orphaned: bool,
     /// Letters of other shells that were taken.

@@ -55,6 +55,7 @@ impl Shell {
             (Waiting::Doubt(doubt), answer) => self.settle(&doubt, answer),
             (Waiting::Barrier, Ok(_)) => self.announce_start(),
             (Waiting::Barrier, Err(error)) => self.barrier_failed(&error),
+            (Waiting::Register(1), Ok(_)) => self.subscribed = true,
             (Waiting::Raise(_) | Waiting::Kill | Waiting::Register(_), Ok(_)) => {}
             (Waiting::Raise(body), Err(error)) if may_pass(error.errno) => {
                 self.unraised.push(body);
@@ -157,6 +158,7 @@ impl Shell {
         self.log(Level::Warn, "", &format!("broker: {}", Errno::ECONNRESET.text()));
         // Nobody can be answered over this connection any more.
         self.fence_waiting.clear();
+        self.subscribed = false;
         self.terminals_unseen();
         for outbox in self.outboxes.values_mut() {
             outbox.set_stalled(true);

@@ -20,6 +20,8 @@ use crate::recorder::Log;
 
 /// Shells that each shell passes input on to.
 const INPUT_FANOUT: u32 = 16;
+/// Most signals that are known to have been heard.
+const SIGNALS_MAX: usize = 256;
 /// Most clients whose input is counted.
 const CLIENTS_MAX: usize = 256;
 
@@ -36,10 +38,37 @@ impl Shell {
         let prefix = format!("shell-{}.", self.job.id.dec());
         if event.topic().strip_prefix(&prefix) == Some("kill")
             && let Ok(body) = event.json::<Value>()
-            && let Some(signum) = body["signum"].as_i64().and_then(|n| i32::try_from(n).ok())
         {
-            self.log(Level::Debug, "kill", &format!("signal {signum} to all tasks"));
-            self.kill_tasks(signum);
+            self.signalled(&body);
+        }
+    }
+
+    /// A signal to all tasks. One with a number counts once.
+    fn signalled(&mut self, body: &Value) {
+        let Some(signum) = body["signum"].as_i64().and_then(|n| i32::try_from(n).ok()) else {
+            return;
+        };
+        if let Some(n) = body["n"].as_u64() {
+            if self.heard.contains(&n) {
+                return;
+            }
+            if self.heard.len() >= SIGNALS_MAX {
+                self.heard.pop_front();
+            }
+            self.heard.push_back(n);
+        }
+        self.log(Level::Debug, "kill", &format!("signal {signum} to all tasks"));
+        self.kill_tasks(signum);
+    }
+
+    /// Signals that this shell may have missed. Accepted when it will hear the next.
+    fn on_signals_missed(&mut self, request: &Message, body: &Map<String, Value>) {
+        for signal in body.get("signals").and_then(Value::as_array).into_iter().flatten() {
+            self.signalled(signal);
+        }
+        match self.subscribed {
+            true => self.accept(request),
+            false => self.refuse(request, Errno::EAGAIN, Some("not subscribed yet")),
         }
     }
 
@@ -76,6 +105,8 @@ impl Shell {
                 self.leader_lost(&body);
                 self.accept(&request);
             }
+            // The user has `flux job kill`, which all shells hear.
+            "kill" if cred.is_owner() => self.on_signals_missed(&request, &body),
             "stdin" if self.is_leader() => self.on_stdin(&request, &body),
             "pmi-exchange" => self.on_keys(request, &body),
             "write" | "doom" | "tasks-complete" | "exception" if self.is_leader() => {

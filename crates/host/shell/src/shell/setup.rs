@@ -1,6 +1,6 @@
 //! From a job id to running tasks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::DirBuilder;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -292,6 +292,8 @@ impl Shell {
             outboxes: BTreeMap::new(),
             unraised: Vec::new(),
             others,
+            heard: VecDeque::new(),
+            subscribed: true,
             orphaned: false,
             taken: Taken::default(),
             input_taken: BTreeMap::new(),
@@ -325,6 +327,7 @@ impl Shell {
             let Some(client) = self.link.client().cloned() else {
                 // Whoever asks again takes the place it had.
                 reach(&mut self.link, &mut self.patience, &self.signals)?;
+                self.subscribed = false;
                 let registration = job::registration(self.job.id, &self.job.service);
                 for (which, message) in registration.into_iter().enumerate() {
                     drop(self.link.ask(Waiting::Register(which), To::Any, message));

@@ -469,10 +469,15 @@ impl Run {
 
     /// Sends a request to the leader.
     pub(crate) fn request(&self, method: &str, body: &Value, tag: u32) {
+        self.request_to(0, method, body, tag);
+    }
+
+    /// Sends a request to a shell.
+    pub(crate) fn request_to(&self, shell: usize, method: &str, body: &Value, tag: u32) {
         let mut message = Message::request(format!("{}.{method}", service())).with_json(body);
         message.set_matchtag(tag);
         message.cred = Cred { userid: 0, rolemask: Rolemask::OWNER };
-        write(&self.shared.state.lock().unwrap(), 0, &message);
+        write(&self.shared.state.lock().unwrap(), shell, &message);
     }
 }
 

@@ -140,6 +140,73 @@ fn signals_are_heard_again_after_a_loss() {
 }
 
 #[test]
+fn a_signal_that_was_missed_is_told_and_counts_once() {
+    let run = run(
+        &[
+            "sh",
+            "-c",
+            "trap 'echo heard' USR1; echo ready; while ! test -e go; do sleep 0.01; done",
+        ],
+        1,
+        json!({}),
+    );
+    run.shared.wait_for_output("ready");
+    let event = |n: u64| {
+        Message::event(format!("shell-{ID}.kill")).with_json(&json!({"signum": 10, "n": n}))
+    };
+    run.send(&event(5));
+    run.shared.wait_for_output("heard");
+    run.kill_broker(0, "local");
+    run.broker(0, "local");
+    drop(run.shared.wait("subscription", |state| {
+        state.topics.iter().filter(|topic| *topic == "event.subscribe").count() >= 2
+    }));
+    // Until it is known to be subscribed it is told again.
+    let signals = json!({"signals": [{"signum": 10, "n": 5}, {"signum": 10, "n": 6}]});
+    let accepted = |tag: u32| {
+        run.request("kill", &signals, tag);
+        let answered = |state: &crate::fake::State| {
+            state.responses.iter().any(|response| response.matchtag() == tag)
+        };
+        let state = run.shared.wait("answer", answered);
+        let found = state.responses.iter().find(|response| response.matchtag() == tag);
+        found.unwrap().errnum() == Errno(0)
+    };
+    let mut tag = 1;
+    while !accepted(tag) {
+        tag += 1;
+        assert!(tag < 1000);
+    }
+    // The event may come late.
+    run.send(&event(6));
+    drop(run.shared.wait("the second", |state| state.log("output").matches("heard").count() >= 2));
+    std::fs::write(run.dir.path().join("go"), "").unwrap();
+    let done = run.finish();
+    assert_eq!(done.data("stdout", "0"), "ready\nheard\nheard\n");
+}
+
+#[test]
+fn shells_whose_leader_is_lost_end_with_their_tasks() {
+    let mut run = run_on_two(&["sh", "-c", "echo $FLUX_TASK_RANK; sleep 1000"], json!({}));
+    for rank in 0..4 {
+        run.shared.wait_for_output(&format!("{rank}\\n"));
+    }
+    run.kill_broker(0, "local");
+    run.children[0].kill().unwrap();
+    run.request_to(
+        1,
+        "exception",
+        &json!({"type": "lost-shell", "severity": 0, "shell_rank": 0,
+        "message": "node failure on host0 (rank 0)"}),
+        1,
+    );
+    drop(run.shared.wait("answer", |state| !state.responses.is_empty()));
+    run.send(&Message::event(format!("shell-{ID}.kill")).with_json(&json!({"signum": 15, "n": 1})));
+    // It keeps no letters for a leader that nobody will hear of again.
+    assert!(run.children[1].wait().unwrap().code().is_some());
+}
+
+#[test]
 fn input_goes_on_after_a_loss_and_a_piece_sent_twice_counts_once() {
     let run = run(&["cat"], 1, json!({}));
     drop(run.shared.wait("start", |state| state.log("exec.eventlog").contains("shell.start")));

@@ -1,0 +1,138 @@
+//! Signals from `flux job kill` for shells that cannot hear them.
+//!
+//! A signal is an event with a number of its own. A shell that has just been started, whose node is
+//! away, or that has not subscribed again since, misses it; so each shell of which that is possible
+//! is told the signals of its job as well, until it says that it has heard them and will hear the
+//! next. It takes each number once. What is told so is in the execution log too, for a leader that
+//! is restarted before the shell is back.
+
+use flux_api::kvs::{Commit, CommitRequest};
+use flux_proto::{Errno, Message};
+use flux_svc::{Cx, Reply, To};
+use serde_json::{Value, json};
+
+use crate::job::{Stage, Step};
+use crate::ranks::is_away;
+use crate::{ExecService, Wait, append};
+
+/// Most signals of a job that are kept; older ones were heard, or nobody is left to hear them.
+const KEPT: usize = 64;
+/// Until a shell that could not be told is told again, in microseconds.
+const TELL_AGAIN: u64 = 500_000;
+/// So often a shell is told. One that its broker does not know for so long has ended.
+const TRIES: u32 = 240;
+
+/// A signal to all tasks of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signal {
+    /// Its number among all signals.
+    pub n: u64,
+    /// The signal.
+    pub signum: i32,
+}
+
+impl Signal {
+    /// From an event of the execution log, or of the shells.
+    pub(crate) fn read(body: &Value) -> Option<Self> {
+        let signum = body.get("signum")?.as_i64()?.try_into().ok()?;
+        Some(Self { n: body.get("n")?.as_u64()?, signum })
+    }
+}
+
+impl ExecService {
+    /// An event for the shells of a job was published.
+    pub(crate) fn signalled(&mut self, cx: &mut Cx<'_, Wait>, topic: &str, body: &Value) {
+        let id = topic.strip_prefix("shell-").and_then(|rest| rest.strip_suffix(".kill"));
+        let Some(id) = id.and_then(|id| id.parse::<u64>().ok()) else { return };
+        let (Some(job), Some(signal)) = (self.jobs.get_mut(&id), Signal::read(body)) else {
+            return;
+        };
+        if job.step > Step::Running || job.is_mock() {
+            return;
+        }
+        if job.signals.len() >= KEPT {
+            job.signals.remove(0);
+        }
+        job.signals.push(signal.clone());
+        let deaf: Vec<u32> = job
+            .shells
+            .iter()
+            .filter(|(_, shell)| !shell.listens && !shell.has_exited())
+            .map(|(rank, _)| *rank)
+            .collect();
+        if deaf.is_empty() {
+            return;
+        }
+        if job.step >= Step::Starting {
+            let context = json!({"n": signal.n, "signum": signal.signum});
+            let request = CommitRequest {
+                namespace: job.namespace(),
+                flags: 0,
+                ops: vec![append(cx, "exec.eventlog", &[("signal", context)])],
+            };
+            cx.call::<Commit>(To::Rank(0), &request, Wait::Logged);
+        }
+        for rank in deaf {
+            self.tell_signals(cx, id, rank, 0);
+        }
+    }
+
+    /// Tells a shell that runs the signals that it may have missed, if there are any.
+    pub(crate) fn tell_signals(&mut self, cx: &mut Cx<'_, Wait>, id: u64, rank: u32, tries: u32) {
+        let Some(job) = self.jobs.get_mut(&id).filter(|job| !job.signals.is_empty()) else {
+            return;
+        };
+        let Some(shell) = job.shells.get_mut(&rank) else { return };
+        let runs = matches!(shell.stage, Stage::Running(_));
+        // Once at a time: what comes meanwhile is told after that.
+        if !runs || shell.listens || shell.telling || tries >= TRIES {
+            return;
+        }
+        shell.telling = true;
+        let signals: Vec<Value> = job
+            .signals
+            .iter()
+            .map(|signal| json!({"n": signal.n, "signum": signal.signum}))
+            .collect();
+        let topic = format!("{}-shell-{}.kill", job.userid, job.id.f58plain());
+        let message = Message::request(topic).with_json(&json!({ "signals": signals }));
+        let last = job.signals.last().map_or(0, |signal| signal.n);
+        cx.request(To::Rank(rank), message, Wait::Heard { id, rank, last, tries });
+    }
+
+    /// A shell has heard what it was told, or could not be told.
+    pub(crate) fn heard(&mut self, cx: &mut Cx<'_, Wait>, wait: Wait, reply: &Reply) {
+        let Wait::Heard { id, rank, last, tries } = wait else { return };
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let missed = job.signals.last().is_some_and(|signal| signal.n != last);
+        let Some(shell) = job.shells.get_mut(&rank) else { return };
+        match reply.error() {
+            Some(error)
+                if is_away(error) || matches!(error.errno, Errno::ENOSYS | Errno::EAGAIN) =>
+            {
+                cx.timer(TELL_AGAIN, Wait::Heard { id, rank, last, tries: tries + 1 });
+            }
+            // One that came meanwhile may have been published before the shell could hear it.
+            None if missed => {
+                shell.telling = false;
+                self.tell_signals(cx, id, rank, tries);
+            }
+            // A shell of another version cannot be told.
+            _ => (shell.listens, shell.telling) = (true, false),
+        }
+    }
+
+    /// Time to tell a shell again.
+    pub(crate) fn tell_signals_again(
+        &mut self,
+        cx: &mut Cx<'_, Wait>,
+        id: u64,
+        rank: u32,
+        tries: u32,
+    ) {
+        if let Some(shell) = self.jobs.get_mut(&id).and_then(|job| job.shells.get_mut(&rank)) {
+            shell.telling = false;
+        }
+        self.tell_signals(cx, id, rank, tries);
+    }
+}
