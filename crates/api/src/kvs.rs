@@ -62,6 +62,9 @@ bodies! {
         /// Wait for this root sequence.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub rootseq: Option<i64>,
+        /// From the owner: to be read as this user may, though `rootdir` is for the owner only.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub userid: Option<u32>,
     }
 
     /// A tree object (RFC 11).

@@ -56,6 +56,8 @@ pub struct Node {
     pub(crate) clients: BTreeMap<ClientId, Client>,
     /// Connections there have been.
     pub(crate) connects: u64,
+    /// Requests of guests that wait for their last answer, by user.
+    pub(crate) guests_open: BTreeMap<u32, u32>,
     pub(crate) events: Events,
     pub(crate) overlay: Overlay,
     pub(crate) boot: Boot,
@@ -101,6 +103,7 @@ impl Node {
             connector,
             clients: BTreeMap::new(),
             connects: 0,
+            guests_open: BTreeMap::new(),
             events: Events::default(),
             overlay: Overlay::new(&cfg),
             boot: Boot::new(modules),

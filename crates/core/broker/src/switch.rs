@@ -4,6 +4,7 @@ pub(crate) mod broker;
 pub(crate) mod client;
 pub(crate) mod driver;
 pub(crate) mod event;
+pub(crate) mod guest;
 pub(crate) mod health;
 pub(crate) mod lifecycle;
 pub(crate) mod log;

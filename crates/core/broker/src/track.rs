@@ -83,30 +83,41 @@ impl Tracker {
 }
 
 /// No sender gets more disconnect notifications than this.
-const MAX_DISCONNECTS: usize = 1 << 16;
+pub(crate) const MAX_DISCONNECTS: usize = 1 << 16;
 
 /// Longest topic that gets a disconnect notification.
 const MAX_TOPIC: usize = 255;
+
+/// Where a notification goes, and for whom: nodeid, direction, and who has asked where the
+/// sender is a proxy.
+type Place = (u32, bool, Option<RouteId>);
 
 /// Whom to tell when a sender goes away: one entry for each service, nodeid and direction it
 /// has used.
 #[derive(Debug, Default)]
 pub(crate) struct Disconnects {
-    armed: BTreeMap<String, BTreeMap<(u32, bool), Message>>,
+    armed: BTreeMap<String, BTreeMap<Place, Message>>,
     count: usize,
 }
 
 impl Disconnects {
-    /// The sender sends a request.
-    pub(crate) fn arm(&mut self, message: &Message) {
+    /// The sender sends a request. False when nobody can be told of its end, since it has more than
+    /// `max` places or the topic is too long.
+    pub(crate) fn arm(&mut self, message: &Message, max: usize) -> bool {
         let topic = message.topic();
-        if message.no_response() || topic.len() > MAX_TOPIC || self.count >= MAX_DISCONNECTS {
-            return;
+        if message.no_response() {
+            return true;
         }
         let service = topic.rsplit_once('.').map_or("", |(service, _)| service);
-        let key = (message.nodeid(), message.upstream());
+        let behind = (message.routes.len() > 1).then(|| message.routes[0].clone());
+        let key = (message.nodeid(), message.upstream(), behind);
+        if self.armed.get(service).is_some_and(|places| places.contains_key(&key)) {
+            return true;
+        }
+        if topic.len() > MAX_TOPIC || self.count >= max {
+            return false;
+        }
         match self.armed.get_mut(service) {
-            Some(places) if places.contains_key(&key) => return,
             Some(places) => {
                 places.insert(key, farewell(message, service));
             }
@@ -116,6 +127,7 @@ impl Disconnects {
             }
         }
         self.count += 1;
+        true
     }
 
     /// The sender is gone: takes what to send.
@@ -185,12 +197,12 @@ mod tests {
     #[test]
     fn notifications_are_one_for_each_place() {
         let mut armed = Disconnects::default();
-        armed.arm(&request("foo.bar.baz", 1, "x"));
-        armed.arm(&request("foo.bar.zap", 2, "x"));
-        armed.arm(&request("foo.bar.zap", 3, "x").with_nodeid(3));
-        armed.arm(&request("foo", 4, "x").with_streaming());
-        armed.arm(&request("quiet.a", 0, "x").with_no_response());
-        armed.arm(&request(&format!("{}.a", "l".repeat(254)), 5, "x"));
+        armed.arm(&request("foo.bar.baz", 1, "x"), 10);
+        armed.arm(&request("foo.bar.zap", 2, "x"), 10);
+        armed.arm(&request("foo.bar.zap", 3, "x").with_nodeid(3), 10);
+        armed.arm(&request("foo", 4, "x").with_streaming(), 10);
+        armed.arm(&request("quiet.a", 0, "x").with_no_response(), 10);
+        armed.arm(&request(&format!("{}.a", "l".repeat(254)), 5, "x"), 10);
         let sent = armed.take();
         let topics: Vec<_> = sent.iter().map(|m| (m.topic(), m.nodeid(), m.matchtag())).collect();
         assert_eq!(

@@ -581,6 +581,7 @@ impl Service for CronService {
             namespace: Some(PRIMARY.to_string()),
             rootdir: None,
             rootseq: None,
+            userid: None,
         };
         cx.call::<Lookup>(To::Any, &request, Wait::Kept);
     }

@@ -303,7 +303,7 @@ impl ExecService {
             older.forget();
         }
         if job.barrier.len() == job.shells.len() {
-            job.barriers += 1;
+            job.barriers = job.barriers.saturating_add(1);
             Self::pass_barrier(cx, job);
         } else if patience {
             cx.timer(BARRIER_OLD, Wait::BarrierOld(request.id));
@@ -329,7 +329,7 @@ impl ExecService {
             cx.timer(BARRIER_OLD, Wait::BarrierOld(id));
             return;
         }
-        job.barriers += 1;
+        job.barriers = job.barriers.saturating_add(1);
         Self::pass_barrier(cx, job);
     }
 

@@ -100,6 +100,7 @@ fn look_up(cx: &mut Cx<'_, Wait>, namespace: &str, key: String, wait: Wait) {
         namespace: Some(namespace.to_string()),
         rootdir: None,
         rootseq: None,
+        userid: None,
     };
     cx.call::<Lookup>(To::Rank(0), &request, wait);
 }

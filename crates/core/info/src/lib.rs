@@ -72,6 +72,7 @@ fn primary(id: u64, name: &str, flags: u32) -> LookupRequest {
         namespace: Some(kvs::PRIMARY.to_string()),
         rootdir: None,
         rootseq: None,
+        userid: None,
     }
 }
 

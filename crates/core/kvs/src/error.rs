@@ -41,6 +41,9 @@ pub enum KvsError {
     /// A guest commits what only the owner may.
     #[error("guests may not commit {0} objects")]
     GuestObject(&'static str),
+    /// A guest reads below a root of its choice.
+    #[error("kvs: guests read by namespace, not by root")]
+    GuestRoot,
     /// Append to a symlink.
     #[error("kvs: cannot append to '{0}', which is a symbolic link")]
     AppendLink(String),
@@ -91,7 +94,7 @@ impl KvsError {
     pub fn errno(&self) -> Errno {
         match self {
             Self::NoNamespace(_) | Self::Primary | Self::AppendLink(_) => Errno::EOPNOTSUPP,
-            Self::NotOwner(_) | Self::GuestObject(_) => Errno::EPERM,
+            Self::NotOwner(_) | Self::GuestObject(_) | Self::GuestRoot => Errno::EPERM,
             Self::Missing(_) => Errno::ENOENT,
             Self::IsDirectory(_) | Self::AppendDirectory(_) => Errno::EISDIR,
             Self::NotDirectory(_) => Errno::ENOTDIR,

@@ -30,6 +30,9 @@ const MAX_BEHIND: usize = 1 << 14;
 /// Most watchers of a rank.
 const MAX_WATCHERS: usize = 1 << 18;
 
+/// Watchers of one guest.
+const MAX_OF_GUEST: usize = MAX_WATCHERS / 16;
+
 /// What the service waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WatchWait {
@@ -76,6 +79,8 @@ struct Watcher {
     flags: u32,
     state: State,
     seq: Option<i64>,
+    /// The store has given it the key once: it may see the namespace.
+    admitted: bool,
     queue: VecDeque<Version>,
     /// Something was answered.
     answered: bool,
@@ -105,6 +110,8 @@ struct Monitor {
 pub struct WatchService {
     watchers: BTreeMap<u64, Watcher>,
     monitors: BTreeMap<String, Monitor>,
+    /// How many watchers each guest has.
+    of_guests: BTreeMap<u32, usize>,
     next: u64,
 }
 
@@ -156,6 +163,15 @@ impl WatchService {
             let text = format!("kvs-watch: {MAX_WATCHERS} watchers are served already");
             return answer.err(cx, RpcError::new(Errno::EAGAIN, text));
         }
+        let cred = answer.cred();
+        let count = self.of_guests.get(&cred.userid).copied().unwrap_or(0);
+        if !cred.is_owner() && count >= MAX_OF_GUEST {
+            let text = format!("kvs-watch: user {} has {count} watchers already", cred.userid);
+            return answer.err(cx, RpcError::new(Errno::EAGAIN, text));
+        }
+        if !cred.is_owner() {
+            self.of_guests.insert(cred.userid, count + 1);
+        }
         self.next += 1;
         let id = self.next;
         let name = request.namespace;
@@ -177,6 +193,7 @@ impl WatchService {
             flags: request.flags,
             state: State::Idle { absent: false },
             seq: None,
+            admitted: false,
             queue: VecDeque::new(),
             answered: false,
             previous: None,
@@ -215,10 +232,14 @@ impl WatchService {
             namespace: None,
             rootdir: None,
             rootseq: None,
+            userid: None,
         };
         place(&mut request);
         watcher.state = State::Reading { listed };
-        let message = rpc::request::<LookupPlus>(&request).with_cred(watcher.answer.cred());
+        let mut message = rpc::request::<LookupPlus>(&request);
+        if request.rootdir.is_none() {
+            message = message.with_cred(watcher.answer.cred());
+        }
         cx.request(To::Any, message, WatchWait::Lookup(id));
     }
 
@@ -243,14 +264,30 @@ impl WatchService {
         seq: i64,
         rootref: &str,
     ) {
+        // By its root any version of any namespace can be read: that is for who may, and whether a
+        // watcher may was decided when it was first given the key.
+        let namespace = (!watcher.admitted).then(|| watcher.namespace.clone());
+        let cred = watcher.answer.cred();
         Self::read(cx, id, watcher, listed, |request| {
-            request.rootdir = Some(json!({ "data": [rootref], "type": "dirref", "ver": 1 }));
             request.rootseq = Some(seq);
+            if namespace.is_some() {
+                request.namespace = namespace;
+                return;
+            }
+            request.rootdir = Some(json!({ "data": [rootref], "type": "dirref", "ver": 1 }));
+            request.userid = (!cred.is_owner()).then_some(cred.userid);
         });
     }
 
     fn take(&mut self, cx: &mut Context<'_>, id: u64) -> Option<Watcher> {
         let watcher = self.watchers.remove(&id)?;
+        let userid = watcher.answer.cred().userid;
+        if let Some(count) = self.of_guests.get_mut(&userid) {
+            *count -= 1;
+            if *count == 0 {
+                self.of_guests.remove(&userid);
+            }
+        }
         if let Some(monitor) = self.monitors.get_mut(&watcher.namespace) {
             monitor.watchers.remove(&id);
             monitor.full.remove(&id);
@@ -281,6 +318,7 @@ impl WatchService {
             Ok(response) => response,
             Err(error) => return self.lookup_failed(cx, id, error),
         };
+        watcher.admitted = true;
         if watcher.seq.is_none() {
             watcher.seq = Some(response.rootseq);
         }

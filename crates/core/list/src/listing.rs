@@ -149,6 +149,7 @@ impl ListService {
             namespace: Some(kvs::PRIMARY.to_string()),
             rootdir: None,
             rootseq: None,
+            userid: None,
         };
         cx.call::<kvs::Lookup>(To::Rank(cx.rank()), &request, Wait::Exists(id));
     }

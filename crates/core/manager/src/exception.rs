@@ -113,6 +113,7 @@ impl JobManager {
         let ends = severity == 0 && self.may_end(request.id);
         if !ends {
             stored.clone()?;
+            self.has_room(request.id, cred)?;
         }
         let raised = JobException {
             wait_status: request.wait_status,
@@ -175,7 +176,8 @@ impl JobManager {
             let stored = self.commits.check();
             let note = request.note.as_deref().unwrap_or_default();
             for id in &ids {
-                if stored.is_ok() || (severity == 0 && self.may_end(*id)) {
+                let room = stored.is_ok() && self.has_room(*id, cred).is_ok();
+                if room || (severity == 0 && self.may_end(*id)) {
                     self.raise(cx, *id, severity, &request.kind, note, Some(cred.userid));
                 }
             }

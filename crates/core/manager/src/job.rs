@@ -49,6 +49,8 @@ pub struct Job {
     pub r: Option<Rc<str>>,
     /// The eventlog as it is (or is about to be) in the KVS.
     pub log: String,
+    /// Bytes of events that only the journal saw.
+    pub volatile: usize,
     /// Its first events are durable: others may be asked to work for it.
     pub entered: bool,
     /// It is in the archive, though its last event was not durable when that was told.
@@ -75,6 +77,7 @@ impl Job {
             name: None,
             r: None,
             log: String::new(),
+            volatile: 0,
             entered: false,
             archived: false,
             alloc_durable: false,

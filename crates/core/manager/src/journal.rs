@@ -55,6 +55,7 @@ pub(crate) fn lookup(cx: &mut Cx<'_, Wait>, id: u64, part: Part, wait: Wait) {
         namespace: Some(flux_api::kvs::PRIMARY.to_string()),
         rootdir: None,
         rootseq: None,
+        userid: None,
     };
     cx.call::<Lookup>(To::Any, &request, wait);
 }

@@ -1,7 +1,9 @@
 //! Recording events, and the action of each state (RFC 21).
 
+use flux_api::RpcError;
 use flux_model::eventlog::{Context, Event};
 use flux_model::job_event::JobState;
+use flux_proto::{Cred, Errno, Rolemask};
 use flux_svc::{Cx, Level};
 use serde_json::{Value, json};
 
@@ -22,6 +24,9 @@ fn is_running(state: JobState) -> bool {
     matches!(state, JobState::Run | JobState::Cleanup)
 }
 
+/// Beyond this many bytes guests add nothing to the eventlog of a job.
+const GUEST_LOG: usize = 1 << 20;
+
 impl JobManager {
     /// Marks a job whose state may allow another action.
     pub(crate) fn touch(&mut self, id: u64) {
@@ -33,6 +38,17 @@ impl JobManager {
         let mut event = Event::new(cx.wall(), name);
         event.context = context(data);
         self.record(cx, id, &event, true);
+    }
+
+    /// Whether somebody may still add to the eventlog of a job: it is kept in memory and on disk,
+    /// and what guests write there has a bound. EDQUOT beyond it.
+    pub(crate) fn has_room(&self, id: u64, cred: Cred) -> Result<(), RpcError> {
+        let full = self.jobs.get(&id).is_some_and(|job| job.log.len() + job.volatile > GUEST_LOG);
+        if full && !cred.rolemask.contains(Rolemask::OWNER) {
+            let text = format!("the eventlog of {} is full", flux_id::JobId(id).f58());
+            return Err(RpcError::new(Errno::EDQUOT, text));
+        }
+        Ok(())
     }
 
     /// Records an event that only the journal sees.
@@ -60,6 +76,8 @@ impl JobManager {
         if durable {
             job.log.push_str(&line);
             self.commits.append(id, &line);
+        } else {
+            job.volatile += line.len();
         }
         let after = job.state();
         match (is_running(before), is_running(after)) {

@@ -30,6 +30,7 @@ impl JobManager {
         if self.is_inactive(request.id) {
             return Err(RpcError::new(Errno::ENOENT, "job is inactive"));
         }
+        self.has_room(request.id, call.answer.cred())?;
         let data = Value::Object(request.memo.clone());
         if request.volatile {
             self.post_volatile(cx, request.id, "memo", data);

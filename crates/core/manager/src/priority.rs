@@ -61,6 +61,7 @@ impl JobManager {
             return invalid("urgency cannot be changed once resources are allocated");
         }
         self.commits.check()?;
+        self.has_room(id, cred)?;
         if urgency != old {
             self.post(cx, id, "urgency", json!({ "urgency": urgency, "userid": cred.userid }));
         }

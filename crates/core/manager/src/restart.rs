@@ -67,6 +67,7 @@ fn read(cx: &mut Cx<'_, Wait>, key: String, flags: u32, wait: Wait) {
         namespace: Some(flux_api::kvs::PRIMARY.to_string()),
         rootdir: None,
         rootseq: None,
+        userid: None,
     };
     cx.call::<Lookup>(To::Any, &request, wait);
 }

@@ -104,6 +104,7 @@ impl JobManager {
             return Err(invalid("one or more jobspec updates are invalid"));
         }
         self.commits.check()?;
+        self.has_room(id, cred)?;
         let jobspec: Value = serde_json::from_str(&job.jobspec)
             .map_err(|error| RpcError::new(Errno::EPROTO, error.to_string()))?;
         let mut plan = Plan {

@@ -38,6 +38,7 @@ impl ResourceService {
             namespace: Some(flux_api::kvs::PRIMARY.to_string()),
             rootdir: None,
             rootseq: None,
+            userid: None,
         };
         cx.call::<Lookup>(To::Any, &request, wait);
     }

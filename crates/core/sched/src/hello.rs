@@ -168,6 +168,7 @@ impl SchedService {
                 namespace: Some(flux_api::kvs::PRIMARY.to_string()),
                 rootdir: None,
                 rootseq: None,
+                userid: None,
             };
             cx.call::<Lookup>(To::Any, &request, Wait::JobR(id, free));
         }

@@ -13,11 +13,14 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use crate::hub::Hub;
+use crate::quota::Lease;
 
 /// Room for one read of a client that sends little.
 const READ_MIN: usize = 16 << 10;
 /// Room for one read of a client that sends much.
 const READ_MAX: usize = 1 << 20;
+/// Nothing more is read from a guest while more than this waits to be sent to it.
+const GUEST_PAUSE: usize = 8 << 20;
 /// A send buffer larger than this is given back when it is empty.
 const KEEP_BUFFER: usize = 256 << 10;
 /// With more than this in the send buffer, writing does not wait for the end of the batch.
@@ -37,6 +40,16 @@ pub(crate) struct Client {
     resume: Rc<Notify>,
     reader: Option<AbortHandle>,
     writer: Option<AbortHandle>,
+    /// What it holds counts for its user, if that is a guest.
+    lease: Option<Lease>,
+}
+
+/// What the reader of a client does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Read,
+    Wait,
+    Leave,
 }
 
 /// What became of an attempt to send.
@@ -58,10 +71,28 @@ impl Client {
 
     pub(crate) fn push(&mut self, message: &Message) {
         flux_proto::encode_into(message, &mut self.out);
+        self.account();
+    }
+
+    fn account(&mut self) {
+        if let Some(lease) = &mut self.lease {
+            lease.set_out(self.out.len());
+        }
+    }
+
+    /// Whether its user holds too much, and this connection has a part in it.
+    pub(crate) fn is_exceeded(&self) -> bool {
+        self.lease.as_ref().is_some_and(Lease::is_exceeded)
     }
 
     /// Writes as much as the socket takes.
     pub(crate) fn flush(&mut self) -> Flushed {
+        let flushed = self.write_out();
+        self.account();
+        flushed
+    }
+
+    fn write_out(&mut self) -> Flushed {
         while !self.out.is_empty() {
             match self.socket.try_write(&self.out) {
                 Ok(0) => return Flushed::Gone,
@@ -93,15 +124,27 @@ impl Client {
         self.writer = None;
     }
 
-    /// Whether nothing more is to be read for now; remembered until [`Client::unpause`].
-    fn pause(&mut self, limit: usize) -> bool {
+    /// Whether more is to be read, when this much of a message has come; that it is not is
+    /// remembered until [`Client::unpause`].
+    fn next(&mut self, limit: usize, partial: usize) -> Next {
+        let limit = self.pause_limit(limit);
+        if let Some(lease) = &mut self.lease {
+            lease.set_partial(partial);
+            if lease.is_exceeded() {
+                return Next::Leave;
+            }
+        }
         self.paused = self.backlog() > limit;
-        self.paused
+        if self.paused { Next::Wait } else { Next::Read }
+    }
+
+    fn pause_limit(&self, limit: usize) -> usize {
+        if self.lease.is_some() { limit.min(GUEST_PAUSE) } else { limit }
     }
 
     /// Lets reading go on once the backlog is half of `limit` or less.
     pub(crate) fn unpause(&mut self, limit: usize) {
-        if self.paused && self.backlog() <= limit / 2 {
+        if self.paused && self.backlog() <= self.pause_limit(limit) / 2 {
             self.paused = false;
             self.resume.notify_one();
         }
@@ -117,7 +160,11 @@ impl Drop for Client {
 }
 
 /// Begins to serve an accepted connection.
-pub(crate) fn join(hub: &Rc<Hub>, stream: UnixStream, cred: Cred, pid: i32) {
+pub(crate) fn join(hub: &Rc<Hub>, stream: UnixStream, cred: Cred, lease: Option<Lease>, pid: i32) {
+    let decoder = match &lease {
+        Some(_) => Decoder::with_max_body(hub.guest_message()),
+        None => Decoder::new(),
+    };
     let (read, write) = stream.into_split();
     let resume = Rc::new(Notify::new());
     let id = hub.add_client(Client {
@@ -129,28 +176,35 @@ pub(crate) fn join(hub: &Rc<Hub>, stream: UnixStream, cred: Cred, pid: i32) {
         resume: Rc::clone(&resume),
         reader: None,
         writer: None,
+        lease,
     });
     hub.feed_one(Input::ClientJoined { client: id, cred, pid });
-    let task = tokio::task::spawn_local(serve(Rc::clone(hub), id, read, resume));
+    let task = tokio::task::spawn_local(serve(Rc::clone(hub), id, read, decoder, resume));
     let reader = task.abort_handle();
     hub.with_client(id, |client| client.reader = Some(reader.clone()))
         .unwrap_or_else(|| reader.abort());
 }
 
 /// Hands everything a client sends to the engine, until it leaves.
-async fn serve(hub: Rc<Hub>, id: ClientId, mut read: OwnedReadHalf, resume: Rc<Notify>) {
-    let mut decoder = Decoder::new();
+async fn serve(
+    hub: Rc<Hub>,
+    id: ClientId,
+    mut read: OwnedReadHalf,
+    mut decoder: Decoder,
+    resume: Rc<Notify>,
+) {
     let mut buf = BytesMut::new();
     let mut want = READ_MIN;
     let limit = hub.limits().pause_reading;
     loop {
-        match hub.with_client(id, |client| client.pause(limit)) {
+        match hub.with_client(id, |client| client.next(limit, buf.len())) {
             None => return,
-            Some(true) => {
+            Some(Next::Leave) => break,
+            Some(Next::Wait) => {
                 resume.notified().await;
                 continue;
             }
-            Some(false) => {}
+            Some(Next::Read) => {}
         }
         buf.reserve(want.max(missing(&buf).min(4 * READ_MAX)));
         let room = buf.capacity() - buf.len();

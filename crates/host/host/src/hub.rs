@@ -18,6 +18,7 @@ use crate::client::{Client, Flushed, WRITE_EARLY};
 use crate::driver::{Driver, DriverHandle, Inbox};
 use crate::links::Links;
 use crate::options::{ClientLimits, HostError, HostOptions};
+use crate::quota::Quota;
 
 /// After this many messages from drivers, others come first.
 const DRIVER_BATCH: usize = 4096;
@@ -33,6 +34,7 @@ pub(crate) struct Hub {
     /// The broker is done, or listening changed.
     pub(crate) changed: Notify,
     panicked: Cell<bool>,
+    pub(crate) quota: Quota,
 }
 
 struct Core {
@@ -83,6 +85,7 @@ impl Hub {
         };
         Ok(Rc::new(Self {
             core: RefCell::new(core),
+            quota: Quota::new(options.guests),
             options,
             start: Instant::now(),
             inbox,
@@ -94,6 +97,11 @@ impl Hub {
 
     pub(crate) fn limits(&self) -> ClientLimits {
         self.options.limits
+    }
+
+    /// The longest message that is taken from a guest, in bytes.
+    pub(crate) fn guest_message(&self) -> usize {
+        self.options.guests.message
     }
 
     fn clock(&self) -> Clock {
@@ -300,6 +308,10 @@ impl Hub {
             return;
         }
         client.push(message);
+        if client.is_exceeded() {
+            remove(core, id);
+            return;
+        }
         if client.backlog() > WRITE_EARLY {
             self.flush(core, id);
         } else {

@@ -75,13 +75,16 @@ fn welcome(hub: &Rc<Hub>, stream: UnixStream) {
     let Ok(peer) = stream.peer_cred() else {
         return;
     };
-    let admission = hub.admit(peer.uid());
+    let admission = hub.admit(peer.uid()).and_then(|cred| {
+        let lease = if cred.is_owner() { None } else { Some(hub.quota.lease(peer.uid())?) };
+        Ok((cred, lease))
+    });
     let byte = match &admission {
         Ok(_) => 0,
         Err(errno) => u8::try_from(errno.0).unwrap_or(Errno::EPERM.0 as u8),
     };
     // A fresh socket has room for one byte; whoever is gone already need not be served.
-    if let (Ok(cred), Ok(1)) = (admission, stream.try_write(&[byte])) {
-        client::join(hub, stream, cred, peer.pid().unwrap_or(0));
+    if let (Ok((cred, lease)), Ok(1)) = (admission, stream.try_write(&[byte])) {
+        client::join(hub, stream, cred, lease, peer.pid().unwrap_or(0));
     }
 }

@@ -25,6 +25,35 @@ impl Default for ClientLimits {
     }
 }
 
+/// Bounds on what guests, who are neither the owner nor root in its place, may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GuestLimits {
+    /// Connections of one user.
+    pub connections: usize,
+    /// Connections of all guests: the others are for the owner.
+    pub connections_of_all: usize,
+    /// Bytes that all connections of a user hold together: not taken from us, or of messages that
+    /// are not complete. With more, those of its connections that hold much are closed.
+    pub held: usize,
+    /// Longest message, in bytes.
+    pub message: usize,
+}
+
+impl Default for GuestLimits {
+    /// An eighth of the descriptors that this process may have for one user, at most 4096, and
+    /// half of them for all; 256 MiB held; messages of 64 MiB.
+    fn default() -> Self {
+        let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
+        let files = limit.map_or(1024, |(soft, _)| usize::try_from(soft).unwrap_or(usize::MAX));
+        Self {
+            connections: (files / 8).clamp(16, 4096),
+            connections_of_all: (files / 2).max(32),
+            held: 256 << 20,
+            message: 64 << 20,
+        }
+    }
+}
+
 /// Where children connect.
 #[derive(Debug)]
 pub enum Bind {
@@ -52,6 +81,8 @@ pub struct HostOptions {
     pub local_socket: PathBuf,
     /// Bounds per client.
     pub limits: ClientLimits,
+    /// Bounds for guests.
+    pub guests: GuestLimits,
     /// How long the end of the broker waits for clients to take what was sent to them.
     pub flush_time: Duration,
     /// Whether HUP, INT, QUIT, TERM, ALRM, USR1 and USR2 become inputs of the engine (else they
@@ -75,6 +106,7 @@ impl HostOptions {
         Self {
             local_socket: local_socket.into(),
             limits: ClientLimits::default(),
+            guests: GuestLimits::default(),
             flush_time: Duration::from_secs(2),
             signals: true,
             bind: Vec::new(),

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use flux_host::{ClientLimits, Driver, DriverHandle, HostError, HostOptions};
+use flux_host::{ClientLimits, Driver, DriverHandle, GuestLimits, HostError, HostOptions};
 use flux_proto::{Cred, Decoder, Errno, Message, MsgType, Rolemask, encode};
 use flux_svc::Clock;
 use flux_svc::engine::{Admission, ClientId, Engine, Input, Output};
@@ -142,12 +142,17 @@ const OWNER: Cred = Cred::new(1000, Rolemask(5));
 
 impl Broker {
     fn start(admission: Admission, limits: ClientLimits) -> Self {
+        Self::start_for(admission, limits, GuestLimits::default())
+    }
+
+    fn start_for(admission: Admission, limits: ClientLimits, guests: GuestLimits) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("local");
         let seen = Arc::new(Mutex::new(Seen::default()));
         let mut options = HostOptions::new(&path);
         options.signals = false;
         options.limits = limits;
+        options.guests = guests;
         let shared = Arc::clone(&seen);
         let thread = std::thread::spawn(move || {
             let engine = Echo {
@@ -385,6 +390,61 @@ fn a_client_that_never_reads_is_disconnected_at_the_bound() {
     let mut peer = broker.connect();
     peer.ask("echo.flood", 1, &[200]);
     broker.until("the disconnect", |seen| seen.left.len() == 1);
+    let mut other = broker.connect();
+    other.ask("echo.ping", 1, b"x");
+    assert!(other.receive().is_some());
+}
+
+const GUEST: Cred = Cred::new(2000, Rolemask(6));
+
+fn for_guests(guests: GuestLimits) -> Broker {
+    Broker::start_for(Ok(GUEST), ClientLimits::default(), guests)
+}
+
+#[test]
+fn a_guest_has_so_many_connections_and_no_more() {
+    let guests = GuestLimits { connections: 3, ..GuestLimits::default() };
+    let broker = for_guests(guests);
+    let first = broker.connect();
+    let _others = [broker.connect(), broker.connect()];
+    assert_eq!(Peer::dial(&broker.path).byte(), 11);
+    drop(first);
+    broker.until("a place", |seen| seen.left.len() == 1);
+    let mut next = broker.connect();
+    next.ask("echo.ping", 1, b"x");
+    assert!(next.receive().is_some());
+    // The owner has no such limit.
+    let broker = Broker::start_for(Ok(OWNER), ClientLimits::default(), guests);
+    let _peers: Vec<Peer> = (0..20).map(|_| broker.connect()).collect();
+}
+
+#[test]
+fn a_guest_that_sends_too_much_at_once_is_disconnected() {
+    let broker = for_guests(GuestLimits { message: 1 << 20, ..GuestLimits::default() });
+    let mut peer = broker.connect();
+    peer.ask("echo.ping", 1, &vec![0; 1 << 19]);
+    assert_eq!(peer.receive().unwrap().raw().len(), 1 << 19);
+    // A header is enough to see it.
+    let long = encode(&Message::request("echo.ping").with_raw(vec![0; 2 << 20]));
+    peer.socket.write_all(&long[..64]).unwrap();
+    assert!(peer.receive().is_none());
+    broker.until("the disconnect", |seen| seen.left.len() == 1);
+}
+
+#[test]
+fn messages_that_never_end_and_answers_never_read_are_bounded_by_user() {
+    let broker = for_guests(GuestLimits { held: 4 << 20, ..GuestLimits::default() });
+    // Each connection holds less than the bound, together they exceed it.
+    let begun = encode(&Message::request("echo.ping").with_raw(vec![0; 3 << 20]));
+    let mut halves: Vec<Peer> = (0..3).map(|_| broker.connect()).collect();
+    for half in &mut halves {
+        drop(half.socket.write_all(&begun[..2 << 20]));
+    }
+    broker.until("a disconnect", |seen| !seen.left.is_empty());
+    drop(halves);
+    let mut peer = broker.connect();
+    peer.ask("echo.flood", 1, &[200]);
+    broker.until("another", |seen| seen.left.len() == 4);
     let mut other = broker.connect();
     other.ask("echo.ping", 1, b"x");
     assert!(other.receive().is_some());

@@ -196,6 +196,7 @@ impl Store {
             namespace: at.is_none().then(|| self.namespace.clone()),
             rootdir: at.cloned(),
             rootseq: None,
+            userid: None,
         }
     }
 

@@ -70,6 +70,7 @@ fn read(client: &Client) -> Result<Eventlog, Failure> {
         namespace: Some(PRIMARY.to_owned()),
         rootdir: None,
         rootseq: None,
+        userid: None,
     };
     let found = match client.call::<Lookup>(To::Any, &request) {
         Ok(found) => found,

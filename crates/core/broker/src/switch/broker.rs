@@ -18,6 +18,7 @@ use serde_json::{Map, Value, json};
 use crate::access::Access;
 use crate::ids::Peer;
 use crate::node::Node;
+use crate::switch::guest;
 use crate::switch::seat::Phase;
 
 impl Node {
@@ -175,6 +176,7 @@ impl Node {
             message.flags.insert(Flags::PRIVATE);
         }
         message.cred = cred;
+        guest::check_event(&message)?;
         Ok(PublishResponse { seq: self.publish(message) })
     }
 

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use crate::ids::Peer;
 use crate::node::Node;
-use crate::track::{Disconnects, Tracker};
+use crate::switch::guest;
+use crate::track::{Disconnects, MAX_DISCONNECTS, Tracker};
 
 /// One connection.
 #[derive(Debug)]
@@ -19,7 +20,9 @@ pub(crate) struct Client {
     pub(crate) pid: i32,
     pub(crate) received: u64,
     pub(crate) sent: u64,
-    disconnects: Disconnects,
+    pub(crate) disconnects: Disconnects,
+    /// Requests of a guest that wait for their last answer.
+    pub(crate) open: u32,
     /// Requests that it serves.
     pub(crate) serving: Tracker,
 }
@@ -44,7 +47,7 @@ impl Node {
     pub(crate) fn client_joined(&mut self, client: ClientId, cred: Cred, pid: i32) {
         let id = self.ids.make(Peer::Client(client));
         let (disconnects, serving) = (Disconnects::default(), Tracker::default());
-        let state = Client { id, cred, pid, received: 0, sent: 0, disconnects, serving };
+        let state = Client { id, cred, pid, received: 0, sent: 0, disconnects, open: 0, serving };
         self.clients.insert(client, state);
         self.connects += 1;
     }
@@ -58,6 +61,7 @@ impl Node {
         let peer = Peer::Client(client);
         self.ids.remove(&state.id, peer);
         self.drop_services(peer);
+        self.guest_gives_back(state.cred.userid, state.open);
         self.events.drop_peer(peer);
         for mut message in state.disconnects.take() {
             message.push_route(self.connector.clone());
@@ -81,25 +85,30 @@ impl Node {
         }
         // Behind a guest there may be a proxy with clients of its own, but nobody of this broker.
         let forged = |id: &RouteId| self.ids.get(id).is_some();
-        if !client.cred.is_owner()
+        let guest = !client.cred.is_owner();
+        if guest
             && message.kind == MsgType::Request
-            && message.routes.iter().any(forged)
+            && (message.routes.iter().any(forged)
+                || !guest::name_hops(&mut message, client.cred.userid))
         {
             return;
         }
         match message.kind {
             MsgType::Request => {
                 message.push_route(client.id.clone());
+                let waits = if guest { self.guest_waits(id, &message) } else { Ok(()) };
                 match message.topic() {
                     "event.subscribe" | "event.unsubscribe" | "service.add" | "service.remove" => {
                         return self.connector_request(id, &message);
                     }
                     _ => {}
                 }
-                client.disconnects.arm(&message);
+                let asks = waits.and_then(|()| self.client_asks(id, guest, &message));
                 message.push_route(self.connector.clone());
-                if self.passes(&message) {
-                    self.route_request(message);
+                match asks {
+                    Err(error) => self.refuse(&message, error),
+                    Ok(()) if self.passes(&message) => self.route_request(message),
+                    Ok(()) => {}
                 }
             }
             MsgType::Response => {
@@ -112,10 +121,23 @@ impl Node {
                 }
             }
             MsgType::Event => {
-                self.publish(message);
+                // There is no answer to say why.
+                if guest::check_event(&message).is_ok() {
+                    self.publish(message);
+                }
             }
             MsgType::Control => {}
         }
+    }
+
+    fn client_asks(&mut self, id: ClientId, guest: bool, it: &Message) -> Result<(), RpcError> {
+        if guest {
+            return self.guest_asks(id, it);
+        }
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.disconnects.arm(it, MAX_DISCONNECTS);
+        }
+        Ok(())
     }
 
     /// A request for a service of a client.
@@ -128,7 +150,8 @@ impl Node {
     }
 
     /// Writes a message to a connection.
-    pub(crate) fn send_client(&mut self, id: ClientId, message: Message) {
+    pub(crate) fn send_client(&mut self, id: ClientId, mut message: Message) {
+        self.guest_is_told(id, &mut message);
         if let Some(client) = self.clients.get_mut(&id) {
             client.sent += 1;
             self.out.push_back(Output::Client(id, message));
@@ -182,6 +205,7 @@ impl Node {
         match message.topic() {
             "event.subscribe" => {
                 let body = SubscribeRequest::take(message).map_err(wrong)?;
+                self.guest_subscribes(id, &body.topic)?;
                 self.events.subscribe(peer, &body.topic);
                 Ok(())
             }

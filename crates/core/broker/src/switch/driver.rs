@@ -7,7 +7,7 @@ use flux_svc::engine::Output;
 
 use crate::ids::Peer;
 use crate::node::Node;
-use crate::track::{Disconnects, Tracker};
+use crate::track::{Disconnects, MAX_DISCONNECTS, Tracker};
 
 /// One driver.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ impl Node {
         match message.kind {
             MsgType::Request => {
                 message.push_route(driver.id.clone());
-                driver.disconnects.arm(&message);
+                driver.disconnects.arm(&message, MAX_DISCONNECTS);
                 self.route_request(message);
             }
             MsgType::Response => {

@@ -44,6 +44,11 @@ impl Events {
         self.subscribers.remove(&peer);
     }
 
+    /// How many different subscriptions a peer has.
+    pub(crate) fn subscriptions(&self, peer: Peer) -> usize {
+        self.subscribers.get(&peer).map_or(0, BTreeMap::len)
+    }
+
     fn wanted_by(&self, topic: &str) -> Vec<Peer> {
         let wants = |prefixes: &BTreeMap<String, u32>| {
             prefixes.keys().any(|prefix| subscription_matches(prefix, topic))

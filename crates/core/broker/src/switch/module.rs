@@ -7,7 +7,7 @@ use flux_svc::{Level, Module, Out, Port, Way};
 use crate::ids::Peer;
 use crate::node::{Node, Work};
 use crate::switch::seat::{Phase, Seat};
-use crate::track::{Disconnects, Tracker};
+use crate::track::{Disconnects, MAX_DISCONNECTS, Tracker};
 
 impl Node {
     /// Gives a module its place; it is not started yet. Its services are known from now on, so
@@ -147,7 +147,7 @@ impl Node {
                     return;
                 };
                 message.push_route(seat.id.clone());
-                seat.disconnects.arm(&message);
+                seat.disconnects.arm(&message, MAX_DISCONNECTS);
                 self.route_request(message);
             }
             MsgType::Response => {

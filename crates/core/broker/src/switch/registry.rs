@@ -27,6 +27,9 @@ impl Node {
             let text = format!("service '{name}' is already registered");
             return Err(RpcError::new(Errno::EEXIST, text));
         }
+        if !cred.is_owner() {
+            self.guest_serves(cred.userid, name)?;
+        }
         self.registry.insert(name.to_string(), peer);
         Ok(())
     }

@@ -149,3 +149,129 @@ fn a_guest_cannot_speak_for_the_parent() {
     let owner = cluster.client(2, OWNER);
     cluster.call(owner, "probe.echo", 0, json!({})).unwrap();
 }
+
+#[test]
+fn a_guest_has_so_many_open_requests_and_no_more() {
+    use crate::switch::guest::OPEN;
+    let mut cluster = Cluster::new("kary:2", 1);
+    let (first, second) = (cluster.client(0, GUEST), cluster.client(0, GUEST));
+    for at in 0..OPEN {
+        let client = if at % 2 == 0 { first } else { second };
+        cluster.ask(client, "probe.hold", NODEID_ANY, json!({}));
+    }
+    let error = cluster.any(first, "probe.echo").unwrap_err();
+    assert_eq!(error.errno, Errno::EAGAIN);
+    // Neither refusals nor subscriptions give a place free.
+    cluster.call(first, "event.subscribe", NODEID_ANY, json!({ "topic": "x" })).unwrap();
+    assert_eq!(cluster.any(second, "probe.echo").unwrap_err().errno, Errno::EAGAIN);
+    // Others, and the owner, are served.
+    for user in [OTHER, OWNER] {
+        let client = cluster.client(0, user);
+        cluster.any(client, "probe.echo").unwrap();
+    }
+    // An answer gives a place free, and so does a connection that ends.
+    let held = cluster.notes[0].borrow_mut().held.pop().unwrap();
+    cluster.notes[0].borrow_mut().late.push(Message::response_to(&held).with_json(&json!({})));
+    let owner = cluster.client(0, OWNER);
+    cluster.send(owner, Message::request("probe.release").with_no_response());
+    cluster.any(first, "probe.echo").unwrap();
+    cluster.leave(second);
+    for _ in 0..100 {
+        cluster.ask(first, "probe.hold", NODEID_ANY, json!({}));
+    }
+    cluster.any(first, "probe.echo").unwrap();
+    cluster.notes[0].borrow_mut().held.clear();
+}
+
+#[test]
+fn large_requests_and_events_of_guests_are_refused() {
+    use crate::switch::guest::{EVENT, NAME, REQUEST};
+    let mut cluster = Cluster::new("kary:2", 3);
+    let (guest, owner) = (cluster.client(2, GUEST), cluster.client(0, OWNER));
+    cluster.call(owner, "event.subscribe", NODEID_ANY, json!({ "topic": "" })).unwrap();
+    let text = "x".repeat(REQUEST);
+    let body = json!({ "text": text });
+    let error = cluster.call(guest, "probe.echo", NODEID_ANY, body.clone()).unwrap_err();
+    assert_eq!(error.errno, Errno::EMSGSIZE);
+    cluster.call(owner, "probe.echo", NODEID_ANY, body.clone()).unwrap();
+    // Jobs and their data may be large.
+    let error = cluster.call(guest, "kvs.commit", NODEID_ANY, body).unwrap_err();
+    assert_eq!(error.errno, Errno::ENOSYS);
+    cluster.received(owner);
+    let large = json!({ "text": "x".repeat(EVENT) });
+    cluster.send(guest, Message::event("test.large").with_json(&large));
+    cluster.send(guest, Message::event("x".repeat(NAME + 1)));
+    let payload = "eHh4eHh4".repeat(EVENT / 6 + 1);
+    let body = json!({ "topic": "test.asked", "flags": 0, "payload": payload });
+    let error = cluster.call(guest, "event.publish", 0, body).unwrap_err();
+    assert_eq!(error.errno, Errno::EMSGSIZE);
+    cluster.send(owner, Message::event("test.owner").with_json(&large));
+    assert_eq!(events(&mut cluster, owner), ["test.owner"]);
+}
+
+#[test]
+fn subscriptions_services_and_places_of_guests_are_bounded() {
+    use crate::switch::guest::{NAME, SERVICES, SUBSCRIPTIONS};
+    let mut cluster = Cluster::new("kary:2", 1);
+    let guest = cluster.client(0, GUEST);
+    let mut subscribe = |topic: String| {
+        cluster.call(guest, "event.subscribe", NODEID_ANY, json!({ "topic": topic })).map(drop)
+    };
+    for at in 0..SUBSCRIPTIONS {
+        subscribe(format!("topic.{at}")).unwrap();
+    }
+    assert_eq!(subscribe("one.more".into()).unwrap_err().errno, Errno::ENOSPC);
+    let guest = cluster.client(0, GUEST);
+    let mut serve = |name: String| {
+        cluster.call(guest, "service.add", NODEID_ANY, json!({ "service": name })).map(drop)
+    };
+    let long = format!("{GUEST}-{}", "x".repeat(NAME));
+    assert_eq!(serve(long).unwrap_err().errno, Errno::ENOSPC);
+    for at in 0..SERVICES {
+        serve(format!("{GUEST}-{at}")).unwrap();
+    }
+    assert_eq!(serve(format!("{GUEST}-x")).unwrap_err().errno, Errno::ENOSPC);
+    // Who could not be told of the end of this client is not asked.
+    let guest = cluster.client(0, GUEST);
+    for at in 0..4096 {
+        cluster.ask(guest, &format!("nobody{at}.x"), NODEID_ANY, json!({}));
+    }
+    assert_eq!(cluster.any(guest, "probe.hold").unwrap_err().errno, Errno::EAGAIN);
+}
+
+#[test]
+fn every_client_behind_a_guest_is_told_of_when_it_ends() {
+    let mut cluster = Cluster::new("kary:2", 3);
+    let guest = cluster.client(2, GUEST);
+    for (tag, name) in ["a", "b"].into_iter().enumerate() {
+        let mut behind = Message::request("probe.hold").with_nodeid(0).with_json(&json!({}));
+        behind.set_matchtag(tag as u32 + 1);
+        behind.push_route(RouteId::from(name));
+        cluster.send(guest, behind);
+    }
+    cluster.leave(guest);
+    let notes = cluster.notes[0].clone();
+    let mut ends: Vec<String> = notes
+        .borrow()
+        .disconnects
+        .iter()
+        .map(|message| message.first_route().unwrap().to_string())
+        .collect();
+    ends.sort();
+    assert_eq!(ends, [format!("{GUEST}/a"), format!("{GUEST}/b")]);
+    notes.borrow_mut().held.clear();
+}
+
+#[test]
+fn a_guest_cannot_name_a_client_of_another_broker() {
+    let mut cluster = Cluster::new("kary:2", 3);
+    let (guest, victim) = (cluster.client(2, GUEST), cluster.client(0, OTHER));
+    cluster.ask(victim, "probe.hold", 0, json!({}));
+    let id = cluster.notes[0].borrow().held[0].first_route().unwrap().clone();
+    let mut forged = Message::request("probe.disconnect").with_nodeid(0).with_no_response();
+    forged.push_route(id.clone());
+    cluster.send(guest, forged);
+    let notes = cluster.notes[0].clone();
+    assert!(notes.borrow().disconnects.iter().all(|message| message.first_route() != Some(&id)));
+    notes.borrow_mut().held.clear();
+}

@@ -11,7 +11,7 @@ use flux_api::kvs::{
 use flux_api::{Answer, Raw, RpcError};
 use flux_model::blobref::Blobref;
 use flux_model::treeobj::{Treeobj, normalize_key};
-use flux_proto::{Cred, Errno, Message};
+use flux_proto::{Cred, Errno, Message, Rolemask};
 use flux_svc::{Reply, To};
 use serde_json::Value;
 
@@ -76,6 +76,8 @@ impl Asked {
 #[derive(Debug)]
 pub(super) struct Reading {
     asked: Asked,
+    /// Whose rights count on the way.
+    cred: Cred,
     flags: u32,
     root: Root,
     walk: Walk,
@@ -175,9 +177,14 @@ impl KvsService {
         let walk = Walk::new(&key, request.flags, root.blobref);
         let fresh = request.namespace.clone().filter(|_| request.rootdir.is_none());
         let flags = request.flags;
+        let cred = match request.userid {
+            Some(userid) if asked.cred().is_owner() => Cred { userid, rolemask: Rolemask::USER },
+            _ => asked.cred(),
+        };
         let place = fresh.clone().map(|name| (name, root.seq));
         let reading = Reading {
             asked,
+            cred,
             flags,
             root,
             walk,
@@ -202,6 +209,10 @@ impl KvsService {
 
     fn start_root(&self, request: &LookupRequest, cred: Cred) -> Result<Root, KvsError> {
         if let Some(rootdir) = &request.rootdir {
+            // A root says nothing of whose it is.
+            if !cred.is_owner() {
+                return Err(KvsError::GuestRoot);
+            }
             return match Treeobj::from_value(rootdir) {
                 Ok(Treeobj::Dirref(blobref)) => {
                     Ok(Root { seq: request.rootseq.unwrap_or(0), blobref })
@@ -291,7 +302,7 @@ impl KvsService {
                     return self.load(cx, blobref, Waiter::Lookup(id));
                 }
                 Ok(Step::Cross(name)) => {
-                    match self.space(&name, reading.asked.cred()) {
+                    match self.space(&name, reading.cred) {
                         Ok(space) => {
                             reading.walk.enter(space.root.blobref);
                             reading.place = Some((name, space.root.seq));

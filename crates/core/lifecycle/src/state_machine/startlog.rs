@@ -59,6 +59,7 @@ impl StateMachineService {
             namespace: Some(PRIMARY.to_string()),
             rootdir: None,
             rootseq: None,
+            userid: None,
         };
         cx.call::<Lookup>(To::Rank(0), &request, Wait::Startlog(StartlogStep::Read));
         self.startlog = Startlog::Reading;

@@ -264,6 +264,38 @@ fn memos_are_merged_into_annotations() {
 }
 
 #[test]
+fn guests_fill_the_eventlog_of_their_job_up_to_a_bound() {
+    for volatile in [false, true] {
+        let mut bench = Bench::online();
+        let tag = bench.announce_with(1, 2000, 16, 0, jobspec(json!({})));
+        bench.settle();
+        bench.rig.response(tag).unwrap();
+        let guest = bench.rig.guest(2000);
+        let text = "x".repeat(100_000);
+        let memo = json!({"id": 1, "memo": {"a": text}, "volatile": volatile});
+        let mut taken = 0;
+        let error = loop {
+            match bench.call_as(guest, "job-manager.memo", memo.clone()) {
+                Ok(_) => taken += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!((10..12).contains(&taken), "{taken}");
+        assert!(error.contains("eventlog") && error.contains("full"), "{error}");
+        let raise =
+            |severity: u32| json!({"id": 1, "severity": severity, "type": "test", "note": text});
+        assert!(bench.call_as(guest, "job-manager.raise", raise(1)).is_err());
+        let urgency = json!({"id": 1, "urgency": 1});
+        assert!(bench.call_as(guest, "job-manager.urgency", urgency).is_err());
+        // The owner may, and the user may still end it.
+        bench.call("job-manager.memo", json!({"id": 1, "memo": {"b": 1}})).unwrap();
+        bench.call_as(guest, "job-manager.raise", raise(0)).unwrap();
+        bench.published();
+        bench.finish();
+    }
+}
+
+#[test]
 fn private_mode_hides_the_instance_from_guests() {
     let mut bench = Bench::with(&json!({"access": {"private-mode": true}}), Store::new());
     let guest = bench.rig.guest(2000);

@@ -246,6 +246,7 @@ impl Shell {
             namespace: Some(format!("job-{}", self.job.id.dec())),
             rootdir: None,
             rootseq: RootResponse::take(fence).ok().map(|root| root.rootseq),
+            userid: None,
         };
         let message = rpc::request::<Lookup>(&request);
         if self.link.ask(Waiting::Doubt(doubt), To::Any, message).is_err() {

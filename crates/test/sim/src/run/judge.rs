@@ -111,6 +111,7 @@ impl Run {
             namespace: Some(PRIMARY.to_string()),
             rootdir: None,
             rootseq: None,
+            userid: None,
         };
         let tag = self.world.call::<Lookup>(caller, Some(0), &request);
         self.purposes.insert((caller, tag), purpose);

@@ -194,6 +194,7 @@ impl Run {
             namespace: Some(PRIMARY.to_string()),
             rootdir: None,
             rootseq: None,
+            userid: None,
         };
         let tag = self.world.call::<Lookup>(caller, None, &request);
         self.purposes.insert((caller, tag), purpose);

@@ -110,6 +110,46 @@ fn guests_reach_only_their_own_and_commit_only_plain_things() {
 }
 
 #[test]
+fn guests_read_by_namespace_and_not_by_root() {
+    let mut store = Store::default();
+    let mut rig = store.start();
+    create(&mut store, &mut rig, "g", 5);
+    let (mine, owner) = (rig.guest(5), rig.owner());
+    let link = object("l", &Treeobj::symlink(Some("primary"), "secret"));
+    assert_eq!(put_as(&mut store, &mut rig, owner, "g", link), Ok(1));
+    assert_eq!(put_as(&mut store, &mut rig, mine, "g", put("k", "1")), Ok(2));
+    assert_eq!(put_as(&mut store, &mut rig, owner, "primary", put("secret", "s")), Ok(1));
+    let root = |store: &mut Store, rig: &mut Rig<KvsService>, name: &str| {
+        let tag = rig.request("kvs.getroot", json!({ "namespace": name }));
+        store.serve(rig);
+        rig.response(tag).unwrap()["rootref"].clone()
+    };
+    let (primary, guest) = (root(&mut store, &mut rig, "primary"), root(&mut store, &mut rig, "g"));
+    let mut read = |cred, topic: &str, root: &Value, key: &str, userid: Option<u32>| {
+        let rootdir = json!({ "data": [root], "type": "dirref", "ver": 1 });
+        let mut body = json!({ "key": key, "flags": 0, "namespace": "g", "rootdir": rootdir });
+        if let Some(userid) = userid {
+            body["userid"] = userid.into();
+        }
+        let tag = rig.request_as(cred, topic, body, false);
+        store.serve(&mut rig);
+        rig.response(tag).map_err(|error| error.errno)
+    };
+    for topic in ["kvs.lookup", "kvs.lookup-plus"] {
+        for (root, key) in [(&primary, "secret"), (&guest, "k")] {
+            for userid in [None, Some(5), Some(1000)] {
+                assert_eq!(read(mine, topic, root, key, userid), Err(Errno::EPERM));
+            }
+            assert!(read(owner, topic, root, key, None).is_ok());
+        }
+        // In the name of a user the owner reads what that user may.
+        assert!(read(owner, topic, &guest, "k", Some(5)).is_ok());
+        assert!(read(owner, topic, &guest, "l", None).is_ok());
+        assert_eq!(read(owner, topic, &guest, "l", Some(5)), Err(Errno::EPERM));
+    }
+}
+
+#[test]
 fn names_are_unique_and_primary_stays() {
     let mut store = Store::default();
     let mut rig = store.start();
