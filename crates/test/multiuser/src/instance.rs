@@ -17,6 +17,7 @@ pub const STATEDIR: &str = "/var/lib/flux";
 #[derive(Debug)]
 pub struct Instance {
     broker: Child,
+    files: Option<u32>,
     /// The world it runs in.
     pub world: World,
 }
@@ -37,9 +38,16 @@ pub fn configure(access: &str) {
     world::write("/etc/flux/system/conf.d/system.toml", &text, 0o644);
 }
 
-fn broker() -> Child {
+fn broker(files: Option<u32>) -> Child {
     let log = fs::File::options().create(true).append(true).open("/run/broker.log");
-    let mut command = FLUX.command(PROGRAM);
+    let mut command = match files {
+        None => FLUX.command(PROGRAM),
+        Some(files) => {
+            let mut command = FLUX.command("prlimit");
+            command.arg(format!("--nofile={files}")).arg(PROGRAM);
+            command
+        }
+    };
     command
         .args(["broker", "--config-path=/etc/flux/system/conf.d"])
         .args(["-Srundir=/run/flux", "-Sbroker.rc2_none=1"])
@@ -69,7 +77,23 @@ impl Instance {
     /// When it does not come up.
     #[must_use]
     pub fn boot(world: World) -> Self {
-        let instance = Self { broker: broker(), world };
+        Self::boot_with(world, None)
+    }
+
+    /// Starts an instance whose broker may have so many descriptors.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn start_with_files(access: &str, files: u32) -> Self {
+        let world = World::enter();
+        world::directory(STATEDIR, FLUX, 0o700);
+        configure(access);
+        Self::boot_with(world, Some(files))
+    }
+
+    fn boot_with(world: World, files: Option<u32>) -> Self {
+        let instance = Self { broker: broker(files), files, world };
         instance.wait();
         instance
     }
@@ -81,7 +105,7 @@ impl Instance {
     pub fn crash(&mut self) {
         drop(self.broker.kill());
         drop(self.broker.wait());
-        self.broker = broker();
+        self.broker = broker(self.files);
         self.wait();
     }
 
