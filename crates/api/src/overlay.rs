@@ -13,6 +13,9 @@ bodies! {
         pub uuid: String,
         /// Status of its subtree, a number.
         pub status: u32,
+        /// Brokers of the instance, as it knows it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub size: Option<u32>,
         /// Its host name.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub hostname: Option<String>,

@@ -263,18 +263,75 @@ impl Refusals {
     }
 }
 
+/// Peers of one host that may be in the middle of a handshake, and of all hosts together. Anybody
+/// who reaches the port can begin one.
+const STRANGERS: (usize, usize) = (256, 2048);
+
+/// Peers that have not shown yet who they are, by host.
+#[derive(Debug, Default)]
+struct Strangers {
+    count: BTreeMap<String, usize>,
+    all: usize,
+}
+
+/// One of them; it is counted until this goes.
+struct Stranger {
+    host: String,
+    of: Rc<RefCell<Strangers>>,
+}
+
+impl Stranger {
+    /// Counts one more, or says that there are too many.
+    fn enter(of: &Rc<RefCell<Strangers>>, origin: &str) -> Option<Self> {
+        let host = origin.rsplit_once(':').map_or(origin, |(host, _)| host).to_string();
+        let mut strangers = of.borrow_mut();
+        let mine = strangers.count.get(&host).copied().unwrap_or(0);
+        if mine >= STRANGERS.0 || strangers.all >= STRANGERS.1 {
+            return None;
+        }
+        strangers.count.insert(host.clone(), mine + 1);
+        strangers.all += 1;
+        Some(Self { host, of: Rc::clone(of) })
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let mut strangers = self.of.borrow_mut();
+        strangers.all = strangers.all.saturating_sub(1);
+        if let Some(count) = strangers.count.get_mut(&self.host) {
+            *count -= 1;
+            if *count == 0 {
+                strangers.count.remove(&self.host);
+            }
+        }
+    }
+}
+
 /// Accepts children until aborted.
 pub(crate) async fn accept_children(hub: Rc<Hub>, listener: Listener) {
     let refusals = Rc::new(RefCell::new(Refusals::default()));
+    let strangers = Rc::new(RefCell::new(Strangers::default()));
     loop {
         let Ok(incoming) = listener.accept().await else {
             tokio::time::sleep(EXHAUSTED_PAUSE).await;
             continue;
         };
+        let origin = incoming.origin();
+        let tell = |refusals: &RefCell<Refusals>, origin: &str, reason: &str| {
+            if refusals.borrow_mut().is_news(origin, reason, Instant::now()) {
+                write_stderr(&format!("overlay: refused {origin}: {reason}"));
+            }
+        };
+        let Some(stranger) = Stranger::enter(&strangers, &origin) else {
+            tell(&refusals, &origin, "too many connections without a handshake");
+            continue;
+        };
         let (hub, refusals) = (Rc::clone(&hub), Rc::clone(&refusals));
         drop(tokio::task::spawn_local(async move {
-            let origin = incoming.origin();
-            match incoming.establish().await {
+            let established = incoming.establish().await;
+            drop(stranger);
+            match established {
                 Ok(connection) => {
                     let (id, serial) = hub.with_links(Links::add_child);
                     let task = run_link(Rc::clone(&hub), id, serial, connection);
@@ -285,12 +342,7 @@ pub(crate) async fn accept_children(hub: Rc<Hub>, listener: Listener) {
                         }
                     });
                 }
-                Err(error) => {
-                    let reason = error.to_string();
-                    if refusals.borrow_mut().is_news(&origin, &reason, Instant::now()) {
-                        write_stderr(&format!("overlay: refused {origin}: {reason}"));
-                    }
-                }
+                Err(error) => tell(&refusals, &origin, &error.to_string()),
             }
         }));
     }
@@ -299,6 +351,22 @@ pub(crate) async fn accept_children(hub: Rc<Hub>, listener: Listener) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn strangers_of_one_host_leave_room_for_others() {
+        let strangers = Rc::new(RefCell::new(Strangers::default()));
+        let enter =
+            |host: &str, port: usize| Stranger::enter(&strangers, &format!("{host}:{port}"));
+        let mut held: Vec<_> =
+            (0..STRANGERS.0).map(|port| enter("10.0.0.9", port).unwrap()).collect();
+        assert!(enter("10.0.0.9", 9999).is_none());
+        let other = enter("10.0.0.4", 1).unwrap();
+        held.pop();
+        held.push(enter("10.0.0.9", 9999).unwrap());
+        drop((held, other));
+        assert_eq!(strangers.borrow().all, 0);
+        assert!(strangers.borrow().count.is_empty());
+    }
 
     #[test]
     fn a_peer_that_tries_again_and_again_is_told_of_once_a_minute() {

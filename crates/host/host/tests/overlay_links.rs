@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use std::collections::VecDeque;
+use std::io::{Read, Write};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -174,4 +175,91 @@ fn brokers_with_trusted_keys_meet_over_tcp_and_a_stranger_is_refused() {
     assert_eq!(parent.join().unwrap().unwrap(), 0);
     assert_eq!(*child_story.lock().unwrap(), ["up", "all"]);
     assert_eq!(*parent_story.lock().unwrap(), ["up", "bye", "down: closed by the peer"]);
+}
+
+/// Passes connections on, and keeps what went by; a byte may be changed on the way.
+fn tap(to: u16, change: Option<usize>) -> (u16, Arc<Mutex<Vec<u8>>>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&heard);
+    std::thread::spawn(move || {
+        for inner in listener.incoming() {
+            let Ok(inner) = inner else { return };
+            let Ok(outer) = std::net::TcpStream::connect(("127.0.0.1", to)) else { return };
+            for (mut from, mut into) in [
+                (inner.try_clone().unwrap(), outer.try_clone().unwrap()),
+                (outer.try_clone().unwrap(), inner.try_clone().unwrap()),
+            ] {
+                let kept = Arc::clone(&kept);
+                std::thread::spawn(move || {
+                    let (mut buffer, mut passed) = ([0; 4096], 0);
+                    while let Ok(got) = from.read(&mut buffer) {
+                        if got == 0 {
+                            break;
+                        }
+                        kept.lock().unwrap().extend_from_slice(&buffer[..got]);
+                        if let Some(at) = change.filter(|at| (passed..passed + got).contains(at)) {
+                            buffer[at - passed] ^= 1;
+                        }
+                        passed += got;
+                        if into.write_all(&buffer[..got]).is_err() {
+                            break;
+                        }
+                    }
+                    drop(into.shutdown(std::net::Shutdown::Write));
+                });
+            }
+        }
+    });
+    (port, heard)
+}
+
+#[test]
+fn nothing_is_in_clear_on_the_wire_and_a_changed_byte_ends_the_link() {
+    let secret = b"n\0";
+    for change in [None, Some(60_000)] {
+        let dir = tempfile::tempdir().unwrap();
+        let [one, two] = [(); 2].map(|()| KeyPair::generate().unwrap());
+        let trusted = TrustedKeys::new([one.public(), two.public()]);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let (port, heard) = tap(listener.local_addr().unwrap().port(), change);
+        let (parent_keys, child_keys) = (keys(&one, &trusted), keys(&two, &trusted));
+        let (parent_story, parent) = start(
+            false,
+            move |options| {
+                options.bind = vec![Bind::Tcp(listener)];
+                options.keys = parent_keys;
+            },
+            &dir,
+        );
+        let endpoint = Endpoint::Tcp { host: "127.0.0.1".into(), port };
+        let (child_story, child) = start(
+            true,
+            move |options| {
+                options.parent = Some(endpoint);
+                options.keys = child_keys;
+            },
+            &dir,
+        );
+        if change.is_some() {
+            until(&parent_story, "down: ");
+            assert!(!parent_story.lock().unwrap().contains(&"bye".to_string()));
+            assert!(!child_story.lock().unwrap().contains(&"all".to_string()));
+            assert_eq!(parent.join().unwrap().unwrap(), 0);
+            // The child tries again, and ends with this test.
+            continue;
+        }
+        assert_eq!(child.join().unwrap().unwrap(), 0);
+        assert_eq!(parent.join().unwrap().unwrap(), 0);
+        assert_eq!(*child_story.lock().unwrap(), ["up", "all"]);
+        let heard = heard.lock().unwrap();
+        assert!(heard.len() > 2 * 500 * 1000, "{}", heard.len());
+        // Bodies are runs of one byte; what follows a topic is known.
+        let shows = |part: &[u8]| heard.windows(part.len()).any(|seen| seen == part);
+        assert!(!shows(&[7; 16]) && !shows(&[200; 16]));
+        assert!(!shows(&[&secret[..], &[7; 4]].concat()));
+        let message = flux_proto::encode(&Message::event("bye"));
+        assert!(!shows(&message) && !shows(&message[8..]));
+    }
 }

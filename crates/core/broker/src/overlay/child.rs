@@ -63,7 +63,7 @@ impl Node {
     }
 
     /// Checks a hello; the child's status, or why it is refused.
-    fn check_hello(&mut self, message: &Message) -> Result<(Hello, Status), RpcError> {
+    fn check_hello(&self, message: &Message) -> Result<(Hello, Status), RpcError> {
         let hello = Hello::take(message).map_err(|_| RpcError::bare(Errno::EPROTO))?;
         let status = Status::from_number(hello.status)
             .filter(|status| status.is_online())
@@ -76,8 +76,17 @@ impl Node {
             && name != configured
         {
             let text = format!("rank {} is {name} where {configured} is expected", hello.rank);
-            self.log("overlay", Level::Err, text);
-            return Err(RpcError::bare(Errno::EINVAL));
+            return Err(RpcError::new(Errno::EINVAL, text));
+        }
+        // One that runs already may have been started before the instance grew.
+        if let Some(size) = hello.size.filter(|size| *size != self.cfg.size() && !hello.up) {
+            let text = format!(
+                "rank {} was started for an instance of {size} brokers, and this one has {}: \
+                 mismatched config?",
+                hello.rank,
+                self.cfg.size()
+            );
+            return Err(RpcError::new(Errno::EINVAL, text));
         }
         if !self.overlay.children.contains_key(&hello.rank) {
             let text = format!(

@@ -204,6 +204,7 @@ impl Node {
             version: self.cfg.version_number(),
             uuid: self.cfg.uuid.to_str_lossy().into_owned(),
             status,
+            size: Some(self.cfg.size()),
             hostname: self.cfg.hostlist.get(self.cfg.rank as usize).cloned(),
             instance: Some(self.overlay.way.instance.clone()).filter(|text| !text.is_empty()),
             sequence: again.then_some(self.events.sequence),

@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::cluster::{Cluster, OWNER, Shared, standard};
-use crate::NodeConfig;
+use crate::{NodeConfig, Topology};
 
 #[test]
 fn sixty_four_brokers_become_one_full_tree() {
@@ -67,8 +67,18 @@ fn a_child_of_another_version_is_turned_away_and_told_why() {
     let health = cluster.call(client, "overlay.health", 0, json!(null)).unwrap();
     assert_eq!(health["children"][0]["status"], "offline");
     assert_eq!(health["children"][0]["error"], text);
-    let (cluster, _) = refused(|cfg| cfg.hostlist = vec!["x".into(), "y".into()].into());
-    assert!(cluster.logged(0, "rank 1 is y where node1 is expected"));
+}
+
+#[test]
+fn a_child_of_another_host_or_size_is_turned_away_and_both_say_why() {
+    let (cluster, error) = refused(|cfg| cfg.hostlist = vec!["x".into(), "y".into()].into());
+    let text = "rank 1 is y where node1 is expected";
+    assert_eq!(error.message(), text);
+    assert!(cluster.logged(1, &format!("overlay.hello: {text}")) && cluster.logged(0, text));
+    let (cluster, error) = refused(|cfg| cfg.topology = Topology::kary(1, 4).unwrap());
+    let text = "rank 1 was started for an instance of 4 brokers, and this one has 3";
+    assert!(error.message().starts_with(text), "{}", error.message());
+    assert!(cluster.logged(1, &format!("overlay.hello: {text}")) && cluster.logged(0, text));
 }
 
 #[test]
