@@ -1,5 +1,7 @@
 //! What jobs of guests read, write and leave behind: as their user, and out of sight of others.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 
