@@ -323,7 +323,7 @@ fn life(options: &BrokerOptions, hosts: &[String], size: u32) -> Result<Settings
             .parse()
             .ok()
             .filter(|quorum| (1..=size).contains(quorum))
-            .ok_or("Error parsing broker.quorum attribute")?,
+            .ok_or_else(|| format!("broker.quorum: '{text}' is no number from 0 to {size}"))?,
     };
     let seconds = |name: &str| -> Result<Option<f64>, String> {
         match attributes.get(name) {

@@ -38,7 +38,8 @@ pub(crate) fn error_bytes(text: &[u8]) {
 
 /// Writes a line to standard error.
 pub(crate) fn error_line(text: &str) {
-    if writeln!(std::io::stderr().lock(), "{text}").is_err() {
+    // In one piece, so that lines of several processes do not mix.
+    if std::io::stderr().lock().write_all(format!("{text}\n").as_bytes()).is_err() {
         // Without standard error there is nowhere to complain.
     }
 }

@@ -144,7 +144,7 @@ impl ResourceService {
     }
 
     fn plan_define(&mut self, cx: &mut Cx<'_, Wait>, inventory: Inventory) {
-        match exclusion(self.config.exclude.as_deref(), &inventory.r) {
+        match exclusion(self.config.exclude.as_deref(), &inventory.r, cx.size()) {
             Ok(excluded) => self.want(cx, Change::Define(inventory, excluded)),
             Err(error) => cx.fail(error.message()),
         }
@@ -160,10 +160,19 @@ impl ResourceService {
 }
 
 /// Ranks that `resource.exclude` names.
-pub(crate) fn exclusion(text: Option<&str>, r: &ResourceSet) -> Result<Idset, RpcError> {
+pub(crate) fn exclusion(text: Option<&str>, r: &ResourceSet, size: u32) -> Result<Idset, RpcError> {
     let Some(text) = text else { return Ok(Idset::new()) };
     let ranks = match text.parse::<Idset>() {
-        Ok(ranks) => ranks,
+        // A rank may be without resources; one that does not exist is a mistake.
+        Ok(ranks) => {
+            if let Some(rank) = ranks.ids().find(|rank| *rank >= size) {
+                let text = format!(
+                    "resource.exclude '{text}': rank {rank} is not in this instance of {size}"
+                );
+                return Err(RpcError::new(Errno::EINVAL, text));
+            }
+            ranks
+        }
         Err(_) => text
             .parse::<Hostlist>()
             .map_err(|error| error.to_string())

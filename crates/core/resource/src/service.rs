@@ -353,7 +353,7 @@ impl Service for ResourceService {
     ) -> Result<(), RpcError> {
         let config = ResourceConfig::read(config)?;
         let excluded = match &self.inventory {
-            Some(inventory) => Some(exclusion(config.exclude.as_deref(), &inventory.r)?),
+            Some(inventory) => Some(exclusion(config.exclude.as_deref(), &inventory.r, cx.size())?),
             None => None,
         };
         self.journal.set_max(config.journal_max);

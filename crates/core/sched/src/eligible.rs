@@ -13,6 +13,17 @@ pub enum Eligible {
     Ranks(Idset),
 }
 
+impl Eligible {
+    /// Whether there is no such node.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Classes(classes) => classes.is_empty(),
+            Self::Ranks(ranks) => ranks.is_empty(),
+        }
+    }
+}
+
 /// A node as constraints see it.
 pub(crate) struct View<'a> {
     pub(crate) rank: u32,

@@ -293,6 +293,9 @@ impl Pool {
         if totals.0 >= demand.min {
             return Ok(());
         }
+        if eligible.is_empty() && !self.nodes.is_empty() {
+            return Err(DemandError::Unsatisfiable("no node satisfies the constraints".into()));
+        }
         Err(demand.denial(totals.0, totals.1, totals.2, totals.3))
     }
 

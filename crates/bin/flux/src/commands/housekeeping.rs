@@ -151,6 +151,11 @@ fn kill(client: &Client, matches: &ArgMatches) -> Result<(), Failure> {
                 let wanted: Hostlist =
                     list.parse().map_err(|_| PROGRAM.fail(format!("invalid targets '{list}'")))?;
                 let all = hosts(client)?;
+                if let Some(host) =
+                    wanted.iter().find(|host| !all.iter().any(|known| known == *host))
+                {
+                    return Err(PROGRAM.fail(format!("{host} is not in this instance")));
+                }
                 let ranks: Idset = (0..)
                     .zip(all.iter())
                     .filter(|(_, host)| wanted.contains(host.as_str()))

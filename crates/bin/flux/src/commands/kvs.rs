@@ -228,6 +228,7 @@ impl Store {
 /// A failed request about a key. What every program knows is told in the standard words.
 fn about(key: &str, error: &RpcError) -> Failure {
     match error.errno {
+        Errno::EOPNOTSUPP if error.message().contains("namespace") => PROGRAM.about(key, error),
         Errno::ENOENT | Errno::EISDIR | Errno::ENOTDIR | Errno::EOPNOTSUPP | Errno::EPERM => {
             PROGRAM.fail(format!("{key}: {}", error.errno.text()))
         }

@@ -1,5 +1,6 @@
 //! `flux pstree`: jobs and the instances among them as a tree.
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
 
 use clap::{ArgMatches, Command, value_parser};
@@ -67,6 +68,8 @@ struct Tree<'a> {
     ids: bool,
     level: u64,
     names: UserNames,
+    /// Those of the wanted jobs that there are.
+    found: BTreeSet<u64>,
     matches: &'a ArgMatches,
 }
 
@@ -94,8 +97,11 @@ impl Tree<'_> {
         let mut nodes = Vec::new();
         for job in jobs {
             let row = JobRow::new(job, now, &mut self.names);
-            if top && !ids.is_empty() && !ids.contains(&row.id().0) {
-                continue;
+            if top && !ids.is_empty() {
+                if !ids.contains(&row.id().0) {
+                    continue;
+                }
+                self.found.insert(row.id().0);
             }
             let inner = (row.state() == Some(JobState::Run) && depth < self.level)
                 .then(|| row.uri().and_then(instance::connect))
@@ -187,6 +193,11 @@ impl Pen {
     }
 }
 
+/// The number of a job whose id was found to be one.
+fn parse(id: &str) -> u64 {
+    session::parse_id(id).map_or(0, |id| id.0)
+}
+
 /// A line that fits into so many columns; `+` at its end says that there is more.
 fn cut(line: String, columns: Option<usize>) -> String {
     match columns {
@@ -250,9 +261,13 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
         ids: matches.get_flag("parent-ids"),
         level: matches.get_one::<u64>("level").copied().unwrap_or(DEEPEST).min(DEEPEST),
         names: UserNames::default(),
+        found: BTreeSet::new(),
         matches,
     };
     let children = tree.grow(&client, true, 0)?;
+    if let Some(id) = ids.iter().find(|id| !tree.found.contains(&parse(id))) {
+        return Err(PSTREE.fail(format!("JobID {id} unknown")));
+    }
     let skip_root = matches.get_flag("skip-root") || !ids.is_empty();
     let (nodes, root) = if skip_root {
         (children, true)

@@ -82,6 +82,9 @@ impl Include {
 
 /// Reads a time in the past: `-1h` or `1h` (ago), or a point in time.
 pub(crate) fn since(text: &str, now: &jiff::Zoned) -> Option<f64> {
+    if text.starts_with('+') {
+        return None;
+    }
     let current = now.timestamp().as_microsecond() as f64 / 1e6;
     let ago = text.strip_prefix('-').unwrap_or(text);
     let bare = ago.starts_with(|c: char| c.is_ascii_digit()) && ago.parse::<f64>().is_ok();

@@ -66,7 +66,7 @@ impl Restore<'_> {
         let mut root = BTreeMap::new();
         let entries = archive.entries().map_err(|error| error.to_string())?;
         for entry in entries {
-            let mut entry = entry.map_err(|error| format!("the archive is damaged: {error}"))?;
+            let mut entry = entry.map_err(|error| damaged(&error))?;
             let path = entry.path().map_err(|error| error.to_string())?.into_owned();
             let shown = path.display().to_string();
             let names = match names_of(&path) {
@@ -96,7 +96,7 @@ impl Restore<'_> {
                     let mut data = Vec::new();
                     entry
                         .read_to_end(&mut data)
-                        .map_err(|error| format!("{shown}: the archive is damaged: {error}"))?;
+                        .map_err(|error| format!("{shown}: {}", damaged(&error)))?;
                     Some(self.value(data)?)
                 }
                 _ => {
@@ -212,6 +212,16 @@ fn put(dir: &mut BTreeMap<String, Node>, names: &[String], leaf: Option<Treeobj>
                 Node::Leaf(_) => false,
             }
         }
+    }
+}
+
+/// Why an archive cannot be read, in one line: the decoder quotes what it has read.
+fn damaged(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    match text.split_once(" when getting") {
+        _ if text.lines().count() > 1 => "the archive is damaged, or is none".to_string(),
+        Some((reason, _)) => format!("the archive is damaged: {reason}"),
+        None => format!("the archive is damaged: {text}"),
     }
 }
 
