@@ -167,6 +167,7 @@ impl ExecService {
     pub(crate) fn release(&mut self, cx: &mut Cx<'_, Wait>, id: u64) {
         self.respond(cx, id, "release", json!({"ranks": "all", "final": true}));
         if let Some(mut job) = self.jobs.remove(&id) {
+            self.displace_job(&job);
             disarm(cx, &mut job.expiration);
             disarm(cx, &mut job.killer);
             disarm(cx, &mut job.straggler);

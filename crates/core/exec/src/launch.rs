@@ -280,6 +280,7 @@ impl ExecService {
         if self.jobs.get(&id).is_some_and(|job| self.is_late(job, rank, since, now)) {
             return self.node_lost(cx, id, rank);
         }
+        self.away.insert((rank, id));
         self.watch_away(cx);
     }
 

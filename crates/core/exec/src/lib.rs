@@ -123,6 +123,10 @@ pub struct ExecService {
     base: Settings,
     settings: Settings,
     jobs: BTreeMap<u64, Job>,
+    /// Jobs with shells on each node.
+    at_rank: BTreeMap<u32, BTreeSet<u64>>,
+    /// Shells whose nodes are away: rank and job. Some may have been found meanwhile.
+    away: BTreeSet<(u32, u64)>,
     /// Nodes that were asked what runs there.
     ranks: BTreeMap<u32, Node>,
     online: Idset,
@@ -167,6 +171,8 @@ impl ExecService {
             base: settings.clone(),
             settings,
             jobs: BTreeMap::new(),
+            at_rank: BTreeMap::new(),
+            away: BTreeSet::new(),
             ranks: BTreeMap::new(),
             online: Idset::new(),
             seen: Idset::new(),
@@ -257,6 +263,7 @@ impl ExecService {
             resume: request.resume,
             reattach: request.reattach,
         };
+        self.place_job(id, job.shells.keys().copied());
         self.jobs.insert(id, job);
         if again {
             return self.recall(cx, id);
@@ -580,6 +587,8 @@ impl Service for ExecService {
 impl ExecService {
     /// The service stops and the jobs go on: whoever waits hears from the broker that it is gone.
     fn let_go(&mut self) {
+        self.at_rank.clear();
+        self.away.clear();
         for (_, job) in std::mem::take(&mut self.jobs) {
             job.answer.forget();
             job.barrier.into_values().for_each(Answer::forget);

@@ -1,8 +1,6 @@
 //! Shells that are lost, and what the others are told: a leader waits for no tasks that nobody will
 //! report, and the rest keeps no letters for a leader that is gone.
 
-use std::collections::BTreeMap;
-
 use flux_proto::{Errno, Message};
 use flux_svc::{Cx, Level, Reply, To};
 use serde_json::json;
@@ -122,19 +120,15 @@ impl ExecService {
     /// Nodes that are away for longer than their job waits for them.
     pub(crate) fn give_up_away(&mut self, cx: &mut Cx<'_, Wait>) {
         let now = cx.now_us();
-        let mut late: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
-        for (id, job) in &self.jobs {
-            for (rank, shell) in &job.shells {
-                let since = shell.away.filter(|_| !shell.has_exited());
-                if since.is_some_and(|since| self.is_late(job, *rank, since, now)) {
-                    late.entry(*id).or_default().push(*rank);
-                }
-            }
-        }
-        for (id, ranks) in late {
-            for rank in ranks {
-                self.node_lost(cx, id, rank);
-            }
+        let late = |(rank, id): &(u32, u64)| {
+            let Some(job) = self.jobs.get(id) else { return false };
+            let since = job.shells.get(rank).filter(|shell| !shell.has_exited());
+            let since = since.and_then(|shell| shell.away);
+            since.is_some_and(|since| self.is_late(job, *rank, since, now))
+        };
+        let late: Vec<(u32, u64)> = self.away.iter().copied().filter(late).collect();
+        for (rank, id) in late {
+            self.node_lost(cx, id, rank);
         }
     }
 

@@ -174,11 +174,33 @@ impl ExecService {
     }
 
     fn wanted_on(&self, rank: u32) -> Vec<u64> {
-        let wanted = |job: &crate::job::Job| {
-            matches!(job.step, Step::Starting | Step::Running)
-                && job.shells.get(&rank).is_some_and(|shell| shell.stage == Stage::Wanted)
+        let wanted = |id: &u64| {
+            self.jobs.get(id).is_some_and(|job| {
+                matches!(job.step, Step::Starting | Step::Running)
+                    && job.shells.get(&rank).is_some_and(|shell| shell.stage == Stage::Wanted)
+            })
         };
-        self.jobs.iter().filter(|(_, job)| wanted(job)).map(|(id, _)| *id).collect()
+        self.at_rank.get(&rank).into_iter().flatten().copied().filter(wanted).collect()
+    }
+
+    /// A job has shells on these nodes.
+    pub(crate) fn place_job(&mut self, id: u64, ranks: impl Iterator<Item = u32>) {
+        for rank in ranks {
+            self.at_rank.entry(rank).or_default().insert(id);
+        }
+    }
+
+    /// A job has no shells any more.
+    pub(crate) fn displace_job(&mut self, job: &crate::job::Job) {
+        for rank in job.shells.keys() {
+            self.away.remove(&(*rank, job.id.0));
+            if let Some(ids) = self.at_rank.get_mut(rank) {
+                ids.remove(&job.id.0);
+                if ids.is_empty() {
+                    self.at_rank.remove(rank);
+                }
+            }
+        }
     }
 
     /// A node cannot be asked: what is wanted there is away.
@@ -199,11 +221,11 @@ impl ExecService {
         self.looking = None;
         self.give_up_away(cx);
         let mut away: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
-        for (id, job) in &self.jobs {
-            for (rank, shell) in &job.shells {
-                if shell.away.is_some() && shell.stage == Stage::Wanted {
-                    away.entry(*rank).or_default().push(*id);
-                }
+        for (rank, id) in std::mem::take(&mut self.away) {
+            let shell = self.jobs.get(&id).and_then(|job| job.shells.get(&rank));
+            if shell.is_some_and(|shell| shell.away.is_some() && shell.stage == Stage::Wanted) {
+                self.away.insert((rank, id));
+                away.entry(rank).or_default().push(id);
             }
         }
         for (rank, ids) in away {
