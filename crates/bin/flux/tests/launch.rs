@@ -171,6 +171,44 @@ fn a_shell_is_followed_from_its_start_to_its_end() {
 }
 
 #[test]
+fn a_node_that_goes_down_ends_its_shells_and_they_are_lost() {
+    let (_dir, path) = place();
+    let terminate = |pid: i32| {
+        let pid = nix::unistd::Pid::from_raw(pid);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    };
+    let up = path.parent().unwrap().join("up");
+    let stubborn = format!("trap '' TERM; sleep 1000 & touch {}; wait; wait", up.display());
+    let (first, second) = broker(&path, None, async |rig: &mut Rig| {
+        let first = rig.start(1, "sleep 1000");
+        let first = rig.pid(first).await;
+        // While there is a broker jobs are its affair.
+        terminate(supervisor(&path).unwrap());
+        assert_eq!(rig.list().await.len(), 1);
+        let second = rig.start(2, &stubborn);
+        (first, rig.pid(second).await)
+    });
+    until("the second shell is up", || up.exists());
+    assert!(there(first) && there(second));
+    // Until the loss of the broker is seen the signal says nothing.
+    until("the supervisor ends", || {
+        if let Some(pid) = supervisor(&path) {
+            terminate(pid);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        supervisor(&path).is_none()
+    });
+    assert!(!there(first) && !there(second));
+    broker(&path, None, async |rig: &mut Rig| {
+        for id in [1, 2] {
+            let tag = rig.send("launch.attach", &json!({"id": id}));
+            let (_, end) = rig.end(tag).await;
+            assert_eq!(end, json!({"type": "lost", "note": "the node went down"}));
+        }
+    });
+}
+
+#[test]
 fn a_shell_outlives_its_broker_and_is_found_again() {
     let (_dir, path) = place();
     let gate = path.parent().unwrap().join("gate");

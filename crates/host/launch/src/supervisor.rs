@@ -2,12 +2,13 @@
 //!
 //! A single thread around one `epoll`: the socket, the broker's connection, SIGCHLD, and what the
 //! shells write on their own stdout and stderr. It leads a session of its own, inherits no
-//! descriptor, and ignores signals but SIGKILL.
+//! descriptor, and ignores signals but SIGTERM and SIGKILL.
 //!
 //! | what happens | what it does |
 //! |---|---|
 //! | a broker connects | tells what is on record; a broker that was connected is let go |
 //! | the broker is gone | the shells go on; after the grace of an instance that cannot come back they are killed |
+//! | SIGTERM without a broker: the node goes down | the shells are told to end, and killed after 5 s; they are lost |
 //! | a shell ends | kills what the job has left behind, then records and tells the status |
 //! | no shell, no broker | exits |
 //! | it was killed | its successor kills the shells of the journal, and reports them as lost |
@@ -61,6 +62,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const STRAYS: Duration = Duration::from_secs(10);
 /// Descriptors that it may have, if it is allowed so many.
 const DESCRIPTORS: u64 = 65_536;
+/// Until shells of a node that goes down are killed.
+const LAST: Duration = Duration::from_secs(5);
 /// A supervisor that nobody connects to.
 const FIRST_CONTACT: Duration = Duration::from_secs(30);
 
@@ -99,6 +102,8 @@ struct Supervisor {
     grace: Option<f64>,
     /// The broker has said farewell for ever.
     parting: bool,
+    /// The node goes down, and everything with it, since then.
+    going_down: Option<Instant>,
     /// Without a broker since then.
     alone: Instant,
     met: bool,
@@ -140,6 +145,7 @@ pub fn run(path: &Path) -> io::Result<()> {
     mask.thread_block()?;
     let mut wanted = SigSet::empty();
     wanted.add(Signal::SIGCHLD);
+    wanted.add(Signal::SIGTERM);
     let signals = SignalFd::with_flags(&wanted, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     let socket = below(&directory, SOCKET);
     match std::fs::remove_file(&socket) {
@@ -214,6 +220,7 @@ impl Supervisor {
             inherited,
             grace: None,
             parting: false,
+            going_down: None,
             alone: Instant::now(),
             met: false,
             unsynced: None,
@@ -255,7 +262,7 @@ impl Supervisor {
 
     fn is_over(&self) -> bool {
         let waiting = !self.met && self.alone.elapsed() < FIRST_CONTACT;
-        (self.link.is_none() || self.parting)
+        (self.link.is_none() || self.parting || self.going_down.is_some())
             && self.pids.is_empty()
             && !self.is_leaving()
             && !waiting
@@ -288,6 +295,9 @@ impl Supervisor {
     fn doom(&self) -> Option<Instant> {
         if self.parting {
             return Some(self.alone);
+        }
+        if let Some(since) = self.going_down {
+            return Some(since + LAST);
         }
         let grace = self.grace.filter(|_| self.link.is_none())?;
         Some(self.alone + Duration::from_secs_f64(grace.clamp(0.0, 1e6)))

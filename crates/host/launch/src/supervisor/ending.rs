@@ -14,6 +14,7 @@ use crate::proc;
 const GIVE_UP: Duration = Duration::from_secs(10);
 
 const KILL: i32 = Signal::KILL.as_raw();
+const TERM: i32 = Signal::TERM.as_raw();
 
 /// Sends a signal to a process, or to the group of `-target`; an errno or 0.
 fn send(target: i32, signum: i32) -> u32 {
@@ -86,9 +87,25 @@ impl Supervisor {
         }
     }
 
+    /// SIGTERM. While there is a broker jobs are its affair; without one it comes from a system that
+    /// goes down, and waits for every process.
+    fn told_to_end(&mut self) {
+        if self.link.is_some() || self.going_down.is_some() {
+            return;
+        }
+        self.going_down = Some(Instant::now());
+        for id in self.pids.values().copied().collect::<Vec<u64>>() {
+            self.kill_all(id, TERM);
+        }
+    }
+
     /// Collects children that have ended.
     pub(super) fn children_changed(&mut self) {
-        while let Ok(Some(_)) = self.signals.read_signal() {}
+        while let Ok(Some(info)) = self.signals.read_signal() {
+            if info.ssi_signo == TERM.unsigned_abs() {
+                self.told_to_end();
+            }
+        }
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             let pid = pid.as_raw_nonzero().get();
             self.helpers.remove(&pid);

@@ -119,6 +119,9 @@ impl Supervisor {
                         started when those have ended";
             return Err(Refused(Errno::EBUSY, text.to_string()));
         }
+        if self.going_down.is_some() {
+            return Err(Refused(Errno::ECANCELED, "the node goes down".to_string()));
+        }
         let id = request.id;
         let argv: Vec<CString> =
             request.cmdline.iter().map(|word| text(word)).collect::<Result<_, _>>()?;
@@ -222,11 +225,17 @@ impl Supervisor {
                 self.streams.remove(&token);
             }
         }
+        // Where everything is ended nothing has ended by itself.
+        let lost = self.going_down.map(|_| "the node went down".to_string());
+        let end = lost.clone().map_or(End::Exited(status, left), End::Lost);
         if let Some(record) = self.records.get_mut(&id) {
-            record.end = Some(End::Exited(status, left));
+            record.end = Some(end);
         }
         self.write_end(id);
-        self.tell(&Event::Finished { id, status, left });
+        self.tell(&match lost {
+            Some(note) => Event::Lost { id, note },
+            None => Event::Finished { id, status, left },
+        });
     }
 
     pub(super) fn drop_shell(&mut self, id: u64) {
