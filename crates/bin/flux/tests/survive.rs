@@ -187,6 +187,26 @@ fn a_job_whose_shell_is_lost_ends_with_one_exception_and_leaves_nothing() {
 }
 
 #[test]
+fn a_shell_whose_record_is_gone_is_one_exception_and_leaves_nothing() {
+    let mut nodes = Nodes::start(2, false, "");
+    let job = Job::submit(&nodes, 0, "one", &["--requires=rank:1"]);
+    let pids = job.wait_started(&nodes, 1);
+    nodes.kill(1);
+    kill(supervisor(&nodes, 1));
+    fs::remove_dir_all(nodes.path("state1/jobs")).unwrap();
+    assert!(runs(pids[0]));
+    nodes.boot(1);
+    job.wait_end(&nodes);
+    assert!(!runs(pids[0]), "its cores are free");
+    let events = job.events(&nodes);
+    assert_eq!(events.iter().filter(|name| *name == "exception").count(), 1, "{events:?}");
+    let exception = job.event(&nodes, "exception");
+    let note = exception["context"]["note"].as_str().unwrap();
+    assert_eq!(note, "the job shell on n1 (rank 1) is lost: it is not on record there");
+    nodes.text(0, &["run", "--requires=rank:1", "true"]);
+}
+
+#[test]
 fn a_killed_leader_of_four_finds_running_jobs_running_and_pending_ones_run() {
     let mut nodes = Nodes::start(4, false, "");
     let wide = Job::submit(&nodes, 1, "wide", &["-N4", "-n4"]);

@@ -256,7 +256,11 @@ impl Server {
         let mut state = self.state.borrow_mut();
         match state.contact {
             Contact::Up(_) => {}
-            Contact::None if message.topic() != Start_::TOPIC && !self.keeper.may_know() => {}
+            // A supervisor that begins ends what runs without a record, before it says that it knows
+            // nothing.
+            Contact::None
+                if !matches!(message.topic(), Start_::TOPIC | Attach_::TOPIC)
+                    && !self.keeper.may_know() => {}
             Contact::None => {
                 state.contact = Contact::Asked;
                 state.waiting.push_back(message);

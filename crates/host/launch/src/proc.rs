@@ -127,6 +127,26 @@ pub(crate) fn of_job(id: u64, uri: Option<&str>) -> Vec<i32> {
     all().into_iter().filter(|pid| *pid != own).filter(theirs).collect()
 }
 
+/// Every job shell below the broker behind `uri`: this program, as started by a supervisor.
+pub(crate) fn shells_of(uri: Option<&str>) -> Vec<i32> {
+    let program = fs::read_link("/proc/self/exe").ok();
+    if uri.is_none() || program.is_none() {
+        return Vec::new();
+    }
+    let ours = |pid: &i32| {
+        fs::read_link(format!("/proc/{pid}/exe")).ok() == program
+            && environment(*pid).is_some_and(|environment| {
+                variable(&environment, "FLUX_LAUNCH_ID").is_some()
+                    // Tasks have this one too.
+                    && variable(&environment, "FLUX_JOB_ID").is_none()
+                    && variable(&environment, "FLUX_URI") == uri
+            })
+            && born(*pid).is_some()
+    };
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    all().into_iter().filter(|pid| *pid != own).filter(ours).collect()
+}
+
 /// The process group of a process.
 pub(crate) fn group(pid: i32) -> Option<i32> {
     stat(pid)?.get(2)?.parse().ok()

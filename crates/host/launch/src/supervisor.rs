@@ -97,7 +97,7 @@ struct Supervisor {
     env: BTreeMap<String, String>,
     /// The broker speaks the same protocol.
     same_version: bool,
-    /// Shells of a predecessor that was killed are still to be ended.
+    /// Shells of a predecessor that was killed, if there are any, are still to be ended.
     inherited: bool,
     grace: Option<f64>,
     /// The broker has said farewell for ever.
@@ -188,11 +188,8 @@ impl Supervisor {
     fn new(path: &Path, listener: UnixListener, signals: SignalFd) -> io::Result<Self> {
         let (mut records, boot) = journal::read(path)?;
         let now = proc::boot_id();
-        let mut inherited = false;
         for record in records.values_mut().filter(|record| record.end.is_none()) {
-            if boot == now {
-                inherited = true;
-            } else {
+            if boot != now {
                 record.end = Some(End::Lost("the node was restarted".to_string()));
             }
         }
@@ -217,7 +214,7 @@ impl Supervisor {
             next_stream: STREAMS,
             env: BTreeMap::new(),
             same_version: false,
-            inherited,
+            inherited: true,
             grace: None,
             parting: false,
             going_down: None,

@@ -193,7 +193,7 @@ impl Supervisor {
     }
 
     /// Ends the shells of a supervisor that was killed: they have no parent who could tell how
-    /// they end.
+    /// they end. Also those whose record is lost: nobody knows of them, and their cores are free.
     pub(super) fn end_inherited(&mut self) {
         let open: Vec<(u64, i32, u64, Vec<String>)> = self
             .records
@@ -212,6 +212,10 @@ impl Supervisor {
                 let more = proc::descendants(&roots);
                 targets.extend(roots.into_iter().chain(more).map(|pid| (pid, at)));
             }
+            let unknown = proc::shells_of(self.env.get("FLUX_URI").map(String::as_str));
+            let more = proc::descendants(&unknown);
+            // No entry of the list: without a record there is no program for signals.
+            targets.extend(unknown.into_iter().chain(more).map(|pid| (pid, usize::MAX)));
             if targets.is_empty() || began.elapsed() > GIVE_UP {
                 break;
             }
