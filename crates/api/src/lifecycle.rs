@@ -72,6 +72,9 @@ bodies! {
     pub struct GroupUpdate {
         /// Changes, oldest first.
         pub update: std::collections::BTreeMap<String, Vec<GroupChange>>,
+        /// Who tells: of ranks that are reached another way now it knows nothing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub rank: Option<u32>,
     }
 
     /// Answer of `state-machine.get`.

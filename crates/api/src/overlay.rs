@@ -32,6 +32,33 @@ bodies! {
         /// Its services are up: it runs already.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         pub up: bool,
+        /// With `tbon.reparent`: once accepted it tells who is below it (`overlay.moved`).
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        pub tells: bool,
+    }
+
+    /// Ranks of a subtree as it is at present (`tbon.reparent`).
+    #[derive(Default)]
+    pub struct Members {
+        /// The ranks, an idset.
+        pub ranks: String,
+        /// Those that are not below their configured parent: rank, and who has taken it in.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pub adopted: Vec<(u32, u32)>,
+    }
+
+    /// A subtree has changed (`overlay.moved`).
+    pub struct Moved {
+        /// Brokers that are in it now.
+        pub add: Members,
+        /// Ranks that are not any more, an idset.
+        pub remove: String,
+    }
+
+    /// Ranks that are elsewhere now (`overlay.drop`).
+    pub struct Elsewhere {
+        /// The ranks, an idset.
+        pub ranks: String,
     }
 
     /// The way from a broker up to the leader, as it tells its children.
@@ -109,6 +136,9 @@ bodies! {
         pub status: String,
         /// Whether it is silent though connected.
         pub torpid: bool,
+        /// With `tbon.reparent`: the ranks that are reached through it at present, an idset.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub below: Option<String>,
     }
 
     /// Body of `overlay.disconnect-parent`.
@@ -184,6 +214,10 @@ api! {
         Hello_ = "overlay.hello", owner, unary, Hello => HelloResponse;
         /// Between brokers: a parent tells of its way to the leader.
         Way_ = "overlay.way", owner, silent, WayNews => Empty;
+        /// Between brokers: a child tells of brokers that came to its subtree, or left it.
+        Moved_ = "overlay.moved", owner, silent, Moved => Empty;
+        /// Between brokers: a parent tells that ranks of this subtree are elsewhere now.
+        Drop_ = "overlay.drop", owner, silent, Elsewhere => Empty;
         /// Between brokers: a child leaves in order.
         Goodbye = "overlay.goodbye", owner, unary, Empty => Empty;
     }

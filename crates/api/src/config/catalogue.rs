@@ -491,7 +491,15 @@ pub const KEYS: &[Key] = &[
         "tbon.reparent",
         Kind::Flag,
         "false",
-        "A broker whose parent is lost goes to its grandparent: not possible yet, it waits.",
+        "A broker whose parent is lost goes to its grandparent, or the next above that is there, with \
+         all that is below it. It stays there until that is lost, too. The same on all brokers.",
+    ),
+    fixed(
+        "tbon.reparent-timeout",
+        Kind::Duration,
+        "5s",
+        "How long a lost parent is waited for, and then each one above it, before the next is tried. \
+         A broker that starts waits for 30 s at least.",
     ),
     fixed(
         "tbon.tcp_user_timeout",

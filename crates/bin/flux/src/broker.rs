@@ -75,6 +75,7 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
         options.attributes.set("job-rundir", jobs);
     }
     let connect = links::connections(&options.attributes, &options.config)?;
+    let reparent = links::reparent(&options.attributes, &options.config)?;
     links::show(&mut options.attributes, &options.config);
     let rank = boot.rank;
     let uuid = surroundings::uuid().map_err(|error| error.to_string())?;
@@ -135,7 +136,8 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
         config: options.config.clone(),
         life: Settings { can_return: instance.is_some(), ..life(options, &hosts, boot.size)? },
         resources: ResourceSettings {
-            ranks_return: instance.is_some(),
+            ranks_return: instance.is_some() || reparent.is_some(),
+            reparent: reparent.is_some(),
             ..resources(options, &hosts, &topology, rank, enclosing.as_ref())?
         },
         shell: installed.shell(),
@@ -159,6 +161,7 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
     config.instance = instance;
     config.fixed_parent = boot.method == "config";
     config.tbon = links::settings(&options.attributes);
+    config.reparent = reparent;
     let node = Node::new(config, services::builtins(&plan)?, services::modules(&plan));
     if rank == 0
         && let Some(enclosing) = &enclosing
@@ -201,7 +204,7 @@ fn host_options(socket: &str, boot: Boot, connect: ConnectOptions) -> HostOption
     let mut host = HostOptions::new(socket);
     host.link = connect;
     host.bind = boot.bind;
-    host.parent = boot.parent;
+    host.parents = boot.uplinks;
     host.keys = boot.keys;
     host
 }

@@ -34,6 +34,9 @@ pub struct NodeConfig {
     /// The parent's address does not change when it is started again (bootstrap from
     /// configuration).
     pub fixed_parent: bool,
+    /// A broker whose parent is lost for so many seconds goes to its grandparent
+    /// (`tbon.reparent`); nothing: it waits for its parent.
+    pub reparent: Option<f64>,
     /// Settings of `[tbon]` from the command line, over those of the configuration.
     pub tbon: Map<String, Value>,
     /// Seconds of idle time on the link to the parent before a heartbeat is sent.
@@ -62,6 +65,7 @@ impl NodeConfig {
             seed: u64::from(rank) + 1,
             instance: None,
             fixed_parent: false,
+            reparent: None,
             tbon: Map::new(),
             torpid_min: 5.0,
             torpid_max: 30.0,

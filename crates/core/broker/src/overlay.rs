@@ -4,6 +4,7 @@
 //! were on their way over it, once, and touches no service. So a broker can lose its parent and
 //! join again (`overlay.join`) while its modules run on.
 
+pub(crate) mod below;
 pub(crate) mod child;
 pub(crate) mod parent;
 pub(crate) mod service;
@@ -21,6 +22,7 @@ use flux_svc::engine::LinkId;
 use crate::config::NodeConfig;
 use crate::track::{Tracker, farewell};
 
+use self::below::Below;
 use self::parent::Parent;
 use self::status::Status;
 use self::way::WayUp;
@@ -62,8 +64,8 @@ impl Traffic {
     }
 }
 
-/// A configured child.
-#[derive(Debug)]
+/// A configured child, or one that was taken in.
+#[derive(Debug, Default)]
 pub(crate) struct Child {
     pub(crate) link: Option<LinkId>,
     /// Its identity on the link while it is online.
@@ -79,6 +81,8 @@ pub(crate) struct Child {
     /// When it was last heard of, monotonic microseconds.
     pub(crate) heard: u64,
     pub(crate) torpid: bool,
+    /// It is configured to be somewhere below, and has lost the parent it had there.
+    pub(crate) adopted: bool,
     pub(crate) traffic: Traffic,
 }
 
@@ -102,6 +106,8 @@ pub(crate) struct Overlay {
     /// Children by status.
     pub(crate) count: [u32; 6],
     pub(crate) links: BTreeMap<LinkId, Visitor>,
+    /// The tree as it is, where that may differ from the configured one.
+    pub(crate) below: Option<Below>,
     pub(crate) parent: Parent,
     pub(crate) way: WayUp,
     /// New children are turned away.
@@ -125,29 +131,16 @@ pub(crate) struct Overlay {
 impl Overlay {
     pub(crate) fn new(cfg: &NodeConfig) -> Self {
         let ranks = cfg.topology.children(cfg.rank);
-        let child = |rank: &u32| {
-            let child = Child {
-                link: None,
-                uuid: None,
-                face: None,
-                status: Status::Offline,
-                since: 0,
-                error: String::new(),
-                heard: 0,
-                torpid: false,
-                traffic: Traffic::default(),
-            };
-            (*rank, child)
-        };
         let mut count = [0; 6];
         count[Status::Offline as usize] = u32::try_from(ranks.len()).unwrap_or(u32::MAX);
         Self {
             status: if ranks.is_empty() { Status::Full } else { Status::Partial },
             since: 0,
-            children: ranks.iter().map(child).collect(),
+            children: ranks.iter().map(|rank| (*rank, Child::default())).collect(),
             count,
             links: BTreeMap::new(),
-            parent: Parent::new(cfg.rank),
+            below: cfg.reparent.map(|_| Below::default()),
+            parent: Parent::new(cfg),
             way: WayUp::new(cfg),
             spurn: false,
             releasing: false,

@@ -7,6 +7,7 @@ mod guest;
 mod link;
 mod module;
 mod rejoin;
+mod reparent;
 mod route;
 mod service;
 mod storm;

@@ -73,6 +73,8 @@ pub const TABLE: &[(&str, u8, Option<&str>)] = &[
     ("tbon.keepalive_interval", 0, Some("10s")),
     ("tbon.keepalive_count", 0, Some("12")),
     ("tbon.rejoin-timeout", 0, None),
+    ("tbon.reparent", 0, Some("0")),
+    ("tbon.reparent-timeout", 0, Some("5s")),
     ("tbon.zmqdebug", 0, Some("0")),
     ("tbon.zmq_io_threads", 0, Some("1")),
     ("tbon.child_rcvhwm", 0, Some("0")),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use flux_api::body::AnyObject;
 use flux_api::lifecycle::{GroupChange, GroupGet, GroupMembers, GroupUpdate, GroupUpdate_, Groups};
-use flux_api::overlay::{Monitor, RankRequest, Subtree, Topology};
+use flux_api::overlay::{ChildChange, Monitor, RankRequest, Subtree, Topology};
 use flux_api::{Answer, Empty, RpcError};
 use flux_id::Idset;
 use flux_proto::{Cred, Errno, Message, Rolemask, RouteId};
@@ -34,6 +34,8 @@ pub struct GroupsService {
     flushing: bool,
     watchers: Vec<(String, Answer<GroupGet>)>,
     torpid: Idset,
+    /// Ranks that are reached through each child, where the overlay tells (`tbon.reparent`).
+    via: BTreeMap<u32, Idset>,
     /// The way to the leader is lost: above, nobody of this subtree is a member any more.
     cut: bool,
 }
@@ -122,17 +124,22 @@ impl GroupsService {
     }
 
     fn update(&mut self, cx: &mut Cx<'_, Wait>, update: GroupUpdate) {
+        let within = update.rank.and_then(|rank| self.via.get(&rank)).cloned();
         for (name, changes) in update.update {
             for change in changes {
                 // A peer's idset that does not parse names no rank.
-                if let Ok(set) = change.ranks.parse::<Idset>() {
+                if let Ok(mut set) = change.ranks.parse::<Idset>() {
+                    if let Some(within) = &within {
+                        set = set.intersection(within);
+                    }
                     self.change(cx, &name, &set, change.set);
                 }
             }
         }
     }
 
-    fn child_changed(&mut self, cx: &mut Cx<'_, Wait>, rank: u32, status: &str, torpid: bool) {
+    fn child_changed(&mut self, cx: &mut Cx<'_, Wait>, change: &ChildChange) {
+        let ChildChange { rank, ref status, torpid, .. } = *change;
         let mut child = Idset::new();
         child.insert(rank);
         if torpid != self.torpid.contains(rank) {
@@ -143,7 +150,12 @@ impl GroupsService {
             }
             self.change(cx, "broker.torpid", &child, torpid);
         }
-        if matches!(status, "lost" | "offline") {
+        if let Some(below) = &change.below {
+            let below: Idset = below.parse().unwrap_or_default();
+            let former = self.via.insert(rank, below.clone()).unwrap_or_default();
+            let gone = former.difference(&below);
+            self.gone(cx, &gone);
+        } else if matches!(status.as_str(), "lost" | "offline") {
             let here = cx.rank();
             cx.call::<Topology>(To::Rank(here), &RankRequest { rank }, Wait::Lost);
         }
@@ -152,16 +164,24 @@ impl GroupsService {
     fn lost(&mut self, cx: &mut Cx<'_, Wait>, subtree: &Subtree) {
         let mut gone = Idset::new();
         ranks(subtree, &mut gone);
+        self.gone(cx, &gone);
+    }
+
+    /// Ranks that cannot be reached, or in another way.
+    fn gone(&mut self, cx: &mut Cx<'_, Wait>, gone: &Idset) {
+        if gone.is_empty() {
+            return;
+        }
         let names: Vec<(String, Idset)> = self
             .members
             .iter()
-            .map(|(name, members)| (name.clone(), members.intersection(&gone)))
+            .map(|(name, members)| (name.clone(), members.intersection(gone)))
             .filter(|(_, members)| !members.is_empty())
             .collect();
         for (name, members) in names {
             self.change(cx, &name, &members, false);
         }
-        self.torpid = self.torpid.difference(&gone);
+        self.torpid = self.torpid.difference(gone);
     }
 }
 
@@ -212,7 +232,7 @@ impl Service for GroupsService {
             Wait::Flush => {}
             Wait::Children => {
                 if let Ok(change) = reply.decode::<Monitor>() {
-                    self.child_changed(cx, change.rank, &change.status, change.torpid);
+                    self.child_changed(cx, &change);
                 }
             }
             Wait::Lost => {
@@ -229,7 +249,7 @@ impl Service for GroupsService {
             return;
         }
         let update = std::mem::take(&mut self.pending);
-        cx.notify::<GroupUpdate_>(To::Upstream, &GroupUpdate { update });
+        cx.notify::<GroupUpdate_>(To::Upstream, &GroupUpdate { update, rank: Some(cx.rank()) });
     }
 
     fn on_way(&mut self, cx: &mut Cx<'_, Wait>, way: Way) {
@@ -338,7 +358,8 @@ mod tests {
         let update = rig.expect("groups.update");
         assert_eq!(
             update.json::<Value>().unwrap(),
-            json!({"update": {"a": [{"ranks": "1", "set": true}], "b": [{"ranks": "1", "set": true}]}})
+            json!({"update": {"a": [{"ranks": "1", "set": true}],
+                              "b": [{"ranks": "1", "set": true}]}, "rank": 1})
         );
         rig.finish();
     }
@@ -363,11 +384,38 @@ mod tests {
         assert_eq!(
             update.json::<Value>().unwrap(),
             json!({"update": {"a": [{"ranks": "1,3", "set": true}],
-                   "b": [{"ranks": "3", "set": true}]}})
+                   "b": [{"ranks": "3", "set": true}]}, "rank": 1})
         );
         // What is known already is not told again.
         rig.request("groups.update", below);
         rig.advance(BATCH_US);
+        rig.finish();
+    }
+
+    #[test]
+    fn who_moves_to_another_child_is_no_concern_of_the_former() {
+        let mut rig = Rig::with(GroupsService::default(), 0, 5, &Map::new());
+        let monitor = rig.expect("overlay.monitor");
+        let watch = rig.stream("groups.get", json!({"name": "broker.online"}));
+        assert_eq!(rig.response(watch), Ok(json!({"members": ""})));
+        let change = |rank: u32, below: &str| json!({"rank": rank, "status": "full", "torpid": false, "below": below});
+        let update = |rank: u32, ranks: &str, set: bool| json!({"update": {"broker.online": [{"ranks": ranks, "set": set}]}, "rank": rank});
+        rig.reply(&monitor, change(1, "1,3-4"));
+        rig.reply(&monitor, change(2, "2"));
+        rig.request("groups.update", update(1, "1,3-4", true));
+        assert_eq!(rig.response(watch), Ok(json!({"members": "1,3-4"})));
+        // Rank 3 goes elsewhere with rank 4 below it.
+        rig.reply(&monitor, change(1, "1"));
+        assert_eq!(rig.response(watch), Ok(json!({"members": "1"})));
+        rig.reply(&monitor, change(3, "3-4"));
+        rig.request("groups.update", update(3, "3-4", true));
+        assert_eq!(rig.response(watch), Ok(json!({"members": "1,3-4"})));
+        // Its former parent finds out.
+        rig.request("groups.update", update(1, "3-4", false));
+        rig.request("groups.update", update(2, "2", true));
+        assert_eq!(rig.response(watch), Ok(json!({"members": "1-4"})));
+        rig.reply(&monitor, json!({"rank": 3, "status": "lost", "torpid": false, "below": ""}));
+        assert_eq!(rig.response(watch), Ok(json!({"members": "1-2"})));
         rig.finish();
     }
 }

@@ -9,6 +9,9 @@ pub struct ResourceSettings {
     pub hosts: Vec<String>,
     /// Brokers below this one in the tree.
     pub descendants: u32,
+    /// Brokers go to their grandparent when their parent is lost: who reports through whom is not
+    /// known, so that each report goes up as it comes.
+    pub reparent: bool,
     /// R of the job this instance runs in, if it runs in one.
     pub inherited: Option<Value>,
     /// R read from the file `resource.path`, if that is set.

@@ -20,7 +20,7 @@ pub(crate) struct Reduction {
     ranks: Idset,
     reported: bool,
     /// What was reported to the parent.
-    report: Option<TopoReduce>,
+    reports: Vec<TopoReduce>,
 }
 
 impl ResourceService {
@@ -59,6 +59,9 @@ impl ResourceService {
     }
 
     fn reduce(&mut self, cx: &mut Cx<'_, Wait>, set: ResourceSet) {
+        if self.settings.reparent && cx.rank() > 0 {
+            return self.pass_on(cx, &set);
+        }
         let reduction = &mut self.reduction;
         // A broker that came again reports again; the inventory stands already.
         if reduction.reported || reduction.ranks.intersects(&set.ranks()) {
@@ -79,7 +82,7 @@ impl ResourceService {
             let count = u32::try_from(set.nnodes()).unwrap_or(u32::MAX);
             let report = TopoReduce { count, resource: set.to_value() };
             cx.notify::<TopoReduce_>(To::Upstream, &report);
-            self.reduction.report = Some(report);
+            self.reduction.reports = vec![report];
         } else {
             self.found = Some(set);
             self.define(cx);
@@ -88,8 +91,19 @@ impl ResourceService {
 
     /// The way to the leader is back: whoever is above may have started anew and know nothing.
     pub(crate) fn report_again(&mut self, cx: &mut Cx<'_, Wait>) {
-        if let Some(report) = &self.reduction.report {
+        for report in &self.reduction.reports {
             cx.notify::<TopoReduce_>(To::Upstream, report);
+        }
+    }
+
+    /// Gives a report to the parent as it is. This rank's own is told again when the way is back;
+    /// those below see to theirs.
+    fn pass_on(&mut self, cx: &mut Cx<'_, Wait>, set: &ResourceSet) {
+        let count = u32::try_from(set.nnodes()).unwrap_or(u32::MAX);
+        let report = TopoReduce { count, resource: set.to_value() };
+        cx.notify::<TopoReduce_>(To::Upstream, &report);
+        if set.ranks().contains(cx.rank()) {
+            self.reduction.reports = vec![report];
         }
     }
 

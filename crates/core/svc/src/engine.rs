@@ -65,9 +65,9 @@ pub enum Output {
     Link(LinkId, Message),
     /// Close a link after what was sent before.
     CloseLink(LinkId),
-    /// Connect to the parent, in place of any former link; answered by `LinkUp` or `LinkDown` of
-    /// [`LinkId::PARENT`].
-    ConnectParent,
+    /// Connect to this rank as the parent, in place of any former link; answered by `LinkUp` or
+    /// `LinkDown` of [`LinkId::PARENT`].
+    ConnectParent(u32),
     /// Accept clients and children from now on.
     Listen,
     /// Accept no more children.

@@ -27,6 +27,10 @@ pub struct Tree {
     pub parent: Option<u32>,
     /// Direct children.
     pub children: Vec<u32>,
+    /// Those above the parent, where this broker may go to one of them: nearest first.
+    pub ancestors: Vec<u32>,
+    /// Those below the children, where they may come here.
+    pub visitors: Vec<u32>,
 }
 
 /// Decides the shape of the tree; the error is for the operator.
@@ -51,6 +55,8 @@ pub struct Boot {
     pub endpoint: Option<String>,
     /// Where the parent is.
     pub parent: Option<Endpoint>,
+    /// Where the parent is, and those above it to whom this broker may go, by rank.
+    pub uplinks: BTreeMap<u32, Endpoint>,
     /// Keys for TCP links.
     pub keys: Option<LinkKeys>,
     /// Attributes learned: `jobid` (the launcher's name for the job), `instance-level`,
@@ -119,6 +125,7 @@ impl Boot {
             bind: Vec::new(),
             endpoint: None,
             parent: None,
+            uplinks: BTreeMap::new(),
             keys: None,
             attributes: BTreeMap::new(),
         };

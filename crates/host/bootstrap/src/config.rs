@@ -246,6 +246,11 @@ impl ConfigBootstrap {
         }
         let tree = tree_of(&place).map_err(BootError::Topology)?;
         let parent = tree.parent.map(|parent| self.endpoint(parent, "connect")).transpose()?;
+        let mut uplinks = BTreeMap::new();
+        for rank in &tree.ancestors {
+            uplinks.insert(*rank, self.endpoint(*rank, "connect")?);
+        }
+        uplinks.extend(tree.parent.zip(parent.clone()));
         let mut bind = Vec::new();
         let mut endpoint = None;
         if !tree.children.is_empty() {
@@ -263,6 +268,7 @@ impl ConfigBootstrap {
             bind,
             endpoint,
             parent,
+            uplinks,
             keys,
             attributes: BTreeMap::new(),
         };

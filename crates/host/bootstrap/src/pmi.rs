@@ -226,7 +226,8 @@ fn meet<S: Read + Write>(
         uri: Vec::new(),
     };
     if !tree.children.is_empty() {
-        let all_near = tree.children.iter().all(|child| near(*child));
+        let mut callers = tree.children.iter().chain(&tree.visitors);
+        let all_near = callers.all(|child| near(*child));
         let (bind, uri) = if all_near && !options.prefer_tcp {
             bind_unix(&options.rundir.join(format!("tbon-{rank}")))?
         } else {
@@ -247,9 +248,17 @@ fn meet<S: Read + Write>(
         let card = fetch(pmi, parent)?;
         let wrong = |text| BootError::Card { rank: parent, text };
         trusted.push(card.key().map_err(wrong)?);
-        boot.parent = Some(card.endpoint(near(parent)).map_err(wrong)?);
+        let endpoint = card.endpoint(near(parent)).map_err(wrong)?;
+        boot.uplinks.insert(parent, endpoint.clone());
+        boot.parent = Some(endpoint);
     }
-    for child in &tree.children {
+    for rank in &tree.ancestors {
+        let card = fetch(pmi, *rank)?;
+        let wrong = |text| BootError::Card { rank: *rank, text };
+        trusted.push(card.key().map_err(wrong)?);
+        boot.uplinks.insert(*rank, card.endpoint(near(*rank)).map_err(wrong)?);
+    }
+    for child in tree.children.iter().chain(&tree.visitors) {
         let key = fetch(pmi, *child)?.key();
         trusted.push(key.map_err(|text| BootError::Card { rank: *child, text })?);
     }

@@ -21,7 +21,7 @@ fn tree(place: &Place) -> Result<Tree, String> {
         2 => (Some(0), &[]),
         _ => (Some(1), &[]),
     };
-    Ok(Tree { parent, children: children.to_vec() })
+    Ok(Tree { parent, children: children.to_vec(), ..Tree::default() })
 }
 
 /// Serves one task on a thread of its own.

@@ -143,7 +143,7 @@ fn a_broker_bootstraps() {
     let boot = env
         .boot(&options, &|place| {
             let children = if place.rank == 0 { (1..place.size).collect() } else { Vec::new() };
-            Ok(Tree { parent: (place.rank > 0).then_some(0), children })
+            Ok(Tree { parent: (place.rank > 0).then_some(0), children, ..Tree::default() })
         })
         .unwrap();
     assert_eq!((boot.size, boot.hostlist.len()), (4, 4));

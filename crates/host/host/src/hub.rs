@@ -274,7 +274,7 @@ impl Hub {
                 }
                 Output::Link(id, message) => core.links.send(self, id, message),
                 Output::CloseLink(id) => core.links.close(id),
-                Output::ConnectParent => core.links.connect_parent(self),
+                Output::ConnectParent(rank) => core.links.connect_parent(self, rank),
                 Output::StopListening => {
                     core.adopting = false;
                     self.changed.notify_one();

@@ -58,7 +58,7 @@ pub(crate) struct Links {
     /// Links that were closed and still send what was queued.
     closing: Vec<JoinHandle<()>>,
     events: mpsc::Sender<LinkEvent>,
-    parent: Option<Endpoint>,
+    parents: BTreeMap<u32, Endpoint>,
     keys: Option<LinkKeys>,
     options: ConnectOptions,
     queue: usize,
@@ -74,7 +74,7 @@ impl Links {
             open: BTreeMap::new(),
             closing: Vec::new(),
             events,
-            parent: options.parent.take(),
+            parents: std::mem::take(&mut options.parents),
             keys: options.keys.take(),
             options: options.link,
             queue: options.link_queue.max(1),
@@ -122,11 +122,11 @@ impl Links {
         std::mem::take(&mut self.closing)
     }
 
-    /// Begins to connect to the parent, in place of any former link.
-    pub(crate) fn connect_parent(&mut self, hub: &Rc<Hub>) {
+    /// Begins to connect to a rank as the parent, in place of any former link.
+    pub(crate) fn connect_parent(&mut self, hub: &Rc<Hub>, rank: u32) {
         self.close(LinkId::PARENT);
         let serial = self.serial();
-        let (hub, parent) = (Rc::clone(hub), self.parent.clone());
+        let (hub, parent) = (Rc::clone(hub), self.parents.get(&rank).cloned());
         let (keys, mut options) = (self.keys.clone(), self.options);
         if self.connected {
             // A host that has gone does not refuse: when it is back, the wait must be short.
@@ -135,7 +135,7 @@ impl Links {
         }
         let task = tokio::task::spawn_local(async move {
             let connected = match &parent {
-                None => Err("no parent endpoint is known".to_string()),
+                None => Err(format!("no endpoint of rank {rank} is known")),
                 Some(endpoint) => {
                     let tls = keys.as_ref().map(|keys| &keys.client);
                     let connected = flux_wire::connect(endpoint, tls, &options).await;

@@ -1,5 +1,6 @@
 //! What a host is told, and why it may fail.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
@@ -90,8 +91,8 @@ pub struct HostOptions {
     pub signals: bool,
     /// Where children connect.
     pub bind: Vec<Bind>,
-    /// Where the parent is.
-    pub parent: Option<Endpoint>,
+    /// Where the parent is, by its rank; with `tbon.reparent` those above it, too.
+    pub parents: BTreeMap<u32, Endpoint>,
     /// Keys for TCP links.
     pub keys: Option<LinkKeys>,
     /// How links are made.
@@ -110,7 +111,7 @@ impl HostOptions {
             flush_time: Duration::from_secs(2),
             signals: true,
             bind: Vec::new(),
-            parent: None,
+            parents: BTreeMap::new(),
             keys: None,
             link: ConnectOptions::default(),
             link_queue: 1 << 18,

@@ -32,7 +32,7 @@ impl Engine for Peer {
     fn start(&mut self, _: Clock) {
         self.out.push_back(Output::Listen);
         if self.child {
-            self.out.push_back(Output::ConnectParent);
+            self.out.push_back(Output::ConnectParent(0));
         }
     }
 
@@ -73,7 +73,7 @@ impl Engine for Peer {
                 }
             }
             Input::Tick if self.retry.take_if(|at| *at <= clock.mono_us).is_some() => {
-                self.out.push_back(Output::ConnectParent);
+                self.out.push_back(Output::ConnectParent(0));
             }
             _ => {}
         }
@@ -124,7 +124,7 @@ fn a_child_that_is_early_connects_later_over_a_unix_socket() {
     let endpoint = Endpoint::ipc(&dir.path().join("tbon-0")).unwrap();
     let parent_endpoint = endpoint.clone();
     let (child_story, child) =
-        start(true, move |options| options.parent = Some(parent_endpoint), &dir);
+        start(true, move |options| drop(options.parents.insert(0, parent_endpoint)), &dir);
     until(&child_story, "down: ");
     let (parent_story, parent) =
         start(false, move |options| options.bind = vec![Bind::Endpoint(endpoint)], &dir);
@@ -166,7 +166,7 @@ fn brokers_with_trusted_keys_meet_over_tcp_and_a_stranger_is_refused() {
     let (child_story, child) = start(
         true,
         move |options| {
-            options.parent = Some(endpoint);
+            options.parents.insert(0, endpoint);
             options.keys = child_keys;
         },
         &dir,
@@ -237,7 +237,7 @@ fn nothing_is_in_clear_on_the_wire_and_a_changed_byte_ends_the_link() {
         let (child_story, child) = start(
             true,
             move |options| {
-                options.parent = Some(endpoint);
+                options.parents.insert(0, endpoint);
                 options.keys = child_keys;
             },
             &dir,

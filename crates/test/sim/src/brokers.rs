@@ -50,6 +50,8 @@ pub struct Shape {
     pub config: Map<String, Value>,
     /// Finished jobs go to an archive.
     pub archive: bool,
+    /// Seconds after which a broker whose parent is lost goes to its grandparent.
+    pub reparent: Option<f64>,
     /// Host names.
     pub hosts: Arc<[String]>,
 }
@@ -59,7 +61,14 @@ impl Shape {
     #[must_use]
     pub fn new(topology: Topology, cores: u32) -> Self {
         let hosts: Vec<String> = (0..topology.size()).map(|rank| format!("node{rank}")).collect();
-        Self { topology, cores, config: Map::new(), archive: true, hosts: hosts.into() }
+        Self {
+            topology,
+            cores,
+            config: Map::new(),
+            archive: true,
+            reparent: None,
+            hosts: hosts.into(),
+        }
     }
 
     /// Number of brokers.
@@ -112,6 +121,7 @@ pub fn broker(shape: &Shape, rank: u32, uuid: &str, seed: u64) -> Node {
         hosts,
         descendants: shape.topology.descendants(rank),
         ranks_return: true,
+        reparent: shape.reparent.is_some(),
         ..ResourceSettings::default()
     };
     let builtins = vec![
@@ -166,5 +176,6 @@ pub fn broker(shape: &Shape, rank: u32, uuid: &str, seed: u64) -> Node {
     // The state on the disk outlives the leader.
     config.instance = leader.then(|| "simulated".to_string());
     config.fixed_parent = true;
+    config.reparent = shape.reparent;
     Node::new(config, builtins, modules)
 }

@@ -112,9 +112,8 @@ impl World {
         alive.then_some((rank, wire.link[at]))
     }
 
-    pub(crate) fn connect_parent(&mut self, rank: u32) {
+    pub(crate) fn connect_parent(&mut self, rank: u32, parent: u32) {
         self.close_link(rank, LinkId::PARENT);
-        let Some(parent) = self.shape.topology.parent(rank) else { return };
         let incarnation = self.incarnation(rank);
         let reachable = self.reachable(rank, parent);
         let listening = self.slot(parent).is_some_and(|slot| slot.listening);
@@ -160,6 +159,10 @@ impl World {
             && let Some(at) = self.arrival(wire, Side::Child)
         {
             self.plan(at, 0, Due::LinkUp(wire, Side::Child));
+        }
+        if side == Side::Child {
+            let parent = self.wires.get(&wire).map(|wire| wire.rank[Side::Parent.at()]);
+            self.adoptions += u64::from(parent != self.shape.topology.parent(rank));
         }
         self.trace.line(self.now, || format!("rank {rank}: {link:?} up"));
         self.input(rank, Input::LinkUp(link));

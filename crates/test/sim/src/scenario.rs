@@ -72,6 +72,8 @@ pub struct Scenario {
     pub pace: Pace,
     /// Finished jobs go to an archive, as they do with a state directory that stays.
     pub archive: bool,
+    /// Seconds after which a broker whose parent is lost goes to its grandparent.
+    pub reparent: Option<f64>,
 }
 
 impl Scenario {
@@ -129,6 +131,11 @@ impl Scenario {
             faults,
             pace,
             archive: Rng::new(seed ^ 0xa3c4_17e0).chance(80),
+            reparent: {
+                let mut rng = Rng::new(seed ^ 0x7e9a_4e17);
+                let after = rng.pick(&[0.0, 0.3, 1.0, 4.0]).copied();
+                after.filter(|_| rng.chance(40))
+            },
         }
     }
 
@@ -141,7 +148,12 @@ impl Scenario {
         let topology = Topology::parse(&self.tree, self.size, &[])
             .expect("trees of scenarios have valid names");
         let config = self.config(0);
-        Shape { archive: self.archive, config, ..Shape::new(topology, self.cores) }
+        Shape {
+            archive: self.archive,
+            reparent: self.reparent,
+            config,
+            ..Shape::new(topology, self.cores)
+        }
     }
 
     /// The configuration, as it is after so many changes.

@@ -122,6 +122,8 @@ pub struct World {
     pub shape: Shape,
     /// How fast things are.
     pub pace: Pace,
+    /// Brokers that were taken in by another than their configured parent.
+    pub adoptions: u64,
     /// The store of rank 0.
     pub disk: Disk,
     /// Nothing that is being written is written before then.
@@ -178,6 +180,7 @@ impl World {
         let mut disk = Disk::default();
         disk.late_readers = is_far(&shape, &pace);
         Self {
+            adoptions: 0,
             now: SEC,
             shape,
             pace,
@@ -426,7 +429,7 @@ impl World {
             Output::Driver(name, message) => self.drive(rank, name, message),
             Output::Link(link, message) => self.send_on_link(rank, link, &message),
             Output::CloseLink(link) => self.close_link(rank, link),
-            Output::ConnectParent => self.connect_parent(rank),
+            Output::ConnectParent(parent) => self.connect_parent(rank, parent),
             Output::Listen => self.listen(rank, true),
             Output::StopListening => self.listen(rank, false),
             Output::Stderr(_, line) => self.stderr_line(rank, &line),

@@ -36,6 +36,10 @@ pub(crate) fn show(attributes: &mut Attributes, config: &Map<String, Value>) {
     }
 }
 
+/// How long a parent that is lost is waited for before another is looked for: a service manager has
+/// started it again by then.
+const REPARENT: Duration = Duration::from_secs(5);
+
 struct Settings<'a> {
     attributes: &'a Attributes,
     table: Option<&'a Value>,
@@ -80,11 +84,6 @@ pub(crate) fn connections(
     config: &Map<String, Value>,
 ) -> Result<ConnectOptions, String> {
     let settings = Settings { attributes, table: config.get("tbon") };
-    if settings.get("reparent").is_some_and(|value| value == true) {
-        return Err("tbon.reparent: a broker whose parent is lost waits for it; going to the \
-                    grandparent is not possible yet"
-            .to_string());
-    }
     let mut options = ConnectOptions::default();
     let whole = |limit: Option<Duration>| {
         // The kernel counts whole seconds, and at least one.
@@ -99,6 +98,27 @@ pub(crate) fn connections(
         count: Some(settings.number("keepalive_count", count)?.min(127)),
     });
     Ok(options)
+}
+
+/// Seconds after which a broker whose parent is lost goes to its grandparent; nothing: it waits.
+///
+/// # Errors
+/// The sentence to show for a setting that is none.
+pub(crate) fn reparent(
+    attributes: &Attributes,
+    config: &Map<String, Value>,
+) -> Result<Option<f64>, String> {
+    let settings = Settings { attributes, table: config.get("tbon") };
+    let on = match settings.get("reparent") {
+        None => false,
+        Some(Value::Bool(on)) => on,
+        Some(Value::String(text)) if matches!(text.as_str(), "1" | "true") => true,
+        Some(Value::String(text)) if matches!(text.as_str(), "0" | "false") => false,
+        Some(other) => return Err(format!("tbon.reparent: {other} is neither true nor false")),
+    };
+    let after = settings.duration("reparent-timeout", REPARENT)?;
+    let after = after.ok_or("tbon.reparent-timeout: must be a time that ends")?;
+    Ok(on.then_some(after.as_secs_f64()))
 }
 
 #[cfg(test)]

@@ -46,14 +46,21 @@ pub(crate) fn find(
     rundir: &Path,
 ) -> Result<(Boot, Topology), String> {
     let uri = topo(options);
+    let reparent = super::links::reparent(&options.attributes, &options.config)?;
     let found: RefCell<Option<Topology>> = RefCell::new(None);
     let tree_of = |place: &Place| -> Result<Tree, String> {
         let custom = place.parents.clone().unwrap_or_default();
         let topology =
             Topology::parse(&uri, place.size, &custom).map_err(|error| error.to_string())?;
+        let (ancestors, visitors) = match reparent {
+            Some(_) => beyond(&topology, place.rank),
+            None => Default::default(),
+        };
         let tree = Tree {
             parent: topology.parent(place.rank),
             children: topology.children(place.rank).to_vec(),
+            ancestors,
+            visitors,
         };
         *found.borrow_mut() = Some(topology);
         Ok(tree)
@@ -79,6 +86,26 @@ pub(crate) fn find(
     attributes.set("hostlist", boot.hostlist.to_string());
     attributes.set("hostname", hostname);
     Ok((boot, topology))
+}
+
+/// Those above the parent of a rank, and those below its children.
+fn beyond(topology: &Topology, rank: u32) -> (Vec<u32>, Vec<u32>) {
+    let mut above = Vec::new();
+    let mut at = topology.parent(rank);
+    while let Some(next) = at.and_then(|rank| topology.parent(rank)) {
+        above.push(next);
+        at = Some(next);
+    }
+    let mut below: Vec<u32> = Vec::new();
+    let mut at = 0;
+    for child in topology.children(rank) {
+        below.extend_from_slice(topology.children(*child));
+        while let Some(next) = below.get(at) {
+            below.extend_from_slice(topology.children(*next));
+            at += 1;
+        }
+    }
+    (above, below)
 }
 
 fn boot(

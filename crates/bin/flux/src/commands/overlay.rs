@@ -5,7 +5,9 @@ use std::time::Duration;
 use clap::{ArgMatches, Command};
 use flux_api::Empty;
 use flux_api::RpcError;
-use flux_api::overlay::{DisconnectSubtree, Health_, RankRequest, Subtree, Topology};
+use flux_api::overlay::{
+    DisconnectParent, DisconnectReason, DisconnectSubtree, Health_, RankRequest, Subtree, Topology,
+};
 use flux_client::{Client, To};
 use flux_id::Hostlist;
 use flux_proto::Errno;
@@ -57,6 +59,11 @@ pub(crate) fn command() -> Command {
         .subcommand(Command::new("parentof").about("Show the parent of a broker").arg(target()))
         .subcommand(Command::new("errors").about("Show why brokers are not there").arg(timeout()))
         .subcommand(
+            Command::new("home")
+                .about("Send a broker that was taken in elsewhere back to its configured parent")
+                .arg(target()),
+        )
+        .subcommand(
             Command::new("disconnect")
                 .about("Take a broker that does not answer out of the tree")
                 .arg(value("parent", 'r', "RANK", "Its parent (default: found from the tree)"))
@@ -83,6 +90,7 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
             output::line(&parent.to_string());
         }
         "errors" => errors(&client, matches, &hosts)?,
+        "home" => home(&client, matches, &hosts)?,
         _ => disconnect(&client, matches, &hosts)?,
     }
     Ok(0)
@@ -236,6 +244,19 @@ fn errors(client: &Client, matches: &ArgMatches, hosts: &[String]) -> Result<(),
         output::line(&format!("{list}: {text}"));
     }
     Ok(())
+}
+
+fn home(client: &Client, matches: &ArgMatches, hosts: &[String]) -> Result<(), Failure> {
+    let rank = target(matches, hosts)?;
+    if rank == 0 {
+        return Err(PROGRAM.fail("rank 0 has no parent"));
+    }
+    // It looks for its configured parent first whenever it has none.
+    let reason = "sent back to the configured parent".to_string();
+    client
+        .notify::<DisconnectParent>(To::Rank(rank), &DisconnectReason { reason })
+        .and_then(|()| client.flush())
+        .map_err(|error| PROGRAM.about("overlay.disconnect-parent", &error))
 }
 
 fn disconnect(client: &Client, matches: &ArgMatches, hosts: &[String]) -> Result<(), Failure> {

@@ -1,6 +1,6 @@
 //! Links to the children: greet, use, lose.
 
-use flux_api::overlay::{Goodbye, Hello, Hello_, HelloResponse};
+use flux_api::overlay::{Goodbye, Hello, Hello_, HelloResponse, Moved_};
 use flux_api::rpc::refusal;
 use flux_api::{Body, Rpc, RpcError};
 use flux_proto::{Cred, Errno, Message, MsgType, Rolemask, RouteId, USERID_UNKNOWN};
@@ -36,7 +36,7 @@ impl Node {
     /// Logs that a child is lost, and whom it takes along.
     fn child_failed(&mut self, rank: u32, how: &str) {
         let mut text = format!("{} {how}", self.child_name(rank));
-        let below = self.cfg.topology.descendants(rank);
+        let below = self.count_below(rank);
         if below > 0 {
             text += &format!(" and severed contact with {below} other nodes");
         }
@@ -88,7 +88,7 @@ impl Node {
             );
             return Err(RpcError::new(Errno::EINVAL, text));
         }
-        if !self.overlay.children.contains_key(&hello.rank) {
+        if !self.overlay.children.contains_key(&hello.rank) && !self.may_adopt(hello.rank) {
             let text = format!(
                 "rank {} is not a child of rank {}: mismatched config?",
                 hello.rank, self.cfg.rank
@@ -155,11 +155,18 @@ impl Node {
         };
         let name = self.child_name(hello.rank);
         let mut text = format!("accepting connection from {name} status {}", status.name());
+        if self.cfg.topology.parent(hello.rank) != Some(self.cfg.rank) {
+            text += ", whose parent is lost";
+        }
         if hello.up {
             text += ", which runs already";
         }
         self.log("overlay", Level::Debug, text);
         let uuid = RouteId::from(hello.link.as_deref().unwrap_or(&hello.uuid));
+        self.adopt(hello.rank);
+        if !hello.tells {
+            self.child_brings_all(hello.rank);
+        }
         self.ids.insert(uuid.clone(), Peer::Child(hello.rank));
         self.overlay.links.insert(link, Visitor::Child(hello.rank));
         if let Some(child) = self.overlay.children.get_mut(&hello.rank) {
@@ -231,6 +238,9 @@ impl Node {
                 if message.routes.is_empty() && message.topic() == Goodbye::TOPIC {
                     return self.goodbye(rank, &message);
                 }
+                if message.routes.is_empty() && message.topic() == Moved_::TOPIC {
+                    return self.child_moved(rank, &message);
+                }
                 if let Some(uuid) = child.uuid.clone() {
                     message.push_route(uuid);
                 }
@@ -293,7 +303,7 @@ impl Node {
 
     /// A child is no longer online: every request on its way to it ends, and every stream that
     /// it asked for.
-    fn child_gone(&mut self, rank: u32, status: Status, error: &str) {
+    pub(crate) fn child_gone(&mut self, rank: u32, status: Status, error: &str) {
         let Some(child) = self.overlay.children.get_mut(&rank) else {
             return;
         };
@@ -304,7 +314,9 @@ impl Node {
         if let Some(uuid) = child.uuid.take() {
             self.ids.remove(&uuid, Peer::Child(rank));
         }
+        self.lose_below(rank);
         self.child_status(rank, status);
+        self.forget_adopted(rank);
         for request in requests {
             self.refuse(&request, Errno::EHOSTUNREACH);
         }

@@ -1,13 +1,14 @@
 //! The link to the parent: connect, greet, use, lose, and connect again.
 
-use flux_api::overlay::{Hello, Hello_, HelloResponse, Joined, Way_, WayNews};
+use flux_api::overlay::{Drop_, Hello, Hello_, HelloResponse, Joined, Way_, WayNews};
 use flux_api::rpc::request;
 use flux_api::{Body, Empty, Rpc, RpcError, overlay};
 use flux_id::fsd;
-use flux_proto::{Cred, Errno, Message, MsgType, Rolemask, RouteId, USERID_UNKNOWN};
+use flux_proto::{Cred, Errno, Message, MsgType, NODEID_ANY, Rolemask, RouteId, USERID_UNKNOWN};
 use flux_svc::Level;
 use flux_svc::engine::{LinkId, Output};
 
+use crate::config::NodeConfig;
 use crate::ids::Peer;
 use crate::node::Node;
 use crate::overlay::{Traffic, control};
@@ -18,6 +19,10 @@ const MAX_BACKOFF: u64 = 500_000;
 
 /// How long the answer to a hello may take, in microseconds.
 const GREET_MAX: u64 = 10_000_000;
+
+/// A broker that starts waits at least so long for its configured parent, in microseconds: nodes
+/// are not switched on in the order of the tree.
+const FIRST_PATIENCE: u64 = 30_000_000;
 
 /// Where the link stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +61,14 @@ pub(crate) struct Joint {
 pub(crate) struct Parent {
     pub(crate) state: Uplink,
     pub(crate) traffic: Traffic,
+    /// Who it is, or would be: the configured parent, or another ancestor.
+    pub(crate) rank: u32,
+    /// Who was lost.
+    pub(crate) former: u32,
+    /// Tries since it was lost.
+    tries: u32,
+    /// Since when a parent is looked for, monotonic microseconds.
+    sought: u64,
     backoff: u64,
     /// This broker has said hello before.
     known: bool,
@@ -75,10 +88,14 @@ pub(crate) struct Parent {
 const TELL_AGAIN: u64 = 60_000_000;
 
 impl Parent {
-    pub(crate) fn new(rank: u32) -> Self {
+    pub(crate) fn new(cfg: &NodeConfig) -> Self {
         Self {
-            state: if rank == 0 { Uplink::Root } else { Uplink::Idle },
+            state: if cfg.rank == 0 { Uplink::Root } else { Uplink::Idle },
             traffic: Traffic::default(),
+            rank: cfg.topology.parent(cfg.rank).unwrap_or(0),
+            former: 0,
+            tries: 0,
+            sought: 0,
             backoff: BACKOFF,
             known: false,
             greet_by: 0,
@@ -106,8 +123,36 @@ impl Parent {
 
 impl Node {
     fn parent_name(&self) -> String {
-        let rank = self.cfg.topology.parent(self.cfg.rank).unwrap_or(0);
+        let rank = self.overlay.parent.rank;
         format!("{} (rank {rank})", self.cfg.host(rank))
+    }
+
+    /// Whom to try next: the configured parent, and with time those above it, too.
+    fn next_parent(&mut self) -> u32 {
+        let home = self.cfg.topology.parent(self.cfg.rank).unwrap_or(0);
+        let Some(after) = self.cfg.reparent else { return home };
+        let after = (after * 1e6) as u64;
+        let parent = &mut self.overlay.parent;
+        let patience = if parent.known { after } else { after.max(FIRST_PATIENCE) };
+        let waited = self.clock.mono_us.saturating_sub(parent.sought);
+        let reach = waited.checked_div(patience).map_or(u64::MAX, |steps| steps.saturating_add(1));
+        let tree = &self.cfg.topology;
+        let mut ancestors = vec![home];
+        while let Some(next) = ancestors.last().and_then(|rank| tree.parent(*rank))
+            && (ancestors.len() as u64) < reach
+        {
+            ancestors.push(next);
+        }
+        let at = parent.tries as usize % ancestors.len();
+        parent.tries = parent.tries.wrapping_add(1);
+        ancestors.get(at).copied().unwrap_or(home)
+    }
+
+    fn call_parent(&mut self) {
+        let rank = self.next_parent();
+        self.overlay.parent.rank = rank;
+        self.overlay.parent.state = Uplink::Connecting;
+        self.out.push_back(Output::ConnectParent(rank));
     }
 
     /// Sends to the parent, whatever the state of the link.
@@ -120,9 +165,10 @@ impl Node {
     pub(crate) fn connect_parent(&mut self) {
         let parent = &mut self.overlay.parent;
         if matches!(parent.state, Uplink::Idle | Uplink::Lost | Uplink::Left | Uplink::Barred(_)) {
-            parent.state = Uplink::Connecting;
             parent.backoff = BACKOFF;
-            self.out.push_back(Output::ConnectParent);
+            parent.tries = 0;
+            parent.sought = self.clock.mono_us;
+            self.call_parent();
         }
     }
 
@@ -133,10 +179,7 @@ impl Node {
             return self.give_up_rejoin();
         }
         match self.overlay.parent.state {
-            Uplink::Waiting(at) if at <= now => {
-                self.overlay.parent.state = Uplink::Connecting;
-                self.out.push_back(Output::ConnectParent);
-            }
+            Uplink::Waiting(at) if at <= now => self.call_parent(),
             Uplink::Greeting if self.overlay.parent.greet_by <= now => {
                 self.out.push_back(Output::CloseLink(LinkId::PARENT));
                 self.parent_down("no answer to hello");
@@ -209,6 +252,7 @@ impl Node {
             instance: Some(self.overlay.way.instance.clone()).filter(|text| !text.is_empty()),
             sequence: again.then_some(self.events.sequence),
             up: self.boot.is_up(),
+            tells: self.overlay.below.is_some(),
         };
         let cred = Cred { userid: USERID_UNKNOWN, rolemask: Rolemask::OWNER };
         self.send_up(request::<Hello_>(&hello).with_cred(cred));
@@ -266,6 +310,12 @@ impl Node {
             MsgType::Request if message.routes.is_empty() && message.topic() == Way_::TOPIC => {
                 self.way_message(&message);
             }
+            MsgType::Request if message.routes.is_empty() && message.topic() == Drop_::TOPIC => {
+                self.dropped(&message);
+            }
+            MsgType::Request if self.is_astray(&message) => {
+                self.refuse(&message, Errno::EHOSTUNREACH);
+            }
             MsgType::Request => {
                 self.overlay.parent.traffic.received(&message, self.clock.mono_us);
                 if self.passes(&message) {
@@ -284,6 +334,17 @@ impl Node {
         }
     }
 
+    /// Whether the parent believes a rank to be below, and it is not, any more: sent up it would
+    /// come again.
+    fn is_astray(&self, message: &Message) -> bool {
+        let target = message.nodeid();
+        self.overlay.below.is_some()
+            && !message.upstream()
+            && target != NODEID_ANY
+            && target != self.cfg.rank
+            && self.child_toward(target).is_none()
+    }
+
     /// The parent has answered the hello.
     fn greeted(&mut self, response: &Message) {
         let result = match RpcError::of(response) {
@@ -300,7 +361,19 @@ impl Node {
                 self.overlay.parent.state = Uplink::Joined(joint);
                 self.overlay.parent.backoff = BACKOFF;
                 self.events.fresh = true;
+                // First of all: so the parent knows that this end is alive, and no hello that was
+                // said long ago and read just now makes it take brokers from their places.
+                if let Some(members) = self.members() {
+                    self.tell_moved(members, String::new());
+                }
                 self.report_status();
+                if self.is_visitor() {
+                    let name = self.parent_name();
+                    let home = self.cfg.topology.parent(self.cfg.rank).unwrap_or(0);
+                    let home = self.cfg.host(home);
+                    let text = format!("{home} is lost: {name} is the parent from now on");
+                    self.log("overlay", Level::Warning, text);
+                }
                 for answer in std::mem::take(&mut self.overlay.joins) {
                     self.reply(answer, Ok(Joined { uuid: hello.uuid.clone() }));
                 }
@@ -315,8 +388,18 @@ impl Node {
                     sequence: 0,
                 }));
             }
+            Err(error) if self.is_visitor() && error.errno == Errno::EINVAL => {
+                // It does not take in those who are not its own.
+                self.out.push_back(Output::CloseLink(LinkId::PARENT));
+                self.parent_down(&format!("overlay.hello: {}", error.message()));
+            }
             Err(error) => self.refused(&error, Errno::ESTALE),
         }
+    }
+
+    /// The one it has turned to is not its configured parent.
+    fn is_visitor(&self) -> bool {
+        self.cfg.topology.parent(self.cfg.rank) != Some(self.overlay.parent.rank)
     }
 
     /// The parent does not take this broker; whoever wants to join again hears `again`.
@@ -357,6 +440,7 @@ impl Node {
     /// Every request on its way up ends, and every stream that came down.
     pub(crate) fn parent_lost(&mut self, state: Uplink) {
         self.overlay.parent.lost_at = self.clock.mono_us;
+        self.overlay.parent.former = self.overlay.parent.rank;
         self.end_uplink(state);
         self.way_lost();
         self.way_cut();

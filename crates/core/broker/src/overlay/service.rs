@@ -94,6 +94,8 @@ impl Node {
             }
             Api::Hello_(call) => self.only_between_brokers(call.answer),
             Api::Way_(call) => self.only_between_brokers(call.answer),
+            Api::Moved_(call) => self.only_between_brokers(call.answer),
+            Api::Drop_(call) => self.only_between_brokers(call.answer),
             Api::Goodbye(call) => self.only_between_brokers(call.answer),
         }
     }
@@ -145,19 +147,47 @@ impl Node {
         }
         // Children first, without recursion: a chain may be thousands deep.
         let tree = &self.cfg.topology;
+        let moved = self.moved();
+        let children = |rank: u32| match &moved {
+            None => tree.children(rank),
+            Some(moved) => moved.get(&rank).map(Vec::as_slice).unwrap_or_default(),
+        };
         let mut order = vec![rank];
         let mut at = 0;
         while let Some(rank) = order.get(at) {
-            order.extend_from_slice(tree.children(*rank));
+            order.extend_from_slice(children(*rank));
             at += 1;
         }
         let mut done: std::collections::BTreeMap<u32, Subtree> = std::collections::BTreeMap::new();
         for rank in order.into_iter().rev() {
-            let children = tree.children(rank).iter().filter_map(|child| done.remove(child));
-            let children = children.collect();
-            done.insert(rank, Subtree { rank, size: tree.descendants(rank) + 1, children });
+            let children = children(rank).iter().filter_map(|child| done.remove(child));
+            let children: Vec<Subtree> = children.collect();
+            let size = 1 + children.iter().map(|child| child.size).sum::<u32>();
+            done.insert(rank, Subtree { rank, size, children });
         }
         done.remove(&rank).ok_or_else(|| RpcError::bare(Errno::ENOENT))
+    }
+
+    /// Children of each rank below this one, where they are not all at their configured place.
+    /// Brokers that are not there count for where they belong.
+    fn moved(&self) -> Option<std::collections::BTreeMap<u32, Vec<u32>>> {
+        let below = self.overlay.below.as_ref().filter(|below| below.has_adopted())?;
+        let tree = &self.cfg.topology;
+        let mut children: std::collections::BTreeMap<u32, Vec<u32>> =
+            std::collections::BTreeMap::new();
+        let mut order = vec![self.cfg.rank];
+        let mut at = 0;
+        while let Some(&rank) = order.get(at) {
+            at += 1;
+            order.extend_from_slice(tree.children(rank));
+            if rank != self.cfg.rank
+                && let Some(parent) = below.adopter(rank).or(tree.parent(rank))
+            {
+                children.entry(parent).or_default().push(rank);
+            }
+        }
+        children.values_mut().for_each(|ranks| ranks.sort_unstable());
+        Some(children)
     }
 
     fn overlay_stats(&self) -> OverlayStats {
@@ -173,7 +203,9 @@ impl Node {
 
     fn child_change(&self, rank: u32) -> Option<ChildChange> {
         let child = self.overlay.children.get(&rank)?;
-        Some(ChildChange { rank, status: child.status.name().to_string(), torpid: child.torpid })
+        let below = self.overlay.below.as_ref().map(|below| below.set(rank).to_string());
+        let status = child.status.name().to_string();
+        Some(ChildChange { rank, status, torpid: child.torpid, below })
     }
 
     pub(crate) fn tell_monitors(&mut self, rank: u32) {
@@ -200,12 +232,7 @@ impl Node {
         self.overlay.count[status as usize] += 1;
         child.status = status;
         child.since = now;
-        let whole = Status::rollup(&self.overlay.count);
-        if whole != self.overlay.status {
-            self.overlay.status = whole;
-            self.overlay.since = now;
-            self.report_status();
-        }
+        self.rolled_up();
         self.tell_monitors(rank);
         if !self.overlay.health.is_empty() {
             let health = self.health();
@@ -214,6 +241,16 @@ impl Node {
                 self.item(answer, &health);
             }
             self.overlay.health = streams;
+        }
+    }
+
+    /// The status of the whole follows from that of the children.
+    pub(crate) fn rolled_up(&mut self) {
+        let whole = Status::rollup(&self.overlay.count);
+        if whole != self.overlay.status {
+            self.overlay.status = whole;
+            self.overlay.since = self.clock.mono_us;
+            self.report_status();
         }
     }
 }

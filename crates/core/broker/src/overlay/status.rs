@@ -1,7 +1,7 @@
 //! Status of a subtree, and how that of the parts makes that of the whole.
 
 /// Status of a broker with all below it; the numbers travel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Status {
     Unknown = 0,
     /// Online, all below are full.
@@ -13,6 +13,7 @@ pub(crate) enum Status {
     /// The connection failed.
     Lost = 4,
     /// Not connected yet, or left in order.
+    #[default]
     Offline = 5,
 }
 

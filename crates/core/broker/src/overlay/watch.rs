@@ -15,6 +15,10 @@ use crate::overlay::control;
 const CHECK_MIN: u64 = 1_000_000;
 const CHECK_MAX: u64 = 5_000_000;
 
+/// Where nobody waits for a leader: how long one is looked for who takes this broker in, beyond
+/// the time that each ancestor is waited for.
+const SEEKING: u64 = 10_000_000;
+
 /// When they were not looked at for so long, this process was stopped meanwhile.
 const SLEPT: u64 = 3 * CHECK_MAX;
 
@@ -55,7 +59,12 @@ impl Node {
         match self.overlay.rejoin_timeout {
             Some(limit) => limit.is_finite().then(|| micros(limit)),
             None if self.overlay.way.durable || self.cfg.fixed_parent => None,
-            None => Some(0),
+            // A leader that is lost does not come back; of a router those below need not go, too.
+            None if self.overlay.parent.former == 0 => Some(0),
+            None => self.cfg.reparent.map_or(Some(0), |after| {
+                let level = self.cfg.topology.level(self.cfg.rank);
+                Some(micros(after * f64::from(level)) + SEEKING)
+            }),
         }
     }
 

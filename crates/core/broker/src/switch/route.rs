@@ -47,7 +47,7 @@ impl Node {
         if nodeid >= self.cfg.size() {
             return Way::Nowhere;
         }
-        match self.cfg.topology.child_toward(here, nodeid) {
+        match self.child_toward(nodeid) {
             Some(child) => Way::Down(child),
             None => Way::Up,
         }

@@ -324,6 +324,15 @@ impl Cluster {
         self.run();
     }
 
+    /// The same, and the parent does not hear of it.
+    pub(crate) fn break_uplink_unseen(&mut self, rank: u32) {
+        if let Some(other) = self.wires.remove(&(rank, LinkId::PARENT)) {
+            self.wires.remove(&other);
+        }
+        self.queue.push_back((rank, Input::LinkDown(LinkId::PARENT, "reset".into())));
+        self.run();
+    }
+
     pub(crate) fn freeze(&mut self, rank: u32) {
         self.frozen.push(rank);
     }
@@ -373,8 +382,7 @@ impl Cluster {
                 }
             }
             Output::CloseLink(link) => self.cut((rank, link)),
-            Output::ConnectParent => {
-                let parent = self.topology.parent(rank).unwrap();
+            Output::ConnectParent(parent) => {
                 if self.nodes.get(parent as usize).is_some_and(Option::is_some) {
                     let link = LinkId(self.next);
                     self.next += 1;

@@ -13,7 +13,8 @@ fn flat(place: &Place) -> Result<Tree, String> {
     let default = (0..place.size).map(|rank| (rank > 0).then_some(0)).collect();
     let parents = place.parents.clone().unwrap_or(default);
     let children = (0..place.size).filter(|rank| parents[*rank as usize] == Some(place.rank));
-    Ok(Tree { parent: parents[place.rank as usize], children: children.collect() })
+    let (parent, children) = (parents[place.rank as usize], children.collect());
+    Ok(Tree { parent, children, ..Tree::default() })
 }
 
 #[test]

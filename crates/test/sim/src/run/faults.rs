@@ -78,7 +78,9 @@ impl Run {
                     && self.world.is_alive(rank)
                 {
                     self.strike(rank);
-                    let after = self.rng.range(SEC / 10, 10 * SEC);
+                    // Where its subtree goes elsewhere, long enough for that.
+                    let most = if self.scenario.reparent.is_some() { 40 * SEC } else { 10 * SEC };
+                    let after = self.rng.range(SEC / 10, most);
                     self.world.start_after(after, rank);
                     self.count("followers killed");
                 }
