@@ -85,7 +85,7 @@ pub struct Plan {
     pub roles: Vec<Role>,
     /// Where the dice begin.
     pub seed: u64,
-    /// How long jobs may take to end when the killing is over.
+    /// How long no job may end when the killing is over.
     pub patience: Duration,
     /// No job takes longer, as far as its pauses go.
     pub longest: Duration,

@@ -81,7 +81,8 @@ impl Verdict {
         let mut verdict = Verdict::default();
         let mut ids = BTreeSet::new();
         let mut held = Vec::new();
-        let until = Instant::now() + plan.patience;
+        // Patience is with an instance that gets nothing done, not with a long queue.
+        let mut until = Instant::now() + plan.patience;
         let mut waiting: Vec<&Attempt> = Vec::new();
         for attempt in &jobs.attempts {
             if let Some(id) = attempt.id {
@@ -108,6 +109,7 @@ impl Verdict {
                 continue;
             };
             let late = Instant::now() > until;
+            let before = waiting.len();
             waiting.retain(|attempt| {
                 let Some(id) = attempt.id else { return false };
                 match fetch(&client, id, "eventlog") {
@@ -131,6 +133,9 @@ impl Verdict {
                     _ => true,
                 }
             });
+            if waiting.len() < before {
+                until = Instant::now() + plan.patience;
+            }
             cluster.tend();
             std::thread::sleep(Duration::from_millis(200));
         }
