@@ -1,6 +1,7 @@
 //! The running shell: one thread, one loop over broker, tasks, signals and timers.
 
 mod answers;
+mod late;
 mod launch;
 mod local;
 mod pty;
@@ -64,6 +65,8 @@ enum Waiting {
     Letter(u32, u64),
     /// Keys sent to the parent of the fence: which exchange.
     Fence(u64),
+    /// How many tasks of another shell run.
+    Running(u32),
     /// A signal to the whole job.
     Kill,
     /// Registration after a reconnect: which of the messages of [`crate::job::registration`].
@@ -152,6 +155,10 @@ pub struct Shell {
     recorder: Recorder,
     last_commit: Option<Instant>,
     policy: Policy,
+    /// Shells that were asked whether their tasks run, since then.
+    asked: BTreeMap<u32, Instant>,
+    /// When to look at them again.
+    look_at: Option<Instant>,
     tasks: Vec<Task>,
     pmi: Option<Server>,
     pmi_aborted: bool,
@@ -286,14 +293,12 @@ impl Shell {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let policy =
-            if self.ended && self.others.is_empty() { None } else { self.policy.deadline() };
         let up = self.link.is_up();
         [
             self.recorder.due().filter(|_| up),
             self.again.next().filter(|_| up),
             self.outboxes.values().filter_map(Outbox::due).min().filter(|_| up),
-            policy,
+            self.late_at(),
             self.link.retry_at(),
             self.patience.due(),
             self.warning,
@@ -313,9 +318,7 @@ impl Shell {
             self.log(Level::Error, "", &format!("no broker, sending signal {signum} to all tasks"));
             self.kill_tasks(signum);
         }
-        if let Some(verdict) = self.policy.expired(now) {
-            self.raise(&verdict.note, Some(verdict.wait_status));
-        }
+        self.end_late_tasks(now);
         if due(&mut self.warning, now) {
             self.warn_of_end();
         }

@@ -19,6 +19,9 @@ use crate::cluster::Cluster;
 use crate::killer::Kill;
 use crate::load::{Attempt, Jobs, compare, story};
 
+/// Jobs that went wrong of which everything is told.
+const STORIES: usize = 20;
+
 /// What was found.
 #[derive(Debug, Default)]
 pub struct Verdict {
@@ -162,7 +165,7 @@ impl Verdict {
     /// Everything that may tell why a job went wrong.
     fn tell(&mut self, cluster: &Cluster, logs: &BTreeMap<u64, String>, kills: &[Kill]) {
         let client = Client::open_once(&cluster.uri(0), Duration::from_secs(5));
-        for id in &self.suspects {
+        for id in self.suspects.iter().take(STORIES) {
             let log = logs.get(id).map_or("", String::as_str);
             let mut text = format!("{}:{}", JobId(*id).f58(), story(log));
             let exec = client

@@ -55,6 +55,7 @@ impl Shell {
             (Waiting::Doubt(doubt), answer) => self.settle(&doubt, answer),
             (Waiting::Barrier, Ok(_)) => self.announce_start(),
             (Waiting::Barrier, Err(error)) => self.barrier_failed(&error),
+            (Waiting::Running(shell), answer) => self.runs(shell, answer),
             (Waiting::Register(1), Ok(_)) => self.subscribed = true,
             (Waiting::Raise(_) | Waiting::Kill | Waiting::Register(_), Ok(_)) => {}
             (Waiting::Raise(body), Err(error)) if may_pass(error.errno) => {
@@ -175,6 +176,7 @@ impl Shell {
                 | Waiting::Letter(..)
                 | Waiting::Fence(_)
                 | Waiting::Register(_) => {}
+                Waiting::Running(shell) => drop(self.asked.remove(&shell)),
             }
         }
     }

@@ -128,6 +128,7 @@ impl Shell {
                 self.link
                     .post(Message::response_to(&request).with_json(&json!({ "credits": credits })));
             }
+            "running" => self.tell_running(&request),
             "proctable" => {
                 let tasks: Vec<Value> = self
                     .tasks

@@ -284,6 +284,8 @@ impl Shell {
             recorder,
             last_commit: None,
             policy,
+            asked: BTreeMap::new(),
+            look_at: None,
             tasks: Vec::new(),
             pmi: None,
             pmi_aborted: false,

@@ -186,6 +186,47 @@ fn a_signal_that_was_missed_is_told_and_counts_once() {
 }
 
 #[test]
+fn an_end_that_cannot_be_told_is_not_late() {
+    // The exit timeout passes while the store, or a broker, is away.
+    let options = json!({"exit-timeout": 0.2});
+    let script = "echo begun; while ! test -e go$FLUX_TASK_RANK; do sleep 0.01; done";
+    for lost in [0, 1] {
+        let setting = Setting::new(&["sh", "-c", script]);
+        let setting = Setting { ntasks: 2, nshells: 2, options: options.clone(), ..setting };
+        let run = setting.start();
+        drop(run.shared.wait("start", |state| state.log("output").matches("begun").count() == 2));
+        run.kill_broker(lost, "local");
+        for task in 0..2 {
+            std::fs::write(run.dir.path().join(format!("go{task}")), "").unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(1500));
+        run.broker(lost, "local");
+        let done = run.finish();
+        assert_eq!((done.code, done.raised), (0, vec![]), "{lost}");
+    }
+    let run = run(&["true"], 1, options);
+    run.shared.state.lock().unwrap().store_hangs = true;
+    std::thread::sleep(Duration::from_millis(700));
+    run.shared.state.lock().unwrap().store_hangs = false;
+    run.shared.changed.notify_all();
+    let done = run.finish();
+    assert_eq!((done.code, done.raised), (0, vec![]));
+}
+
+#[test]
+fn tasks_of_another_shell_that_run_on_are_late() {
+    let script = "test $FLUX_TASK_RANK = 0 || sleep 1000";
+    let setting = Setting::new(&["sh", "-c", script]);
+    let options = json!({"exit-timeout": 0.2});
+    let run = Setting { ntasks: 2, nshells: 2, options, ..setting }.start();
+    let raised = run.shared.wait("exception", |state| !state.raised.is_empty()).raised.clone();
+    let note = raised[0]["note"].as_str().unwrap();
+    assert!(note.ends_with("exited (Exit 0) and exit-timeout=0.2s has expired"), "{note}");
+    run.send(&Message::event(format!("shell-{ID}.kill")).with_json(&json!({"signum": 9})));
+    assert_eq!(run.finish().raised.len(), 1);
+}
+
+#[test]
 fn shells_whose_leader_is_lost_end_with_their_tasks() {
     let mut run = run_on_two(&["sh", "-c", "echo $FLUX_TASK_RANK; sleep 1000"], json!({}));
     for rank in 0..4 {
