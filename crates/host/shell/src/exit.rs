@@ -123,6 +123,13 @@ impl Policy {
         (first, verdict)
     }
 
+    /// `exit-timeout`; nothing where there is none.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        let seconds = self.timeout.unwrap_or_default();
+        Duration::try_from_secs_f64(seconds).unwrap_or_default()
+    }
+
     /// When [`Policy::expired`] is to be asked, while tasks are left.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {

@@ -155,6 +155,10 @@ pub struct Shell {
     recorder: Recorder,
     last_commit: Option<Instant>,
     policy: Policy,
+    /// When the tasks of this shell were started.
+    began: Instant,
+    /// When all shells had started theirs.
+    all_started: Option<Instant>,
     /// Shells that were asked whether their tasks run, since then.
     asked: BTreeMap<u32, Instant>,
     /// When to look at them again.

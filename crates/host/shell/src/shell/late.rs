@@ -25,7 +25,7 @@ impl Shell {
             // All have ended; only records and letters are on their way.
             return None;
         }
-        let at = self.policy.deadline()?;
+        let at = self.policy.deadline()?.max(self.all_started? + self.policy.timeout());
         Some(self.look_at.map_or(at, |look| at.max(look)))
     }
 
@@ -56,18 +56,24 @@ impl Shell {
     /// A shell says how many of its tasks run.
     pub(super) fn runs(&mut self, shell: u32, answer: Result<Message, RpcError>) {
         self.asked.remove(&shell);
-        let running = answer.ok().and_then(|message| message.json::<Value>().ok());
-        let running = running.and_then(|body| body["tasks"].as_u64());
-        if running.is_some_and(|tasks| tasks > 0) && self.others.contains(&shell) {
+        let Some(body) = answer.ok().and_then(|message| message.json::<Value>().ok()) else {
+            return;
+        };
+        let running = body["tasks"].as_u64().unwrap_or(0);
+        let long = body["since"].as_f64().unwrap_or(0.0) >= self.policy.timeout().as_secs_f64();
+        if running > 0 && long && self.others.contains(&shell) {
             self.exit_timeout_over(Instant::now());
         }
     }
 
-    /// Answers how many tasks of this shell run.
+    /// Answers how many tasks of this shell run, and since when, in seconds.
     pub(super) fn tell_running(&self, request: &Message) {
         let tasks = self.tasks.iter().filter(|task| !task.is_done()).count();
-        self.link
-            .post(Message::response_to(request).with_json(&serde_json::json!({ "tasks": tasks })));
+        let since = self.began.elapsed().as_secs_f64();
+        self.link.post(
+            Message::response_to(request)
+                .with_json(&serde_json::json!({"tasks": tasks, "since": since})),
+        );
     }
 
     fn exit_timeout_over(&mut self, now: Instant) {

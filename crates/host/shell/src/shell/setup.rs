@@ -284,6 +284,8 @@ impl Shell {
             recorder,
             last_commit: None,
             policy,
+            began: Instant::now(),
+            all_started: None,
             asked: BTreeMap::new(),
             look_at: None,
             tasks: Vec::new(),
@@ -367,6 +369,7 @@ impl Shell {
             return;
         }
         self.announce();
+        self.began = Instant::now();
         if let Err((code, text)) = self.start_tasks() {
             self.fatal(code, "", &text);
             return;
@@ -423,6 +426,7 @@ impl Shell {
     }
 
     pub(super) fn announce_start(&mut self) {
+        self.all_started.get_or_insert_with(Instant::now);
         if self.is_leader() {
             let map = self.layout.map.to_value();
             self.event("shell.start", json!({ "taskmap": map }));

@@ -52,6 +52,9 @@ pub(crate) struct State {
     forwarded: BTreeMap<u32, Forwarded>,
     next_tag: u32,
     barrier: BTreeMap<usize, Message>,
+    /// This shell hears of barriers that were passed when the test says so.
+    pub(crate) slow: Option<usize>,
+    late: Vec<Message>,
     /// Responses to requests that the test made.
     pub(crate) responses: Vec<Message>,
     /// What happens to the next requests with a topic that ends so.
@@ -170,7 +173,11 @@ fn answer(state: &mut State, job: &Value, from: usize, request: &Message) -> boo
             state.barrier.insert(from, request.clone());
             if state.barrier.len() == state.sockets.len() {
                 for (to, request) in std::mem::take(&mut state.barrier) {
-                    write(state, to, &Message::response_to(&request));
+                    let response = Message::response_to(&request);
+                    match state.slow == Some(to) {
+                        true => state.late.push(response),
+                        false => write(state, to, &response),
+                    }
                 }
             }
             return true;
@@ -310,6 +317,8 @@ pub(crate) struct Setting {
     /// How long shells go on without broker.
     pub(crate) patience: &'static str,
     pub(crate) expiration: f64,
+    /// A shell that hears late of barriers.
+    pub(crate) slow: Option<usize>,
 }
 
 impl Setting {
@@ -322,6 +331,7 @@ impl Setting {
             fates: Vec::new(),
             patience: "1m",
             expiration: 0.0,
+            slow: None,
         }
     }
 
@@ -357,6 +367,7 @@ impl Setting {
         {
             let mut state = shared.state.lock().unwrap();
             state.fates = self.fates;
+            state.slow = self.slow;
             state.sockets = (0..self.nshells).map(|_| None).collect();
             state.registered = vec![false; self.nshells];
             state.down = vec![false; self.nshells];
@@ -464,6 +475,16 @@ impl Run {
         let state = self.shared.state.lock().unwrap();
         for to in 0..state.sockets.len() {
             write(&state, to, &message);
+        }
+    }
+
+    /// Tells the slow shell of the barriers that were passed, and from now on at once.
+    pub(crate) fn hurry(&self) {
+        let mut state = self.shared.state.lock().unwrap();
+        if let Some(shell) = state.slow.take() {
+            for response in std::mem::take(&mut state.late) {
+                write(&state, shell, &response);
+            }
         }
     }
 

@@ -214,6 +214,28 @@ fn an_end_that_cannot_be_told_is_not_late() {
 }
 
 #[test]
+fn tasks_that_were_started_late_are_not_late() {
+    // One shell hears long after the other that the first barrier was passed.
+    let script = "test $FLUX_TASK_RANK = 0 || touch begun";
+    let options = json!({"exit-timeout": 3});
+    let setting = Setting {
+        ntasks: 2,
+        nshells: 2,
+        slow: Some(1),
+        options,
+        ..Setting::new(&["sh", "-c", script])
+    };
+    let run = setting.start();
+    drop(run.shared.wait("first task", |state| state.log("exec.eventlog").contains("task-exit")));
+    std::thread::sleep(Duration::from_millis(3500));
+    assert!(!run.dir.path().join("begun").exists());
+    run.hurry();
+    let done = run.finish();
+    assert_eq!((done.code, done.raised.len()), (0, 0));
+    assert!(done.dir.path().join("begun").exists());
+}
+
+#[test]
 fn tasks_of_another_shell_that_run_on_are_late() {
     let script = "test $FLUX_TASK_RANK = 0 || sleep 1000";
     let setting = Setting::new(&["sh", "-c", script]);
