@@ -12,6 +12,7 @@ use clap::{
 };
 
 use flux_client::Client;
+use flux_launch::supervisor::Inside;
 
 use crate::{
     commands::{COMMANDS, Entry},
@@ -22,26 +23,23 @@ use crate::{
 /// Runs the command that `argv` (program name first) asks for and returns its exit status.
 pub(crate) fn dispatch(argv: impl IntoIterator<Item = OsString>) -> Result<i32, Failure> {
     let mut argv: Vec<OsString> = argv.into_iter().collect();
+    // Every job starts one, on every node: it is spared the definition of the other commands.
+    if let Some(words) = shell_words(&argv) {
+        return Ok(flux_shell::main(&words));
+    }
     // Installed under the name `flux-NAME`, the program is that command.
-    let name = argv.first().and_then(|path| Path::new(path).file_name()).and_then(OsStr::to_str);
-    if let Some(name) = name.and_then(|name| name.strip_prefix("flux-"))
+    if let Some(name) = own_name(&argv)
         && COMMANDS.iter().any(|entry| entry.name == name)
     {
         argv.insert(1, name.into());
     }
-    // Every job starts one, on every node: it is spared the definition of the other commands.
-    if let [_, name, words @ ..] = argv.as_slice()
-        && name == "shell"
-    {
-        let words: Vec<String> =
-            words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-        return Ok(flux_shell::main(&words));
-    }
-    // The same for the one that watches over them; no command of anybody else's.
+    // The one that watches over shells is spared it, too; no command of anybody else's.
     if let [_, name, directory] = argv.as_slice()
         && name == "supervise"
     {
-        return flux_launch::supervisor::run(Path::new(directory)).map(|()| 0).map_err(|error| {
+        let inside = Inside { words: shell_words::<String>, main: flux_shell::main };
+        let ended = flux_launch::supervisor::run(Path::new(directory), inside);
+        return ended.map(|()| 0).map_err(|error| {
             Failure::binary("flux-supervise", format!("{}: {error}", directory.display()))
         });
     }
@@ -78,6 +76,22 @@ pub(crate) fn dispatch(argv: impl IntoIterator<Item = OsString>) -> Result<i32, 
         Some(entry) => builtin(entry, arguments),
         None => external(name, &arguments),
     }
+}
+
+/// What follows `flux-` in the name of the program.
+fn own_name<T: AsRef<OsStr>>(argv: &[T]) -> Option<String> {
+    let name = Path::new(argv.first()?).file_name()?.to_str()?;
+    name.strip_prefix("flux-").map(str::to_owned)
+}
+
+/// The words for the shell, if that is what is asked for.
+fn shell_words<T: AsRef<OsStr>>(argv: &[T]) -> Option<Vec<String>> {
+    let words = match argv {
+        [_, words @ ..] if own_name(argv).as_deref() == Some("shell") => words,
+        [_, name, words @ ..] if name.as_ref() == "shell" => words,
+        _ => return None,
+    };
+    Some(words.iter().map(|word| word.as_ref().to_string_lossy().into_owned()).collect())
 }
 
 /// Runs the command in an enclosing instance: in this program again, with the environment of there.

@@ -191,3 +191,29 @@ fn many_cores(directory: &Path) -> String {
     std::fs::write(&path, text).unwrap();
     path.display().to_string()
 }
+
+#[test]
+fn a_shell_shows_its_own_words_and_whose_it_is() {
+    let script = r#"flux run true
+        flux run sh -c 'tr "\0" "\n" </proc/$PPID/cmdline; echo; tr "\0" "\n" </proc/$PPID/environ
+            echo; for fd in /proc/$PPID/fd/*; do readlink $fd; done' | sed 's/^$/--/'"#;
+    let lines = stdout(&instance(1, script));
+    let lines: Vec<&str> = lines.lines().collect();
+    assert_eq!(lines[1], "shell", "{lines:#?}");
+    let id = format!("FLUX_LAUNCH_ID={}", lines[2]);
+    assert!(lines.contains(&id.as_str()), "{lines:#?}");
+    assert!(lines.iter().any(|line| line.starts_with("FLUX_URI=local://")), "{lines:#?}");
+    // Nothing that the supervisor has open is open here.
+    assert!(!lines.iter().any(|line| line.ends_with("/journal")), "{lines:#?}");
+}
+
+#[test]
+fn jobs_that_leave_nothing_behind_share_a_directory_one_after_the_other() {
+    let script = "for n in 1 2; do flux run sh -c 'stat -c %i $FLUX_JOB_TMPDIR'; done
+        flux run sh -c 'touch $FLUX_JOB_TMPDIR/x; ls $FLUX_JOB_TMPDIR'
+        flux run sh -c 'ls -A $FLUX_JOB_TMPDIR | wc -l'";
+    let lines = stdout(&instance(1, script));
+    let lines: Vec<&str> = lines.lines().collect();
+    assert_eq!(lines[0], lines[1], "{lines:?}");
+    assert_eq!(lines[2..], ["x", "0"]);
+}

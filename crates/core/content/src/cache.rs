@@ -1,6 +1,6 @@
 //! Blobs by digest, bounded by their bytes; the least recently used go first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
@@ -85,6 +85,39 @@ impl Cache {
     }
 }
 
+/// Blobs that were stored just now, without their digests: nearly all of them are never asked for
+/// here, because whoever stored them keeps them.
+#[derive(Debug, Default)]
+pub(crate) struct Recent {
+    batches: VecDeque<(usize, Vec<Bytes>)>,
+    bytes: usize,
+}
+
+impl Recent {
+    /// Keeps the blobs of a commit, and forgets those of the oldest ones beyond `limit` bytes.
+    pub(crate) fn push(&mut self, blobs: Vec<Bytes>, limit: usize) {
+        let bytes = blobs.iter().map(|blob| blob.len() + OVERHEAD).sum();
+        self.bytes += bytes;
+        self.batches.push_back((bytes, blobs));
+        while self.bytes > limit {
+            let Some((bytes, _)) = self.batches.pop_front() else { break };
+            self.bytes -= bytes;
+        }
+    }
+
+    /// Takes all of them, oldest first.
+    pub(crate) fn take(&mut self) -> impl Iterator<Item = Bytes> + use<> {
+        self.bytes = 0;
+        std::mem::take(&mut self.batches).into_iter().flat_map(|(_, blobs)| blobs)
+    }
+
+    /// How many there are, and their bytes.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        let count = self.batches.iter().map(|(_, blobs)| blobs.len()).sum();
+        (count, self.bytes)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,5 +134,17 @@ mod tests {
         assert!(cache.get(&digest(1)).is_none());
         assert!(cache.get(&digest(0)).is_some());
         assert_eq!((cache.len(), cache.bytes()), (3, 3 * (OVERHEAD + 10)));
+    }
+    #[test]
+    fn of_what_was_stored_just_now_the_newest_is_kept() {
+        let mut recent = Recent::default();
+        let blob = |n: u8| Bytes::from(vec![n; 10]);
+        for n in 0..4 {
+            recent.push(vec![blob(n), blob(n + 10)], 4 * (OVERHEAD + 10));
+        }
+        assert_eq!(recent.size(), (4, 4 * (OVERHEAD + 10)));
+        let kept: Vec<Bytes> = recent.take().collect();
+        assert_eq!(kept, [blob(2), blob(12), blob(3), blob(13)]);
+        assert_eq!(recent.size(), (0, 0));
     }
 }

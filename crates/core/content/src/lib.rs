@@ -24,7 +24,7 @@ use flux_proto::{Errno, Message};
 use flux_svc::{Cx, Level, Reply, Service, To};
 use serde_json::{Map, Value, json};
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Recent};
 pub use crate::gc::GcSettings;
 use crate::gc::{Gc, Next};
 
@@ -36,6 +36,9 @@ const PINS_MAX: usize = 1_024;
 
 /// Bytes of blobs that a rank keeps, unless told otherwise.
 pub const CACHE_BYTES: usize = 16 << 20;
+
+/// Bytes of blobs of the last commits that are kept beside the cache.
+const RECENT_BYTES: usize = 2 << 20;
 
 /// What the service waits for.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,6 +68,7 @@ pub enum Wait {
 pub struct ContentService {
     hash: HashAlg,
     cache: Cache,
+    recent: Recent,
     loads: BTreeMap<Bytes, Vec<Answer<Load>>>,
     stores: BTreeMap<Bytes, Vec<Answer<Store>>>,
     commits: BTreeMap<u64, (Vec<Bytes>, Answer<Commit>)>,
@@ -84,6 +88,7 @@ impl ContentService {
         Self {
             hash,
             cache: Cache::new(cache_bytes),
+            recent: Recent::default(),
             loads: BTreeMap::new(),
             stores: BTreeMap::new(),
             commits: BTreeMap::new(),
@@ -113,13 +118,26 @@ impl ContentService {
         self.next
     }
 
+    fn find(&mut self, digest: &Bytes) -> Option<Bytes> {
+        if let Some(blob) = self.cache.get(digest) {
+            return Some(blob);
+        }
+        if self.recent.size().0 == 0 {
+            return None;
+        }
+        for blob in self.recent.take() {
+            self.cache.put(self.digest(&blob), blob);
+        }
+        self.cache.get(digest)
+    }
+
     fn load(&mut self, cx: &mut Cx<'_, Wait>, digest: Bytes, answer: Answer<Load>) {
         if Blobref::from_digest(self.hash, &digest).is_err() {
             let text =
                 format!("content: a digest of {} bytes is not {}", digest.len(), self.hash.name());
             return answer.err(cx, RpcError::new(Errno::EPROTO, text));
         }
-        if let Some(blob) = self.cache.get(&digest) {
+        if let Some(blob) = self.find(&digest) {
             return answer.ok(cx, &Raw(blob));
         }
         let waiting = self.loads.entry(digest.clone()).or_default();
@@ -285,6 +303,7 @@ impl Service for ContentService {
             Content::Flush(call) => call.answer.ok(cx, &Empty),
             Content::Dropcache(call) => {
                 self.cache.clear();
+                drop(self.recent.take());
                 call.answer.ok(cx, &Empty);
             }
             Content::CheckpointGet(call) => {
@@ -327,9 +346,7 @@ impl Service for ContentService {
                 if let Some((blobs, answer)) = self.commits.remove(&ticket) {
                     let result = reply.decode::<BackingCommit>();
                     if result.is_ok() {
-                        for blob in blobs {
-                            self.cache.put(self.digest(&blob), blob);
-                        }
+                        self.recent.push(blobs, RECENT_BYTES);
                     }
                     answer.respond(cx, result);
                 }
@@ -432,11 +449,12 @@ impl Service for ContentService {
     }
 
     fn stats(&self) -> Option<Value> {
+        let (recent, recent_bytes) = self.recent.size();
         Some(json!({
-            "count": self.cache.len(),
-            "valid": self.cache.len(),
+            "count": self.cache.len() + recent,
+            "valid": self.cache.len() + recent,
             "dirty": self.stores.len(),
-            "size": self.cache.bytes(),
+            "size": self.cache.bytes() + recent_bytes,
             "flush-batch-count": self.stores.len(),
             "mmap": { "tags": {}, "blobs": 0 },
         }))

@@ -115,6 +115,8 @@ pub(crate) enum Stop {
 pub(crate) struct Source<'a> {
     pub(crate) cache: &'a mut Cache,
     pub(crate) held: &'a Held,
+    /// Gets the directories that were opened to be changed: nobody looks for them soon again.
+    pub(crate) replaced: &'a mut Vec<Blobref>,
 }
 
 impl Source<'_> {
@@ -195,6 +197,7 @@ fn open<'a>(node: &'a mut Node, source: &mut Source<'_>) -> &'a mut Dir {
         Node::Open(_) => None,
         Node::Inline(dir) => Some(std::mem::take(dir)),
         Node::Ref(blob) => {
+            source.replaced.push(*blob);
             Some(source.by_ref(blob).expect("every directory on the way was resolved just before"))
         }
         _ => Some(Arc::default()),

@@ -116,6 +116,14 @@ impl Cache {
         self.dirty.insert(blobref, object);
     }
 
+    /// Forgets a durable object that is of no use any more.
+    pub(crate) fn remove(&mut self, blobref: &Blobref) {
+        if let Some(entry) = self.clean.remove(blobref) {
+            self.bytes -= entry.size;
+            self.by_use.remove(&entry.used);
+        }
+    }
+
     /// An object of a commit became durable.
     pub(crate) fn settle(&mut self, blobref: Blobref, object: Object, size: usize) {
         self.dirty.remove(&blobref);

@@ -172,6 +172,8 @@ pub(crate) struct Outgoing {
     /// The same, for the cache once they are durable, with their sizes.
     pub(crate) objects: Vec<(Blobref, Object, usize)>,
     pub(crate) bytes: usize,
+    /// Directories that have changed since, in their former versions.
+    pub(crate) replaced: Vec<Blobref>,
     seen: BTreeSet<Blobref>,
 }
 

@@ -38,11 +38,13 @@ impl Active {
         if let Some(mut jobspec) = response.jobspec.take() {
             spec::strip(&mut jobspec);
             spec::update(&mut jobspec, &self.status.jobspec_updates);
-            self.spec = Spec::of(&jobspec);
             self.jobspec = Some(jobspec.to_string().into());
+            self.spec = Spec::of(jobspec);
         }
         if let Some(r) = response.r.take() {
-            self.resources = Resources::of(&r, self.jobspec().as_ref());
+            // Tasks that the jobspec gives need no second look at it.
+            let open = self.spec.ntasks.is_none().then(|| self.jobspec()).flatten();
+            self.resources = Resources::of(&r, open);
         }
     }
 
@@ -61,8 +63,8 @@ impl Active {
             && let Some(mut jobspec) = self.jobspec()
         {
             spec::update(&mut jobspec, updates);
-            self.spec = Spec::of(&jobspec);
             self.jobspec = Some(jobspec.to_string().into());
+            self.spec = Spec::of(jobspec);
         }
         Ok(())
     }

@@ -39,7 +39,7 @@ pub struct Resources {
     pub nnodes: u64,
     /// Number of cores.
     pub ncores: u64,
-    /// Number of tasks on them, when the jobspec is known.
+    /// Number of tasks on them, when the jobspec is known and leaves it open.
     pub ntasks: Option<u64>,
     /// When they expire, if R says so.
     pub expiration: Option<f64>,
@@ -86,7 +86,7 @@ impl Spec {
     /// Reads a jobspec. One that is not valid (a job may be submitted without validation) still
     /// gives what can be read of it.
     #[must_use]
-    pub fn of(jobspec: &Value) -> Self {
+    pub fn of(jobspec: Value) -> Self {
         let system = |path: &str| jobspec.pointer(&format!("/attributes/system/{path}"));
         let text = |path: &str| system(path).and_then(Value::as_str).map(Box::from);
         let command = || {
@@ -102,7 +102,7 @@ impl Spec {
             duration: system("duration").and_then(Value::as_f64),
             ..Self::default()
         };
-        let Ok(valid) = Jobspec::from_value(jobspec.clone()) else { return spec };
+        let Ok(valid) = Jobspec::from_value(jobspec) else { return spec };
         spec.ntasks = valid.ntasks();
         if let Ok(request) = valid.request() {
             spec.nnodes = request.total_nodes().and_then(fixed);
@@ -117,11 +117,11 @@ impl Spec {
 impl Resources {
     /// Reads an R; the tasks on it follow from the jobspec where that leaves them open.
     #[must_use]
-    pub fn of(r: &Value, jobspec: Option<&Value>) -> Option<Self> {
+    pub fn of(r: &Value, jobspec: Option<Value>) -> Option<Self> {
         let set = ResourceSet::from_value(r).ok()?;
         let (nnodes, ncores) = (set.nnodes() as u64, set.ncores());
-        let tasks = |jobspec: &Value| {
-            let jobspec = Jobspec::from_value(jobspec.clone()).ok()?;
+        let tasks = |jobspec: Value| {
+            let jobspec = Jobspec::from_value(jobspec).ok()?;
             let slots = match set.nslots {
                 Some(slots) => slots,
                 None => jobspec.request().ok()?.total_slots().0,
@@ -148,10 +148,10 @@ mod tests {
     #[test]
     fn a_name_is_given_or_the_last_part_of_the_command() {
         let mut jobspec = json!({"tasks": [{"command": ["/usr/bin/app", "x"]}]});
-        assert_eq!(Spec::of(&jobspec).name.as_deref(), Some("app"));
+        assert_eq!(Spec::of(jobspec.clone()).name.as_deref(), Some("app"));
         jobspec["attributes"] = json!({"system": {"job": {"name": "given"}}});
-        assert_eq!(Spec::of(&jobspec).name.as_deref(), Some("given"));
-        assert_eq!(Spec::of(&json!([])), Spec::default());
+        assert_eq!(Spec::of(jobspec).name.as_deref(), Some("given"));
+        assert_eq!(Spec::of(json!([])), Spec::default());
     }
 
     #[test]
@@ -159,7 +159,7 @@ mod tests {
         let mut jobspec = json!({"attributes": {"system": {"duration": 1.0}}});
         let updates = json!({"attributes.system.duration": 9.0, "attributes.system.job.name": "n"});
         update(&mut jobspec, updates.as_object().unwrap());
-        let spec = Spec::of(&jobspec);
+        let spec = Spec::of(jobspec);
         assert_eq!((spec.duration, spec.name.as_deref()), (Some(9.0), Some("n")));
     }
 }

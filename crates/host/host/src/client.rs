@@ -1,19 +1,22 @@
 //! One client of the local socket: what it sends goes to the engine, what it is sent goes out.
 
+use std::io;
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
 use bytes::{Buf, BytesMut};
 use flux_proto::codec::HEADER_LEN;
 use flux_proto::{Cred, Decoder, Message, MsgType};
 use flux_svc::engine::{ClientId, Input};
-use tokio::io::AsyncReadExt;
-use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use rustix::net::{SendFlags, Shutdown, send, shutdown};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use crate::hub::Hub;
 use crate::quota::Lease;
+use crate::watch;
 
 /// Room for one read of a client that sends little.
 const READ_MIN: usize = 16 << 10;
@@ -29,7 +32,7 @@ pub(crate) const WRITE_EARLY: usize = 256 << 10;
 /// The sending side of a client, as the hub keeps it.
 #[derive(Debug)]
 pub(crate) struct Client {
-    socket: Rc<OwnedWriteHalf>,
+    socket: Rc<UnixStream>,
     out: BytesMut,
     /// In the hub's list of clients with something to send.
     pub(crate) dirty: bool,
@@ -94,13 +97,11 @@ impl Client {
 
     fn write_out(&mut self) -> Flushed {
         while !self.out.is_empty() {
-            match self.socket.try_write(&self.out) {
+            match send(&self.socket, &self.out, SendFlags::NOSIGNAL) {
                 Ok(0) => return Flushed::Gone,
                 Ok(sent) => self.out.advance(sent),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                    return Flushed::Full;
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(rustix::io::Errno::AGAIN) => return Flushed::Full,
+                Err(rustix::io::Errno::INTR) => {}
                 Err(_) => return Flushed::Gone,
             }
         }
@@ -156,6 +157,9 @@ impl Drop for Client {
         for task in self.reader.take().into_iter().chain(self.writer.take()) {
             task.abort();
         }
+        // The tasks let go of it when they are next looked at; the peer is told at once. It may
+        // have gone already.
+        let _ = shutdown(&self.socket, Shutdown::Write);
     }
 }
 
@@ -165,10 +169,13 @@ pub(crate) fn join(hub: &Rc<Hub>, stream: UnixStream, cred: Cred, lease: Option<
         Some(_) => Decoder::with_max_body(hub.guest_message()),
         None => Decoder::new(),
     };
-    let (read, write) = stream.into_split();
+    let socket = Rc::new(stream);
+    // For reading only: else each message that the peer takes would wake the loop, to say that
+    // there is room for more.
+    let Ok(read) = watch::stream(Rc::clone(&socket), Interest::READABLE) else { return };
     let resume = Rc::new(Notify::new());
     let id = hub.add_client(Client {
-        socket: Rc::new(write),
+        socket,
         out: BytesMut::new(),
         dirty: false,
         closing: false,
@@ -189,7 +196,7 @@ pub(crate) fn join(hub: &Rc<Hub>, stream: UnixStream, cred: Cred, lease: Option<
 async fn serve(
     hub: Rc<Hub>,
     id: ClientId,
-    mut read: OwnedReadHalf,
+    socket: AsyncFd<Rc<UnixStream>>,
     mut decoder: Decoder,
     resume: Rc<Notify>,
 ) {
@@ -206,12 +213,23 @@ async fn serve(
             }
             Some(Next::Read) => {}
         }
+        let Ok(mut ready) = socket.readable().await else { break };
         buf.reserve(want.max(missing(&buf).min(4 * READ_MAX)));
         let room = buf.capacity() - buf.len();
-        let got = match read.read_buf(&mut buf).await {
-            Ok(0) | Err(_) => break,
+        let got = match watch::append(socket.get_ref(), &mut buf) {
+            Ok(0) => break,
             Ok(got) => got,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                ready.clear_ready();
+                continue;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(_) => break,
         };
+        if got < room {
+            // It was emptied: what comes later is told again.
+            ready.clear_ready();
+        }
         let mut broken = false;
         let messages = std::iter::from_fn(|| {
             loop {
@@ -261,12 +279,21 @@ fn sensible(message: &Message) -> bool {
 }
 
 /// Sends what the socket did not take at once.
-async fn write_rest(hub: Rc<Hub>, id: ClientId, socket: Rc<OwnedWriteHalf>) {
+async fn write_rest(hub: Rc<Hub>, id: ClientId, socket: Rc<UnixStream>) {
+    // The descriptor itself is watched for reading.
+    let watched =
+        socket.try_clone().and_then(|socket| watch::stream(Rc::new(socket), Interest::WRITABLE));
+    let Ok(watched) = watched else {
+        hub.drop_client(id);
+        return;
+    };
     loop {
-        if socket.writable().await.is_err() {
+        let Ok(mut ready) = watched.writable().await else {
             hub.drop_client(id);
             return;
-        }
+        };
+        // Before the attempt, so that room that comes after it is told.
+        ready.clear_ready();
         if hub.flush_client(id) != Flushed::Full {
             return;
         }

@@ -22,6 +22,7 @@ mod quota;
 mod run;
 mod signal;
 pub mod topo;
+mod watch;
 
 pub use calendar::Calendar;
 pub use console::Console;

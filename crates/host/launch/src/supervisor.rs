@@ -19,6 +19,7 @@
 //! killed when no shell is left.
 
 mod ending;
+mod fork;
 mod link;
 mod shell;
 
@@ -40,6 +41,8 @@ use rustix::process::{Pid, set_child_subreaper, setsid};
 use crate::journal::{self, End, Journal, Record};
 use crate::proc;
 use crate::protocol::{Event, Order, VERSION};
+use fork::Fork;
+pub use fork::Inside;
 use link::Link;
 use shell::Shell;
 
@@ -88,6 +91,10 @@ struct Supervisor {
     journal: Journal,
     records: BTreeMap<u64, Record>,
     shells: BTreeMap<u64, Shell>,
+    /// Those that have ended and may have left something behind.
+    leaving: BTreeSet<u64>,
+    /// Jobs whose end is on record.
+    ended: BTreeSet<u64>,
     /// Shells that were not reaped yet, by process id.
     pids: BTreeMap<i32, u64>,
     /// Programs that send signals to processes of other users.
@@ -95,6 +102,7 @@ struct Supervisor {
     streams: BTreeMap<u64, (u64, usize)>,
     next_stream: u64,
     env: BTreeMap<String, String>,
+    fork: Option<Fork>,
     /// The broker speaks the same protocol.
     same_version: bool,
     /// Shells of a predecessor that was killed, if there are any, are still to be ended.
@@ -116,11 +124,13 @@ struct Supervisor {
 }
 
 /// Runs the supervisor of a directory, until there is neither a shell nor a broker. Says one line
-/// on stdout when it can be connected to.
+/// on stdout when it can be connected to. Shells that are `inside` of this program need no exec.
+///
+/// The process must have no other threads.
 ///
 /// # Errors
 /// When it cannot begin.
-pub fn run(path: &Path) -> io::Result<()> {
+pub fn run(path: &Path, inside: Inside) -> io::Result<()> {
     // A leader of a process group cannot lead a session; then it has been made for us already.
     let _ = setsid();
     set_child_subreaper(Some(Pid::INIT))?;
@@ -154,7 +164,7 @@ pub fn run(path: &Path) -> io::Result<()> {
     }
     let listener = UnixListener::bind(&socket)?;
     listener.set_nonblocking(true)?;
-    let mut supervisor = Supervisor::new(path, listener, signals)?;
+    let mut supervisor = Supervisor::new(path, listener, signals, Fork::new(inside))?;
     announce()?;
     let result = supervisor.serve();
     // Who connects from here on is told at once that nobody is here, and starts another.
@@ -185,7 +195,12 @@ fn announce() -> io::Result<()> {
 }
 
 impl Supervisor {
-    fn new(path: &Path, listener: UnixListener, signals: SignalFd) -> io::Result<Self> {
+    fn new(
+        path: &Path,
+        listener: UnixListener,
+        signals: SignalFd,
+        fork: Option<Fork>,
+    ) -> io::Result<Self> {
         let (mut records, boot) = journal::read(path)?;
         let now = proc::boot_id();
         for record in records.values_mut().filter(|record| record.end.is_none()) {
@@ -193,6 +208,8 @@ impl Supervisor {
                 record.end = Some(End::Lost("the node was restarted".to_string()));
             }
         }
+        let ended = records.iter().filter(|(_, record)| record.end.is_some());
+        let ended = ended.map(|(id, _)| *id).collect();
         let journal = Journal::begin(path, &now, &records)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let add = |fd: &dyn AsFd, token| {
@@ -208,11 +225,14 @@ impl Supervisor {
             journal,
             records,
             shells: BTreeMap::new(),
+            leaving: BTreeSet::new(),
+            ended,
             pids: BTreeMap::new(),
             helpers: BTreeSet::new(),
             streams: BTreeMap::new(),
             next_stream: STREAMS,
             env: BTreeMap::new(),
+            fork,
             same_version: false,
             inherited: true,
             grace: None,
@@ -384,16 +404,17 @@ impl Supervisor {
 
     fn forget(&mut self, ids: &[u64]) {
         for id in ids {
-            if self.records.get(id).is_none_or(|record| record.end.is_none()) {
+            if !self.ended.contains(id) {
                 continue;
             }
             // A line that cannot be written leaves the record for the next time.
             if self.journal.gone(*id).is_ok() {
                 self.records.remove(id);
+                self.ended.remove(id);
                 self.drop_shell(*id);
             }
         }
-        if self.records.values().all(|record| record.end.is_none()) {
+        if self.ended.is_empty() {
             self.unsynced = None;
         }
         if self.journal.is_long(self.records.len()) {

@@ -64,6 +64,17 @@ pub trait Launcher: Send + Sync {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Direct;
 
+impl Direct {
+    /// As [`Launcher::launch`], with a program that was found already; the first of `argv` is only
+    /// its name.
+    ///
+    /// # Errors
+    /// As [`Launcher::launch`].
+    pub fn launch_at(self, launch: &Launch, program: &CStr) -> Result<i32, Errno> {
+        execute(launch, program)
+    }
+}
+
 impl Launcher for Direct {
     fn launch(&self, launch: &Launch) -> Result<i32, Errno> {
         let name = launch.argv.first().ok_or(Errno::EINVAL)?;

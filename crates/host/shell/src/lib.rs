@@ -10,6 +10,7 @@ pub mod exit;
 pub mod files;
 pub mod hardware;
 pub mod job;
+pub mod jobdir;
 pub mod layout;
 pub mod link;
 pub mod log;

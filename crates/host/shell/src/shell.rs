@@ -10,7 +10,6 @@ mod report;
 mod setup;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use flux_pmi::{LineBuffer, Server};
@@ -21,6 +20,7 @@ use serde_json::{Map, Value};
 use crate::environment::Environment;
 use crate::exit::Policy;
 use crate::job::Job;
+use crate::jobdir::JobDir;
 use crate::layout::Layout;
 use crate::link::Link;
 use crate::log::Level;
@@ -195,7 +195,7 @@ pub struct Shell {
     patience: Patience,
     /// Sum of the summaries has been said.
     summed: bool,
-    keep_dir: Option<PathBuf>,
+    dir: Option<JobDir>,
 }
 
 impl Shell {
@@ -238,9 +238,8 @@ impl Shell {
             }
             self.on_time(Instant::now());
         }
-        if let Some(dir) = self.keep_dir.take() {
-            // Files that cannot be removed are left to the system's own cleaning.
-            drop(std::fs::remove_dir_all(dir));
+        if let Some(dir) = self.dir.take() {
+            dir.leave();
         }
         self.code
     }

@@ -3,16 +3,19 @@
 mod mask;
 mod terminal;
 
-use std::ffi::OsString;
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
+use flux_proc::{Direct, Launch};
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, waitpid};
 
 use crate::environment::{self, Environment};
@@ -102,6 +105,11 @@ fn find(program: &str, path: Option<&str>) -> io::Result<PathBuf> {
     Err(error)
 }
 
+/// A pipe that nothing inherits by accident: where it is read, where it is written.
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(pipe_with(PipeFlags::CLOEXEC)?)
+}
+
 fn nonblocking(fd: impl Into<OwnedFd>) -> io::Result<OwnedFd> {
     let fd = fd.into();
     rustix::io::ioctl_fionbio(&fd, true)?;
@@ -123,52 +131,75 @@ impl Process {
         if start.pmi {
             let (ours, theirs) = UnixStream::pair()?;
             ours.set_nonblocking(true)?;
-            // Only the task inherits it: it is closed here before another one is started.
-            rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty())?;
             environment::for_pmi(&mut env, theirs.as_raw_fd(), start.rank, start.size);
             pmi = Some((ours, theirs));
         }
-        let mut command = Command::new(&path);
-        command.arg0(program).args(args).env_clear().envs(&env);
-        let mut terminal = None;
         if start.terminal {
-            terminal = Some(nonblocking(terminal::attach(&mut command)?)?);
-        } else {
-            let stdin = match start.stdin {
-                Stdin::Pipe => Stdio::piped(),
-                Stdin::File(file) => Stdio::from(file),
-            };
-            command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
-            if start.own_group {
-                command.process_group(0);
-            }
+            return Self::on_terminal(&path, program, args, &env, pmi);
         }
-        mask::clear(&mut command);
-        let mut child = match command.spawn() {
-            // A script without a first line that names its interpreter.
-            Err(error) if error.raw_os_error() == Some(NOEXEC) && !start.terminal => {
-                let mut shell = Command::new("/bin/sh");
-                shell.arg(OsString::from(&path)).args(args).env_clear().envs(&env);
-                shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-                if start.own_group {
-                    shell.process_group(0);
-                }
-                mask::clear(&mut shell);
-                shell.spawn()?
-            }
-            result => result?,
+        let (stdin, ours_in) = match start.stdin {
+            Stdin::Pipe => pipe().map(|(read, write)| (read, Some(write)))?,
+            Stdin::File(file) => (OwnedFd::from(file), None),
         };
+        let ((stdout, theirs_out), (stderr, theirs_err)) = (pipe()?, pipe()?);
+        let (ours_pmi, theirs_pmi) = pmi.unzip();
+        let word = |word: &str| CString::new(word).map_err(io::Error::from);
+        let launch = Launch {
+            argv: start.argv.iter().map(|text| word(text)).collect::<Result<_, _>>()?,
+            env: env
+                .iter()
+                .map(|(name, value)| word(&format!("{name}={value}")))
+                .collect::<Result<_, _>>()?,
+            cwd: None,
+            stdio: flux_proc::Stdio::Given([stdin, theirs_out, theirs_err]),
+            channels: theirs_pmi.map(OwnedFd::from).into_iter().collect(),
+            own_group: start.own_group,
+        };
+        let path = CString::new(path.into_os_string().into_vec())?;
+        let pid = Direct
+            .launch_at(&launch, &path)
+            .map_err(|errno| io::Error::from_raw_os_error(errno.0.cast_signed()))?;
+        let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self {
+            pid,
+            exit: pidfd_open(pid, PidfdFlags::empty())?,
+            stdin: ours_in.map(nonblocking).transpose()?,
+            stdout: Some(nonblocking(stdout)?),
+            stderr: Some(nonblocking(stderr)?),
+            pmi: ours_pmi,
+            terminal: None,
+            own_group: start.own_group,
+        })
+    }
+
+    /// A task whose streams are a terminal. It needs calls between fork and exec.
+    fn on_terminal(
+        path: &Path,
+        program: &str,
+        args: &[String],
+        env: &Environment,
+        pmi: Option<(UnixStream, UnixStream)>,
+    ) -> io::Result<Self> {
+        let mut command = Command::new(path);
+        command.arg0(program).args(args).env_clear().envs(env);
+        if let Some((_, theirs)) = &pmi {
+            // Only the task inherits it: it is closed here before another one is started.
+            rustix::io::fcntl_setfd(theirs, rustix::io::FdFlags::empty())?;
+        }
+        let terminal = nonblocking(terminal::attach(&mut command)?)?;
+        mask::clear(&mut command);
+        let child = command.spawn()?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or(io::ErrorKind::InvalidData)?;
         Ok(Self {
             pid,
             exit: pidfd_open(pid, PidfdFlags::empty())?,
-            stdin: child.stdin.take().map(nonblocking).transpose()?,
-            stdout: child.stdout.take().map(nonblocking).transpose()?,
-            stderr: child.stderr.take().map(nonblocking).transpose()?,
+            stdin: None,
+            stdout: None,
+            stderr: None,
             pmi: pmi.map(|(ours, _)| ours),
-            terminal,
-            own_group: start.own_group || start.terminal,
+            terminal: Some(terminal),
+            own_group: true,
         })
     }
 
@@ -204,8 +235,6 @@ impl Process {
         }
     }
 }
-
-const NOEXEC: i32 = rustix::io::Errno::NOEXEC.raw_os_error();
 
 /// Reads what is there, up to 64 KiB. `None`: nothing now. Empty: the end.
 pub fn read(fd: impl AsFd) -> Option<Vec<u8>> {

@@ -59,6 +59,7 @@ pub(super) struct Batch {
     admins: Vec<Admin>,
     shards: Vec<u32>,
     objects: Vec<(Blobref, Object, usize)>,
+    replaced: Vec<Blobref>,
     empty: bool,
 }
 
@@ -174,7 +175,8 @@ impl KvsService {
                 Some(error) => Err(error),
                 None => {
                     let mut blobs = Vec::new();
-                    let mut source = Source { cache: &mut self.cache, held: &txn.held };
+                    let replaced = &mut self.out.replaced;
+                    let mut source = Source { cache: &mut self.cache, held: &txn.held, replaced };
                     let tree = &mut work.tree;
                     match apply::apply(tree, name, &txn.ops, self.hash, &mut source, &mut blobs) {
                         Ok(()) => {
@@ -307,14 +309,14 @@ impl KvsService {
             timestamp: cx.wall(),
             namespaces: self.table.root.map(|root| root.to_string()),
         });
-        let Outgoing { blobs, objects, bytes, .. } = out;
+        let Outgoing { blobs, objects, bytes, replaced, .. } = out;
         let txns: usize =
             parts.iter().flat_map(|(_, groups)| groups).map(|group| group.txns.len()).sum();
         if txns >= PACE_TXNS {
             self.paid_us = cx.now_us() + (bytes as u64 / PACE).min(PACE_MAX_US);
         }
         let empty = self.store_empty;
-        self.batch = Some(Batch { parts, admins, shards, objects, empty });
+        self.batch = Some(Batch { parts, admins, shards, objects, replaced, empty });
         cx.call::<content::Commit>(To::Rank(0), &BlobBatch { blobs, checkpoint }, Wait::Batch);
         for name in std::mem::take(&mut self.blocked) {
             self.advance(cx, &name);
@@ -337,6 +339,10 @@ impl KvsService {
         }
         if batch.empty {
             self.store_empty = false;
+        }
+        // First, since a directory may have become again what it was.
+        for blobref in batch.replaced {
+            self.cache.remove(&blobref);
         }
         for (blobref, object, size) in batch.objects {
             self.cache.settle(blobref, object, size);

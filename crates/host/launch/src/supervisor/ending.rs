@@ -28,7 +28,7 @@ fn is_there(pid: i32, born: u64) -> bool {
 
 impl Supervisor {
     pub(super) fn is_leaving(&self) -> bool {
-        self.shells.values().any(|shell| matches!(shell.stage, Stage::Leaving(..)))
+        !self.leaving.is_empty()
     }
 
     /// Sends a signal to a shell; an errno or 0.
@@ -112,6 +112,7 @@ impl Supervisor {
             let Some(id) = self.pids.remove(&pid) else { continue };
             if let Some(shell) = self.shells.get_mut(&id) {
                 shell.stage = Stage::Leaving(status.as_raw(), Instant::now());
+                self.leaving.insert(id);
             }
         }
         if self.is_leaving() {
@@ -148,9 +149,9 @@ impl Supervisor {
         let strays: Vec<(i32, Option<u64>)> =
             orphans.into_iter().filter(|(_, job)| !runs(job)).collect();
         let leaving: Vec<(u64, i32, Instant)> = self
-            .shells
+            .leaving
             .iter()
-            .filter_map(|(id, shell)| match shell.stage {
+            .filter_map(|id| match self.shells.get(id)?.stage {
                 Stage::Leaving(status, since) => Some((*id, status, since)),
                 _ => None,
             })
@@ -232,6 +233,7 @@ impl Supervisor {
             let note = "the supervisor of the job shells was killed".to_string();
             if let Some(record) = self.records.get_mut(&id) {
                 record.end = Some(End::Lost(note));
+                self.ended.insert(id);
             }
             self.write_end(id);
         }

@@ -14,6 +14,7 @@ use rustix::event::epoll;
 use rustix::fs::{Mode, OFlags, fcntl_setfl, open};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::fork::Child;
 use super::{Supervisor, drain};
 use crate::journal::{End, Record};
 use crate::output::Stream;
@@ -136,18 +137,27 @@ impl Supervisor {
             Ok((File::from(read), write))
         };
         let ((out, stdout), (err, stderr)) = (pipe()?, pipe()?);
-        let launch = Launch {
-            argv,
-            env,
-            cwd: Some(cwd),
-            stdio: Stdio::Given([stdin, stdout, stderr]),
-            channels: Vec::new(),
-            own_group: true,
-        };
+        let stdio = [stdin, stdout, stderr];
         self.journal.start(id, &request.signaller).map_err(|error| {
             Refused(errno(&error), format!("the shell cannot be put on record: {error}"))
         })?;
-        let pid = match Direct.launch(&launch) {
+        let plan = self.fork.as_ref().filter(|_| request.cwd.is_none());
+        let started = match plan.and_then(|fork| Some((fork, fork.plan(&request.cmdline, &env)?))) {
+            Some((fork, plan)) => {
+                let cmdline = &request.cmdline;
+                let child = Child { cmdline, env: &env, cwd: &cwd, stdio: &stdio };
+                fork.start(&plan, &child).map_err(|errno| Errno(errno.unsigned_abs()))
+            }
+            None => Direct.launch(&Launch {
+                argv,
+                env,
+                cwd: Some(cwd),
+                stdio: Stdio::Given(stdio),
+                channels: Vec::new(),
+                own_group: true,
+            }),
+        };
+        let pid = match started {
             Ok(pid) => pid,
             Err(errno) => {
                 // At worst the next supervisor finds a record of a process that it does not know.
@@ -155,7 +165,6 @@ impl Supervisor {
                 return Err(refused(errno));
             }
         };
-        drop(launch);
         let born = proc::born(pid).unwrap_or(0);
         // The line before says that it was started: a successor knows that much.
         drop(self.journal.runs(id, pid, born));
@@ -230,7 +239,9 @@ impl Supervisor {
         let end = lost.clone().map_or(End::Exited(status, left), End::Lost);
         if let Some(record) = self.records.get_mut(&id) {
             record.end = Some(end);
+            self.ended.insert(id);
         }
+        self.leaving.remove(&id);
         self.write_end(id);
         self.tell(&match lost {
             Some(note) => Event::Lost { id, note },
@@ -239,6 +250,7 @@ impl Supervisor {
     }
 
     pub(super) fn drop_shell(&mut self, id: u64) {
+        self.leaving.remove(&id);
         if let Some(shell) = self.shells.remove(&id) {
             for token in shell.tokens {
                 self.streams.remove(&token);

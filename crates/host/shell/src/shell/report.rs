@@ -174,7 +174,10 @@ impl Shell {
             return;
         }
         let (rank, up) = (self.rank, self.link.is_up());
-        let dir = || self.keep_dir.clone().unwrap_or_else(std::env::temp_dir);
+        let dir = || match &self.dir {
+            Some(dir) => dir.path().to_path_buf(),
+            None => std::env::temp_dir(),
+        };
         let outbox = self.outboxes.entry(to).or_insert_with(|| Outbox::new(rank, dir()));
         outbox.set_stalled(!up);
         outbox.push(letter, body);

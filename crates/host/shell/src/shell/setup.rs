@@ -1,10 +1,8 @@
 //! From a job id to running tasks.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fs::DirBuilder;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use flux_api::RpcError;
@@ -27,6 +25,7 @@ use crate::environment::{self, Common};
 use crate::exit::Policy;
 use crate::hardware;
 use crate::job;
+use crate::jobdir::JobDir;
 use crate::layout::Layout;
 use crate::link::Link;
 use crate::log::Level;
@@ -176,41 +175,6 @@ fn wait_for(
     }
 }
 
-/// A directory for the job below the broker's own, or where temporary files go.
-fn make_tmpdir(uri: &str, rank: u32, id: JobId) -> std::io::Result<PathBuf> {
-    let name = format!("jobtmp-{rank}-{}", id.f58());
-    // The socket is in the broker's run directory, where nobody but the owner makes anything.
-    let rundir = uri.strip_prefix("local://").and_then(|path| Path::new(path).parent());
-    if let Some(rundir) = rundir {
-        let dir = rundir.join(&name);
-        match DirBuilder::new().mode(0o700).create(&dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {}
-            _ => return Ok(dir),
-        }
-    }
-    let tmp = std::env::var_os("TMPDIR").unwrap_or_else(|| "/tmp".into());
-    private_directory(Path::new(&tmp), &name)
-}
-
-/// Makes a new directory for this user alone where others make theirs. A name that is taken, by a
-/// job of another instance or by somebody who has guessed it, gets a suffix that nobody can guess.
-fn private_directory(parent: &Path, name: &str) -> std::io::Result<PathBuf> {
-    const TRIES: usize = 16;
-    let mut dir = parent.join(name);
-    for _ in 0..TRIES {
-        match DirBuilder::new().mode(0o700).create(&dir) {
-            Ok(()) => return Ok(dir),
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-        let mut random = [0; 8];
-        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
-        dir = parent.join(format!("{name}-{:016x}", u64::from_le_bytes(random)));
-    }
-    let text = format!("{}: no free name", dir.display());
-    Err(std::io::Error::new(std::io::ErrorKind::AlreadyExists, text))
-}
-
 impl Shell {
     /// Fetches the job and gets everything ready but the tasks.
     ///
@@ -248,26 +212,27 @@ impl Shell {
         };
         let nnodes = u32::try_from(layout.nodes.len()).unwrap_or(u32::MAX);
         let node = &layout.nodes[rank as usize];
-        let tmpdir = make_tmpdir(link.uri(), rank, id)
+        let slot = node.cores.first().map(|core| (node.broker_rank, core));
+        let tmpdir = JobDir::make(link.uri(), rank, id, slot)
             .map_err(|error| fail(&format!("job directory: {}", output::reason(&error))))?;
         let tags = Tags {
             id,
             name: job.jobspec.name().to_string(),
             nnodes,
             ntasks: layout.ntasks,
-            tmpdir: tmpdir.display().to_string(),
+            tmpdir: tmpdir.path().display().to_string(),
             node_id: rank,
             host: node.host.clone(),
             cores: node.cores.clone(),
             gpus: node.gpus.clone(),
         };
         if let Some(files) = job.jobspec.files() {
-            crate::files::extract(files, &tmpdir).map_err(|error| fail(&error))?;
+            crate::files::extract(files, tmpdir.path()).map_err(|error| fail(&error))?;
         }
         let command = job.jobspec.command().first().map_or("", String::as_str);
         let policy = Policy::new(command, options.exit_timeout, options.exit_on_error);
         let fence = Fence::new(rank, nnodes, options.pmi_fanout);
-        let recorder = Recorder::new(format!("job-{}", id.dec()), tmpdir.clone());
+        let recorder = Recorder::new(format!("job-{}", id.dec()), tmpdir.path().to_path_buf());
         let others = if rank == 0 { (1..nnodes).collect() } else { BTreeSet::new() };
         let mut shell = Shell {
             rank,
@@ -310,7 +275,7 @@ impl Shell {
             again: Again::default(),
             patience,
             summed: false,
-            keep_dir: Some(tmpdir),
+            dir: Some(tmpdir),
             job,
             options,
             layout,
@@ -608,26 +573,4 @@ impl Shell {
 /// `SIGUSR1`, or the number of a signal without a name.
 pub(super) fn signal_name(signum: i32) -> String {
     Signal::try_from(signum).map_or_else(|_| signum.to_string(), |signal| signal.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
-
-    use super::*;
-
-    #[test]
-    fn a_directory_that_somebody_else_prepared_is_not_used() {
-        let base = tempfile::tempdir().unwrap();
-        let taken = base.path().join("jobtmp");
-        symlink(base.path(), &taken).unwrap();
-        let first = private_directory(base.path(), "jobtmp").unwrap();
-        let second = private_directory(base.path(), "jobtmp").unwrap();
-        assert!(first != taken && first != second);
-        for dir in [first, second] {
-            let found = std::fs::symlink_metadata(dir).unwrap();
-            assert!(found.is_dir() && found.permissions().mode() & 0o7777 == 0o700);
-        }
-        assert_eq!(private_directory(base.path(), "free").unwrap(), base.path().join("free"));
-    }
 }
