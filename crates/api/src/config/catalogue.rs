@@ -192,14 +192,14 @@ pub const KEYS: &[Key] = &[
         "Part of its duration that a job may lose while it starts before its time limit is moved.",
     ),
     fixed("exec.method", Kind::Text, "bulk-exec", "Accepted for compatibility."),
-    fixed("exec.service", Kind::Text, "rexec", "Accepted for compatibility."),
-    fixed("exec.service-override", Kind::Flag, "false", "Accepted for compatibility."),
     live(
         "exec.on-shutdown",
         Kind::Text,
         "kill",
         "What a stop of the leader does with running jobs: \"kill\" ends them, \"leave\" leaves them for the next start. A restart of the unit always leaves them.",
     ),
+    fixed("exec.service", Kind::Text, "rexec", "Accepted for compatibility."),
+    fixed("exec.service-override", Kind::Flag, "false", "Accepted for compatibility."),
     live(
         "exec.shell-exit-timeout",
         Kind::Duration,
