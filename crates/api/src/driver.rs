@@ -21,6 +21,25 @@ bodies! {
         pub config: Map<String, Value>,
     }
 
+    /// Body of `topo.read`.
+    pub struct ReadResources {
+        /// Path, fully qualified.
+        pub path: String,
+        /// It is a directory with hwloc XML files named `RANK.xml`, not R.
+        #[serde(default)]
+        pub xml: bool,
+    }
+
+    /// Answer of `topo.read`.
+    pub struct ResourcesRead {
+        /// R (RFC 20), from a file of it.
+        #[serde(rename = "R", default, skip_serializing_if = "Option::is_none")]
+        pub r: Option<Value>,
+        /// Ranks and what they have, from XML.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pub hosts: Vec<(u32, HostResources)>,
+    }
+
     /// What the host found on this node (`topo.get`).
     pub struct HostResources {
         /// Host name.
@@ -51,6 +70,8 @@ api! {
     pub enum Topo("topo") {
         /// Cores and gpus that this broker may use.
         Get = "topo.get", owner, unary, Empty => HostResources;
+        /// Reads the resources of an instance from a file of this node, or from XML files.
+        Read = "topo.read", owner, unary, ReadResources => ResourcesRead;
         /// The topology as hwloc XML.
         Xml = "topo.xml", owner, unary, Empty => Text;
     }

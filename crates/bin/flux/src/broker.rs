@@ -162,7 +162,8 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
     config.fixed_parent = boot.method == "config";
     config.tbon = links::settings(&options.attributes);
     config.reparent = reparent;
-    let node = Node::new(config, services::builtins(&plan)?, services::modules(&plan));
+    let node = Node::new(config, services::builtins(&plan)?, services::modules(&plan))
+        .with_loader(Box::new(move |name, _| services::module_named(&plan, name)));
     if rank == 0
         && let Some(enclosing) = &enclosing
     {

@@ -196,3 +196,54 @@ fn starts_are_logged_and_a_crash_is_told() {
     assert_eq!(after, "1\nTIME - TIME (FSD)\nTIME - crashed\nTIME - running (FSD)\n1\n");
     assert!(run(show).ends_with("TIME - TIME (FSD)\nTIME - running (FSD)\n0\n"));
 }
+
+#[test]
+fn another_inventory_is_taken_when_no_scheduler_looks() {
+    check(
+        2,
+        "cd $(mktemp -d)
+         flux resource reload /nosuch 2>&1
+         flux module remove sched-simple
+         flux resource reload nosuch 2>&1 | sed 's,: /.*/,: ,'
+         echo '{}' >bad; flux resource reload bad 2>&1 | sed 's,: /.*/,: ,'
+         flux R encode -r0-2 -c0-9 -H 'a[0-2]' >R
+         flux resource reload R 2>&1
+         flux resource reload -f R; flux resource R | flux R decode --count=core
+         flux R encode -r0-1 -c0-2 -H 'b[0-1]' -p fast:1 >R
+         flux resource reload R
+         flux module load sched-simple
+         flux resource list -s all -no '{ncores} {nodelist}'
+         flux resource eventlog | grep -c method=.reload
+         flux run --requires=fast -n3 -N1 true && echo ran
+         flux run -n7 true 2>&1 | grep -c unsatisfiable
+         flux module remove sched-simple
+         flux resource reload -x . 2>&1 | sed 's,: /.*: ,: ,'
+         flux module load sched-simple",
+        "flux-resource: ERROR: resources are busy (unload scheduler?)\n\
+         flux-resource: ERROR: nosuch: No such file or directory\n\
+         flux-resource: ERROR: version: expected 1\n\
+         flux-resource: ERROR: resource object contains ranks execeeding size=2 (override with \
+         -f))\n30\n6 b[0-1]\n2\nran\n1\nflux-resource: ERROR: no files named RANK.xml\n",
+    );
+}
+
+#[test]
+fn modules_are_loaded_again_and_jobs_go_on() {
+    check(
+        2,
+        "flux cron interval 1h true >/dev/null; cores=$(flux resource list -s all -no '{ncores}')
+         long=$(flux submit sleep inf); flux job wait-event -q $long start
+         for name in sched cron job-info resource heartbeat; do
+             flux module reload $name || echo $name
+             flux module list | grep -c \"^$name \"
+         done
+         until [ \"$(flux resource list -s free -no '{ncores}')\" = $((cores - 1)) ]; do :; done
+         flux run -n$((cores - 1)) true && echo beside
+         flux jobs -no '{state}' $long; flux cancel $long; flux job wait-event $long clean >/dev/null
+         flux run -n$cores true && echo all; flux cron list | wc -l
+         flux module load sched 2>&1; flux module remove broker 2>&1; flux module load nosuch 2>&1",
+        "1\n1\n1\n1\n1\nbeside\nRUN\nall\n2\nflux-module: load sched: File exists\n\
+         flux-module: remove broker: No such file or directory\n\
+         flux-module: load nosuch: module not found in search path\n",
+    );
+}

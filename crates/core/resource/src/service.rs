@@ -37,6 +37,8 @@ pub enum Wait {
     Topology,
     /// Topology as XML, for this request.
     Xml(u64),
+    /// Another inventory, for this request.
+    Read(u64),
     /// R, from the parent.
     ParentR,
     /// To ask the parent again.
@@ -68,7 +70,9 @@ pub struct ResourceService {
     pub(crate) ask_again_us: u64,
     pub(crate) copy: Option<ResourceGet>,
     xmls: std::collections::BTreeMap<u64, Answer<TopoGet>>,
-    next: u64,
+    /// Rank 0: who wants another inventory, which the host reads.
+    pub(crate) reloads: std::collections::BTreeMap<u64, Call<flux_api::resource::Reload>>,
+    pub(crate) next: u64,
     // Rank 0: start.
     pub(crate) eventlog: Option<String>,
     pub(crate) history_len: usize,
@@ -192,17 +196,7 @@ impl ResourceService {
             Resource::Undrain(call) => self.want(cx, Change::Undrain(call)),
             Resource::ExpirationUpdate(call) => self.want(cx, Change::Expiration(call)),
             Resource::Reload(call) => {
-                let error = if self.acquirer.is_some() {
-                    RpcError::new(Errno::EBUSY, "resources are busy (unload scheduler?)")
-                } else {
-                    let text = format!(
-                        "{}: R cannot be replaced while the instance runs; set resource.path and \
-                         restart it",
-                        call.request.path
-                    );
-                    RpcError::new(Errno::EOPNOTSUPP, text)
-                };
-                call.answer.err(cx, error);
+                self.reload(cx, call);
             }
             Resource::Journal(call) => {
                 let r = self.inventory.as_ref().map(|inventory| inventory.r.to_value());
@@ -308,6 +302,7 @@ impl Service for ResourceService {
                     cx.log(flux_svc::Level::Err, text);
                 }
             }
+            Wait::Read(ticket) => self.reloaded(cx, ticket, &reply),
             Wait::AskParent | Wait::WriteAgain => {}
         }
     }
@@ -341,6 +336,15 @@ impl Service for ResourceService {
             .into_iter()
             .partition(|call| call.answer.same_sender(message));
         self.waitups = kept;
+        let gone_reloads: Vec<u64> = self
+            .reloads
+            .iter()
+            .filter(|(_, call)| call.answer.same_sender(message))
+            .map(|(ticket, _)| *ticket)
+            .collect();
+        for call in gone_reloads.into_iter().filter_map(|ticket| self.reloads.remove(&ticket)) {
+            call.answer.forget();
+        }
         for call in gone {
             call.answer.forget();
         }

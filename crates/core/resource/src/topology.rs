@@ -138,6 +138,7 @@ impl ResourceService {
         let skip = self.settings.noverify
             || self.config.noverify
             || method == "dynamic-discovery"
+            || method == "reload"
             || (method == "job-info" && !self.config.verify_explicit);
         if skip {
             return None;
@@ -147,7 +148,7 @@ impl ResourceService {
     }
 }
 
-fn own_set(rank: u32, found: &HostResources) -> Result<ResourceSet, String> {
+pub(crate) fn own_set(rank: u32, found: &HostResources) -> Result<ResourceSet, String> {
     let ids = |text: &str| text.parse::<Idset>().map_err(|error| error.to_string());
     let host = Hostlist::from_hosts([&found.hostname]).map_err(|error| error.to_string())?;
     let (cores, gpus) = (ids(&found.cores)?, ids(&found.gpus)?);

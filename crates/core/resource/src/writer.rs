@@ -2,7 +2,7 @@
 //! done, stored together, and effective when they are durable.
 
 use flux_api::kvs::{APPEND, Commit, CommitRequest, Operation, PRIMARY};
-use flux_api::resource::{Drain, ExpirationUpdate, Undrain};
+use flux_api::resource::{Drain, ExpirationUpdate, Reload, Undrain};
 use flux_api::{Answer, Call, Empty, RpcError};
 use flux_id::Idset;
 use flux_model::eventlog::{Context, Event};
@@ -26,6 +26,8 @@ pub(crate) enum Change {
     SelfDrain(String),
     Expiration(Call<ExpirationUpdate>),
     Define(Inventory, Idset),
+    /// Another inventory, on request.
+    Reload(Box<Inventory>, Idset, Answer<Reload>),
     /// Ranks that are excluded now, and drained no more.
     Exclude(Idset),
 }
@@ -35,6 +37,7 @@ enum Promise {
     Drain(Answer<Drain>),
     Undrain(Answer<Undrain>),
     Expiration(Answer<ExpirationUpdate>),
+    Reload(Answer<Reload>),
     /// Nobody waits; it is tried again.
     Again(Change),
 }
@@ -83,7 +86,7 @@ impl ResourceService {
         let mut stores_r = false;
         for change in std::mem::take(&mut self.writer.queue) {
             match &change {
-                Change::Define(..) => {
+                Change::Define(..) | Change::Reload(..) => {
                     rewrite = self.history_len > super::service::COMPACT_AT;
                     stores_r = true;
                 }
@@ -171,15 +174,23 @@ impl ResourceService {
                 batch.promises.push(Promise::Again(Change::Exclude(excluded)));
             }
             Change::Define(inventory, excluded) => {
-                let mut context = Context::new();
-                context.insert("method".to_string(), inventory.method.into());
-                batch.events.push(Event::new(now, "resource-define").with_context(context));
-                batch.events.extend(batch.drained.clear(&excluded, &self.hosts, now, None));
-                batch.inventory = Some(inventory.clone());
-                batch.excluded = Some(excluded.clone());
+                self.plan_inventory(now, &inventory, &excluded, batch);
                 batch.promises.push(Promise::Again(Change::Define(inventory, excluded)));
             }
+            Change::Reload(inventory, excluded, answer) => {
+                self.plan_inventory(now, &inventory, &excluded, batch);
+                batch.promises.push(Promise::Reload(answer));
+            }
         }
+    }
+
+    fn plan_inventory(&self, now: f64, inventory: &Inventory, excluded: &Idset, batch: &mut Batch) {
+        let mut context = Context::new();
+        context.insert("method".to_string(), inventory.method.into());
+        batch.events.push(Event::new(now, "resource-define").with_context(context));
+        batch.events.extend(batch.drained.clear(excluded, &self.hosts, now, None));
+        batch.inventory = Some(inventory.clone());
+        batch.excluded = Some(excluded.clone());
     }
 
     /// A commit came back.
@@ -227,6 +238,7 @@ impl ResourceService {
                 Promise::Drain(answer) => answer.err(cx, told.clone()),
                 Promise::Undrain(answer) => answer.err(cx, told.clone()),
                 Promise::Expiration(answer) => answer.err(cx, told.clone()),
+                Promise::Reload(answer) => answer.err(cx, told.clone()),
                 Promise::Again(change) => {
                     self.postponed.push(change);
                     if self.postponed.len() == 1 {
@@ -252,6 +264,7 @@ impl ResourceService {
                 Change::Drain(call) => call.answer.err(cx, error.clone()),
                 Change::Undrain(call) => call.answer.err(cx, error.clone()),
                 Change::Expiration(call) => call.answer.err(cx, error.clone()),
+                Change::Reload(_, _, answer) => answer.err(cx, error.clone()),
                 Change::SelfDrain(_) | Change::Define(..) | Change::Exclude(_) => {}
             }
         }
@@ -264,6 +277,7 @@ fn finish(cx: &mut Cx<'_, Wait>, promises: Vec<Promise>) {
             Promise::Drain(answer) => answer.ok(cx, &Empty),
             Promise::Undrain(answer) => answer.ok(cx, &Empty),
             Promise::Expiration(answer) => answer.ok(cx, &Empty),
+            Promise::Reload(answer) => answer.ok(cx, &Empty),
             Promise::Again(_) => {}
         }
     }

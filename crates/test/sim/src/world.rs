@@ -543,6 +543,7 @@ impl World {
         };
         match Topo::decode(message) {
             Ok(Topo::Get(call)) => call.answer.ok(out, &found),
+            Ok(Topo::Read(call)) => call.answer.err(out, Errno::ENOENT),
             Ok(Topo::Xml(call)) => call.answer.ok(out, &Text("<topology/>".to_string())),
             Err((message, error)) => {
                 if !message.no_response() {

@@ -101,3 +101,8 @@ pub(crate) fn modules(plan: &Plan) -> Vec<Box<dyn Module>> {
     }
     modules
 }
+
+/// One of those modules, made anew: it was removed before.
+pub(crate) fn module_named(plan: &Plan, name: &str) -> Option<Box<dyn Module>> {
+    modules(plan).into_iter().find(|module| module.name() == name)
+}

@@ -41,6 +41,14 @@ pub(crate) struct Stop {
     pub(crate) answers: Vec<Answer<StopModules>>,
 }
 
+/// The module here that does what one of flux-core's does under another name.
+fn here(name: &str) -> &str {
+    match name {
+        "sched-simple" => "sched",
+        name => name,
+    }
+}
+
 impl Node {
     /// Starts the modules with this configuration; an empty one leaves the former.
     pub(crate) fn start_modules(
@@ -126,7 +134,7 @@ impl Node {
     pub(crate) fn load_module(&mut self, request: &ModuleLoad, answer: Answer<ModuleLoad_>) {
         // A path of flux-core's kind ends with the name of the module.
         let file = request.path.rsplit('/').next().unwrap_or_default();
-        let name = file.split('.').next().unwrap_or_default();
+        let name = here(file.split('.').next().unwrap_or_default());
         let taken = |seat: &crate::switch::seat::Seat| {
             seat.phase != Phase::Exited && seat.name == request.name.as_deref().unwrap_or(name)
         };
@@ -155,6 +163,7 @@ impl Node {
     }
 
     pub(crate) fn remove_module(&mut self, name: &str, answer: Answer<ModuleRemove>) {
+        let name = here(name);
         let at =
             self.seats.iter().position(|seat| seat.phase != Phase::Exited && seat.name == name);
         let Some(at) = at else {
