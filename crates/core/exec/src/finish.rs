@@ -78,7 +78,22 @@ impl ExecService {
         if job.step > Step::Running {
             return;
         }
-        let timeout = flux_id::fsd::format(self.settings.shell_exit_timeout.unwrap_or(0.0));
+        let seconds = self.settings.shell_exit_timeout.unwrap_or(0.0);
+        // A shell whose node was away could neither say its last words nor be heard.
+        let now = cx.now_us();
+        let since =
+            job.shells.values().filter(|shell| !shell.has_exited()).map(|shell| {
+                if matches!(shell.stage, Stage::Running(_)) { shell.found } else { now }
+            });
+        let due = since.max().unwrap_or(0).saturating_add((seconds * 1e6) as u64);
+        if due > now {
+            let again = cx.timer(due - now, Wait::Straggle(id));
+            if let Some(job) = self.jobs.get_mut(&id) {
+                job.straggler = Some(again);
+            }
+            return;
+        }
+        let timeout = flux_id::fsd::format(seconds);
         let note = format!(
             "job shells still active on {} {timeout} after leader shell exit",
             job.place(&job.active_ranks())

@@ -58,6 +58,8 @@ pub struct Shell {
     pub listens: bool,
     /// It is being told of signals.
     pub telling: bool,
+    /// When it was found, first or again, in monotonic microseconds.
+    pub found: u64,
     /// When its node was lost, in monotonic microseconds.
     pub away: Option<u64>,
     /// Its stream.
@@ -76,6 +78,7 @@ impl Shell {
             known: [0; 2],
             listens: false,
             telling: false,
+            found: 0,
             away: None,
             tag: None,
         }

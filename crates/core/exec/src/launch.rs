@@ -186,6 +186,7 @@ impl ExecService {
         }
         shell.launched = true;
         shell.stage = Stage::Running(pid);
+        shell.found = cx.now_us();
         shell.away = None;
         if let Some(ending) = &job.ending {
             let signum = if ending.shell_kills > 0 {

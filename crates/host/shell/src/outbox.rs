@@ -177,7 +177,11 @@ impl Outbox {
         // Many letters that fail together count once.
         let again =
             self.unknown_at.is_none_or(|at| now.saturating_duration_since(at) >= RESEND / 2);
-        if errno == Errno::ENOSYS && again {
+        if errno != Errno::ENOSYS {
+            // Its broker is away: when that is back it needs a moment to know its shells again. The
+            // execution service tells when the leader is lost.
+            (self.unknown, self.unknown_at) = (0, None);
+        } else if again {
             self.unknown += 1;
             self.unknown_at = Some(now);
         }
@@ -301,12 +305,14 @@ mod tests {
         outbox.push(Letter::Doom, body("x"));
         assert!(outbox.next(now).is_some());
         let mut time = now;
-        for _ in 0..GONE {
-            assert!(!outbox.failed(Errno::ENOSYS, time));
-            assert!(!outbox.failed(Errno::ENOSYS, time), "counts once");
-            // The broker itself is away in between.
+        for _ in 0..2 {
+            // With a broker that is away it all begins anew.
             assert!(!outbox.failed(Errno::EHOSTUNREACH, time));
-            time += RESEND;
+            for _ in 0..GONE {
+                assert!(!outbox.failed(Errno::ENOSYS, time));
+                assert!(!outbox.failed(Errno::ENOSYS, time), "counts once");
+                time += RESEND;
+            }
         }
         assert!(outbox.failed(Errno::ENOSYS, time));
         outbox.acknowledged(1);

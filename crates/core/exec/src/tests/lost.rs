@@ -111,3 +111,41 @@ fn a_job_that_is_to_end_waits_for_a_node_that_is_away_as_long_as_for_a_signal() 
     finish(&mut rig, tag, 143 << 8);
     rig.finish();
 }
+
+#[test]
+fn a_shell_whose_node_was_away_is_given_the_time_to_end_when_it_is_back() {
+    let settings = Settings::new(vec!["flux".into(), "shell".into()]).with_return();
+    let mut rig = met(Rig::new(ExecService::new(settings)));
+    let (tag, shells) = two(&mut rig);
+    rig.fail(&shells[1], Errno::EHOSTUNREACH);
+    // The leader has every word of it; it waits for a broker to know that it is heard.
+    ended(&mut rig, &shells[0], 0);
+    for _ in 0..80 {
+        rig.advance(500_000);
+        let list = rig.expect("launch.list");
+        rig.fail(&list, Errno::EHOSTUNREACH);
+    }
+    rig.advance(500_000);
+    let list = rig.expect("launch.list");
+    rig.reply(&list, json!({"rank": 1, "jobs": [{"id": ID, "pid": 9, "state": "running"}]}));
+    let attach = rig.expect("launch.attach");
+    rig.reply(&attach, json!({"type": "started", "pid": 9}));
+    rig.advance(29_000_000);
+    assert!(rig.try_response(tag).is_none(), "it was late");
+    ended(&mut rig, &attach, 0);
+    finish(&mut rig, tag, 0);
+    rig.finish();
+}
+
+#[test]
+fn shells_that_outlive_the_leader_end_the_job() {
+    let mut rig = rig();
+    let (tag, shells) = two(&mut rig);
+    ended(&mut rig, &shells[0], 0);
+    rig.advance(30_000_000);
+    let note = rig.response(tag).unwrap()["data"]["note"].as_str().unwrap().to_string();
+    assert_eq!(note, "job shells still active on a1 (rank 1) 30s after leader shell exit");
+    ended(&mut rig, &shells[1], 0);
+    finish(&mut rig, tag, 0);
+    rig.finish();
+}
