@@ -87,7 +87,7 @@ fn refused(error: &io::Error) -> OpenError {
 /// A connected stream on which the broker has said welcome, in blocking mode.
 pub(crate) fn connect(target: &Target) -> Result<UnixStream, OpenError> {
     let stream = match target {
-        Target::Local(path) => dial(path)?,
+        Target::Local(path) => return dial(path),
         Target::Fd(fd) => inherit(*fd)?,
         Target::Ssh { host, port, path } => relay(host, *port, path).map_err(|e| refused(&e))?,
         Target::Top | Target::Up(_) => return Err(OpenError::Refused(Errno::EINVAL)),
@@ -140,6 +140,7 @@ fn welcome(mut stream: UnixStream) -> Result<UnixStream, OpenError> {
     }
 }
 
+/// Connects to a socket; a broker that is being started is given a moment.
 fn dial(path: &Path) -> Result<UnixStream, OpenError> {
     if path.as_os_str().len() >= PATH_MAX {
         return Err(OpenError::Refused(Errno::EINVAL));
@@ -150,18 +151,21 @@ fn dial(path: &Path) -> Result<UnixStream, OpenError> {
         .unwrap_or(RETRIES);
     let mut delay = RETRY_FIRST;
     loop {
-        match UnixStream::connect(path) {
-            Ok(stream) => return Ok(stream),
-            Err(_) if retries > 0 => {
-                retries -= 1;
-                std::thread::sleep(delay);
-                delay = (delay * 2).min(RETRY_LONGEST);
-            }
+        let error = match UnixStream::connect(path).map(welcome) {
+            // One that died before it could say a word may be started again.
+            Ok(Err(error @ OpenError::Refused(Errno::ECONNRESET))) => error,
+            Ok(result) => return result,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(OpenError::NotFound { path: path.display().to_string() });
+                OpenError::NotFound { path: path.display().to_string() }
             }
-            Err(error) => return Err(refused(&error)),
+            Err(error) => refused(&error),
+        };
+        if retries == 0 {
+            return Err(error);
         }
+        retries -= 1;
+        std::thread::sleep(delay);
+        delay = (delay * 2).min(RETRY_LONGEST);
     }
 }
 

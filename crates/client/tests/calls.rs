@@ -293,3 +293,20 @@ fn a_refusal_and_a_missing_broker_are_told_apart() {
     assert_eq!(error.errno(), Errno::EINVAL);
     assert_eq!(Client::open(Some("nothing://x")).unwrap_err().errno(), Errno::ENOENT);
 }
+
+#[test]
+fn a_broker_that_dies_at_the_door_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("local");
+    let listener = UnixListener::bind(&path).unwrap();
+    let broker = std::thread::spawn(move || {
+        // Killed before it could say a word, and started again.
+        drop(listener.accept().unwrap());
+        let (mut socket, _) = listener.accept().unwrap();
+        socket.write_all(&[0]).unwrap();
+        socket
+    });
+    let client = Client::open(Some(&format!("local://{}", path.display())));
+    assert!(client.is_ok(), "{client:?}");
+    drop(broker.join().unwrap());
+}
