@@ -23,7 +23,12 @@ pub enum Wait {
     Children,
     /// The ranks below a child that is gone.
     Lost,
+    /// The ranks below a child that does not speak.
+    Torpid(u32),
 }
+
+/// Brokers that nobody can reach though they are not lost.
+const TORPID: &str = "broker.torpid";
 
 /// The `groups` service.
 #[derive(Debug, Default)]
@@ -33,7 +38,8 @@ pub struct GroupsService {
     pending: BTreeMap<String, Vec<GroupChange>>,
     flushing: bool,
     watchers: Vec<(String, Answer<GroupGet>)>,
-    torpid: Idset,
+    /// Children that do not speak, and who cannot be reached below each.
+    torpid: BTreeMap<u32, Idset>,
     /// Ranks that are reached through each child, where the overlay tells (`tbon.reparent`).
     via: BTreeMap<u32, Idset>,
     /// The way to the leader is lost: above, nobody of this subtree is a member any more.
@@ -142,13 +148,17 @@ impl GroupsService {
         let ChildChange { rank, ref status, torpid, .. } = *change;
         let mut child = Idset::new();
         child.insert(rank);
-        if torpid != self.torpid.contains(rank) {
-            if torpid {
-                self.torpid.insert(rank);
+        if torpid && !self.torpid.contains_key(&rank) {
+            self.torpid.insert(rank, child.clone());
+            self.change(cx, TORPID, &child, true);
+            if let Some(below) = &change.below {
+                self.out_of_reach(cx, rank, &below.parse().unwrap_or_default());
             } else {
-                self.torpid.remove(rank);
+                let here = cx.rank();
+                cx.call::<Topology>(To::Rank(here), &RankRequest { rank }, Wait::Torpid(rank));
             }
-            self.change(cx, "broker.torpid", &child, torpid);
+        } else if !torpid && let Some(below) = self.torpid.remove(&rank) {
+            self.change(cx, TORPID, &below, false);
         }
         if let Some(below) = &change.below {
             let below: Idset = below.parse().unwrap_or_default();
@@ -159,6 +169,15 @@ impl GroupsService {
             let here = cx.rank();
             cx.call::<Topology>(To::Rank(here), &RankRequest { rank }, Wait::Lost);
         }
+    }
+
+    /// Whoever is below a child that does not speak is as far away as that.
+    fn out_of_reach(&mut self, cx: &mut Cx<'_, Wait>, rank: u32, below: &Idset) {
+        let known = self.members.get(TORPID).cloned().unwrap_or_default();
+        let Some(shaded) = self.torpid.get_mut(&rank) else { return };
+        let more = below.difference(&known);
+        *shaded = shaded.union(&more);
+        self.change(cx, TORPID, &more, true);
     }
 
     fn lost(&mut self, cx: &mut Cx<'_, Wait>, subtree: &Subtree) {
@@ -181,7 +200,7 @@ impl GroupsService {
         for (name, members) in names {
             self.change(cx, &name, &members, false);
         }
-        self.torpid = self.torpid.difference(gone);
+        self.torpid.retain(|rank, _| !gone.contains(*rank));
     }
 }
 
@@ -233,6 +252,13 @@ impl Service for GroupsService {
             Wait::Children => {
                 if let Ok(change) = reply.decode::<Monitor>() {
                     self.child_changed(cx, &change);
+                }
+            }
+            Wait::Torpid(rank) => {
+                if let Ok(subtree) = reply.decode::<Topology>() {
+                    let mut below = Idset::new();
+                    ranks(&subtree, &mut below);
+                    self.out_of_reach(cx, rank, &below);
                 }
             }
             Wait::Lost => {
@@ -343,6 +369,29 @@ mod tests {
         assert_eq!(rig.response(watch), Ok(json!({"members": "0,2"})));
         rig.disconnect(rig.owner(), "groups");
         assert!(rig.responses.is_empty());
+        rig.finish();
+    }
+
+    #[test]
+    fn who_is_below_a_torpid_child_is_torpid_until_it_speaks_again() {
+        let mut rig = Rig::with(GroupsService::default(), 0, 7, &Map::new());
+        let monitor = rig.expect("overlay.monitor");
+        let watch = rig.stream("groups.get", json!({"name": "broker.torpid"}));
+        assert_eq!(rig.response(watch), Ok(json!({"members": ""})));
+        // One of them was before, and will be after.
+        let update = json!({"update": {"broker.torpid": [{"ranks": "4", "set": true}]}});
+        rig.request("groups.update", update);
+        assert_eq!(rig.response(watch), Ok(json!({"members": "4"})));
+        rig.reply(&monitor, json!({"rank": 1, "status": "full", "torpid": true}));
+        assert_eq!(rig.response(watch), Ok(json!({"members": "1,4"})));
+        let topology = rig.expect("overlay.topology");
+        let leaf = |rank: u32| json!({"rank": rank, "size": 1, "children": []});
+        let below = json!({"rank": 1, "size": 3, "children": [leaf(3), leaf(4)]});
+        rig.reply(&topology, below);
+        assert_eq!(rig.response(watch), Ok(json!({"members": "1,3-4"})));
+        rig.reply(&monitor, json!({"rank": 1, "status": "full", "torpid": false}));
+        assert_eq!(rig.response(watch), Ok(json!({"members": "4"})));
+        rig.disconnect(rig.owner(), "groups");
         rig.finish();
     }
 

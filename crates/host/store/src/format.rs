@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::error::{StoreError, wrap};
 use crate::log::Durability;
+use crate::wal;
 
 /// Version of the file's layout, in `PRAGMA user_version`.
 ///
@@ -91,6 +92,13 @@ pub(crate) fn connect(path: &Path, durability: Durability) -> Result<Connection,
     let logged = std::fs::metadata(beside(path, "-wal")).is_ok_and(|data| data.len() > 0);
     if !logged && let Some((declared, length)) = truncated(path) {
         let text = format!("truncated: has {length} of {declared} bytes");
+        return Err(StoreError::Damaged { path: path.to_path_buf(), text });
+    }
+    if logged
+        && durability == Durability::Synced
+        && let Some(damage) = wal::damage(path)
+    {
+        let text = damage.to_string();
         return Err(StoreError::Damaged { path: path.to_path_buf(), text });
     }
     let connection = Connection::open(path).map_err(sql)?;

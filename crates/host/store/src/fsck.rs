@@ -17,6 +17,7 @@ use crate::error::{StoreError, wrap};
 use crate::format::{self, beside};
 use crate::log::{BlobLog, Durability, INSERT, Write, read_checkpoint};
 use crate::salvage::{Found, scan};
+use crate::wal;
 
 mod tree;
 
@@ -52,7 +53,13 @@ pub fn fsck(name: &Path, repair: bool) -> Result<Report, StoreError> {
         return Err(StoreError::Missing { path, what: "file" });
     }
     let mut report = Report::default();
-    if let Some((declared, length)) = format::truncated(&path) {
+    // With a log beside it, what is missing at the end may be there.
+    let whole = fs::metadata(beside(&path, "-wal")).is_ok_and(|data| data.len() > 0);
+    let mut cut = false;
+    if let Some((declared, length)) = format::truncated(&path)
+        && !whole
+    {
+        cut = true;
         report.problem(format!("{}: truncated: has {length} of {declared} bytes", path.display()));
         if !repair {
             return Ok(report);
@@ -63,13 +70,19 @@ pub fn fsck(name: &Path, repair: bool) -> Result<Report, StoreError> {
             .and_then(|file| file.set_len(declared))
             .map_err(|error| StoreError::Place { path: path.clone(), text: error.to_string() })?;
     }
+    if let Some(damage) = wal::damage(&path) {
+        report.problem(format!("{}: {damage}", path.display()));
+        if !repair {
+            return Ok(report);
+        }
+        join(&path, &mut report)?;
+    }
     let connection = format::connect(&path, Durability::Synced)?;
     let found = format::version(&connection, &path)?;
     if found > format::FORMAT {
         return Err(StoreError::Newer { path, found });
     }
     let hash = hash_of(&connection, &path)?;
-    let cut = !report.problems.is_empty();
     let sound = file(&connection, &path, hash, &mut report) && !cut;
     if !sound {
         if !repair {
@@ -84,6 +97,21 @@ pub fn fsck(name: &Path, repair: bool) -> Result<Report, StoreError> {
     let mut log = BlobLog::open(name, hash, Durability::Synced)?;
     roots(&mut log, repair, &mut report)?;
     Ok(report)
+}
+
+/// Makes the transactions behind a bad page of the log count again; the log as it was is kept.
+fn join(path: &Path, report: &mut Report) -> Result<(), StoreError> {
+    let log = beside(path, "-wal");
+    let kept = unused(&log);
+    fs::copy(&log, &kept)
+        .and_then(|_| wal::mend(path))
+        .map_err(|error| StoreError::Place { path: log.clone(), text: error.to_string() })?;
+    report.repairs.push(format!(
+        "{}: all its transactions count again; the damaged log is {}",
+        log.display(),
+        kept.display()
+    ));
+    Ok(())
 }
 
 /// The hash of a file that no broker uses.

@@ -21,6 +21,7 @@ pub mod log;
 mod marks;
 mod salvage;
 mod serve;
+mod wal;
 
 pub use archive_driver::ArchiveDriver;
 pub use driver::StoreDriver;

@@ -8,6 +8,8 @@ use crate::brokers::{OWNER, Shape};
 use crate::run::run_seed;
 use crate::world::{Notice, Pace, SEC, World};
 
+mod clock;
+mod criteria;
 mod roles;
 
 #[test]

@@ -34,24 +34,34 @@ fn free_port() -> u16 {
 /// An instance whose brokers are started one by one, as a service manager does.
 pub(crate) struct Nodes {
     dir: tempfile::TempDir,
+    /// Words before the command of each broker, if any.
+    wrappers: Vec<Vec<String>>,
     pub(crate) brokers: Vec<Option<Child>>,
 }
 
 impl Nodes {
     /// Starts `size` brokers below each other in a tree of two; `tbon` goes into that table.
     pub(crate) fn start(size: usize, tcp: bool, tbon: &str) -> Self {
+        let endpoints = (0..size).map(|_| tcp.then(|| format!("tcp://127.0.0.1:{}", free_port())));
+        Self::start_at(endpoints.collect(), vec![Vec::new(); size], tbon)
+    }
+
+    /// The same at these endpoints (default: sockets in the directory of the instance), each
+    /// broker by the words of a wrapper.
+    pub(crate) fn start_at(
+        endpoints: Vec<Option<String>>,
+        wrappers: Vec<Vec<String>>,
+        tbon: &str,
+    ) -> Self {
+        let size = endpoints.len();
         // Short, since it is the beginning of paths of sockets.
         let dir = tempfile::Builder::new().prefix("fx").tempdir_in("/tmp").unwrap();
         let path = dir.path().display().to_string();
         let keygen = Command::new(program()).args(["keygen", &format!("{path}/key")]).output();
         assert!(keygen.unwrap().status.success());
         let mut hosts = String::new();
-        for rank in 0..size {
-            let endpoint = if tcp {
-                format!("tcp://127.0.0.1:{}", free_port())
-            } else {
-                format!("ipc://{path}/tree{rank}")
-            };
+        for (rank, endpoint) in endpoints.into_iter().enumerate() {
+            let endpoint = endpoint.unwrap_or_else(|| format!("ipc://{path}/tree{rank}"));
             hosts += &format!(
                 "[[bootstrap.hosts]]\nhost = \"n{rank}\"\nbind = \"{endpoint}\"\n\
                  connect = \"{endpoint}\"\n"
@@ -61,7 +71,7 @@ impl Nodes {
             "[tbon]\ntopo = \"kary:2\"\n{tbon}\n[bootstrap]\ncurve_cert = \"{path}/key\"\n{hosts}"
         );
         fs::write(dir.path().join("flux.toml"), config).unwrap();
-        let mut nodes = Self { dir, brokers: (0..size).map(|_| None).collect() };
+        let mut nodes = Self { dir, wrappers, brokers: (0..size).map(|_| None).collect() };
         for rank in 0..size {
             nodes.boot(rank);
         }
@@ -82,7 +92,11 @@ impl Nodes {
             .append(true)
             .open(self.path(&format!("log{rank}")))
             .unwrap();
-        let mut command = Command::new(program());
+        let mut words = self.wrappers[rank].iter().map(String::as_str);
+        let mut command = Command::new(words.next().unwrap_or(program().to_str().unwrap()));
+        if !self.wrappers[rank].is_empty() {
+            command.args(words).arg(program());
+        }
         command.args(["broker", "-c"]).arg(self.path("flux.toml"));
         for setting in [
             format!("hostname=n{rank}"),
