@@ -1,6 +1,6 @@
 //! Nodes with networks of their own, which are cut: nothing is said, messages just do not arrive.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on fails")]
 
 #[path = "support/nodes.rs"]
 mod nodes;

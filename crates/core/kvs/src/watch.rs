@@ -86,6 +86,8 @@ struct Watcher {
     answered: bool,
     previous: Option<Value>,
     seen: Seen,
+    /// Lengths of the pieces that were seen, in bytes.
+    lengths: Vec<usize>,
 }
 
 impl Watcher {
@@ -198,6 +200,7 @@ impl WatchService {
             answered: false,
             previous: None,
             seen: Seen::Nothing,
+            lengths: Vec::new(),
         };
         self.watchers.insert(id, watcher);
         self.first_lookup(cx, id);

@@ -16,6 +16,7 @@ use flux_svc::{Cx, Level, To};
 use serde_json::Value;
 
 use crate::active_index::ActiveIndex;
+use crate::pieces::pieces;
 use crate::purge::Asker;
 use crate::service::{JobManager, Wait};
 
@@ -25,6 +26,8 @@ pub const GATHER_US: u64 = 1_000;
 pub const INDEX_US: u64 = 500_000;
 /// Bytes of a commit, roughly; what is beyond waits for the next one.
 pub const BATCH_BYTES: usize = 4 << 20;
+/// Longest eventlog that is written once more as a whole, in bytes.
+pub const WHOLE_MAX: usize = 16 << 10;
 /// How long to wait after a failed commit, in microseconds.
 pub const RETRY_US: u64 = 1_000_000;
 
@@ -71,7 +74,11 @@ impl After {
 #[derive(Debug, Default)]
 struct Batch {
     logs: BTreeMap<u64, String>,
+    /// Logs that are complete: they replace the pieces they were written in.
+    whole: BTreeMap<u64, String>,
     puts: BTreeMap<String, Value>,
+    /// What follows a put of the same key.
+    more: BTreeMap<String, Vec<Value>>,
     after: Vec<After>,
     /// Somebody waits.
     urgent: bool,
@@ -81,21 +88,39 @@ struct Batch {
 
 impl Batch {
     fn is_empty(&self) -> bool {
-        self.logs.is_empty() && self.puts.is_empty() && self.after.is_empty()
+        self.logs.is_empty()
+            && self.whole.is_empty()
+            && self.puts.is_empty()
+            && self.after.is_empty()
     }
 
     /// Adds what gathered after this batch.
     fn extend(&mut self, next: Self) {
+        for (id, text) in next.whole {
+            self.logs.remove(&id);
+            self.whole.insert(id, text);
+        }
         for (id, text) in next.logs {
-            self.logs.entry(id).or_default().push_str(&text);
+            self.append(id, &text);
         }
         self.puts.extend(next.puts);
+        self.more.extend(next.more);
         self.after.extend(next.after);
         self.urgent |= next.urgent;
         self.bytes += next.bytes;
     }
 
+    fn append(&mut self, id: u64, text: &str) {
+        let whole = self.whole.get_mut(&id);
+        whole.unwrap_or_else(|| self.logs.entry(id).or_default()).push_str(text);
+    }
+
     fn operations(&self) -> Vec<Operation> {
+        let whole = self.whole.iter().map(|(id, text)| Operation {
+            key: format!("{}.eventlog", JobId(*id).kvs()),
+            flags: 0,
+            dirent: Treeobj::val(text.as_bytes()).to_value(),
+        });
         let appends = self.logs.iter().map(|(id, text)| Operation {
             key: format!("{}.eventlog", JobId(*id).kvs()),
             flags: APPEND,
@@ -106,7 +131,15 @@ impl Batch {
             flags: if value.is_null() { PRUNE } else { 0 },
             dirent: value.clone(),
         });
-        appends.chain(puts).collect()
+        let more = self.more.iter().flat_map(|(key, values)| {
+            let append = |value: &Value| Operation {
+                key: key.clone(),
+                flags: APPEND,
+                dirent: value.clone(),
+            };
+            values.iter().map(append)
+        });
+        whole.chain(appends).chain(puts).chain(more).collect()
     }
 }
 
@@ -129,7 +162,17 @@ impl Commits {
     /// Adds lines to a job's eventlog.
     pub(crate) fn append(&mut self, id: u64, text: &str) {
         self.next.bytes += text.len();
-        self.next.logs.entry(id).or_default().push_str(text);
+        self.next.append(id, text);
+    }
+
+    /// Nothing will be added to the eventlog of a job any more: it becomes one value, which takes
+    /// less room than its pieces. A long one stays as it is.
+    pub(crate) fn complete(&mut self, id: u64, log: &str) {
+        if log.len() <= WHOLE_MAX {
+            self.next.bytes += log.len();
+            self.next.logs.remove(&id);
+            self.next.whole.insert(id, log.to_string());
+        }
     }
 
     /// Between two jobs: what follows may go into another commit, if this one is large.
@@ -156,6 +199,19 @@ impl Commits {
     pub(crate) fn put(&mut self, key: String, dirent: Value) {
         self.next.bytes += dirent.get("data").and_then(Value::as_str).map_or(0, str::len);
         self.next.puts.insert(key, dirent);
+    }
+
+    /// Sets a key to a value that has much in common with others.
+    pub(crate) fn put_pieces(&mut self, key: String, text: &str) {
+        let mut pieces = pieces(text).into_iter().map(|piece| Treeobj::val(piece).to_value());
+        self.next.bytes += text.len();
+        let more = pieces.next().map(|first| {
+            self.next.puts.insert(key.clone(), first);
+            pieces.collect::<Vec<Value>>()
+        });
+        if let Some(more) = more.filter(|more| !more.is_empty()) {
+            self.next.more.insert(key, more);
+        }
     }
 
     /// Adds what waits for everything recorded up to now.
@@ -273,8 +329,10 @@ impl JobManager {
                 After::Submitted(answer, ids, mut errors) => {
                     for id in ids {
                         batch.logs.remove(&id);
+                        batch.whole.remove(&id);
                         let dir = JobId(id).kvs();
                         batch.puts.remove(&format!("{dir}.J"));
+                        batch.more.remove(&format!("{dir}.J"));
                         batch.puts.remove(&format!("{dir}.jobspec"));
                         self.disown(cx, id);
                         errors.errors.push((id, format!("job submission is disabled: {failure}")));

@@ -31,6 +31,7 @@ pub mod lifetime;
 pub mod limits;
 pub mod memo;
 pub mod perilog;
+mod pieces;
 pub mod plugins;
 pub mod priority;
 pub mod procedure;

@@ -175,6 +175,9 @@ impl JobManager {
     /// The log of a job is complete: what depends on its end happens now, the rest when it is
     /// durable.
     fn cleaned(&mut self, cx: &mut Cx<'_, Wait>, id: u64) {
+        if let Some(job) = self.jobs.get(&id) {
+            self.commits.complete(id, &job.log);
+        }
         self.dependency_ended(cx, id);
         self.commits.after(After::Retire(id));
     }

@@ -76,7 +76,7 @@ impl JobManager {
         self.commits.append(id, &line);
         self.commits.index.add(id);
         let dir = JobId(id).kvs();
-        self.commits.put(format!("{dir}.J"), Treeobj::val(new.j).to_value());
+        self.commits.put_pieces(format!("{dir}.J"), &new.j);
         self.commits.put(format!("{dir}.jobspec"), Treeobj::val(job.jobspec.as_bytes()).to_value());
         self.dependencies.enter(&job);
         if job.has_flag(FLAG_WAITABLE) {

@@ -19,7 +19,8 @@ use rusqlite::{Connection, params};
 
 use crate::error::{StoreError, wrap};
 use crate::format;
-use crate::log::{BlobLog, Packed, cost};
+use crate::log::{BlobLog, cost};
+use crate::pack::Packed;
 
 /// Directories and pieces of values in one question of the walk.
 const DIRS: usize = 32;

@@ -12,8 +12,9 @@ use crate::wal;
 
 /// Version of the file's layout, in `PRAGMA user_version`.
 ///
-/// 2 has a digest beside each checkpoint, and the name of the hash in a table `meta`.
-pub const FORMAT: i64 = 2;
+/// 2 has a digest beside each checkpoint, and the name of the hash in a table `meta`. 3 has rows
+/// that are compressed with a dictionary.
+pub const FORMAT: i64 = 3;
 
 /// Files up to this size are checked as a whole before they are used, in bytes. Of a larger one
 /// every row is read and its length is compared, which finds all but damage inside of blobs; that

@@ -19,6 +19,7 @@ mod identity;
 pub mod index;
 pub mod log;
 mod marks;
+mod pack;
 mod salvage;
 mod serve;
 mod wal;

@@ -12,15 +12,10 @@ use crate::error::{StoreError, wrap};
 use crate::format;
 use crate::index::Index;
 use crate::marks::Marks;
+use crate::pack::Packed;
 
 /// Checkpoints that are kept.
 pub const CHECKPOINTS_MAX: u32 = 5;
-
-/// Blobs from this size on are compressed, if that makes them smaller.
-const COMPRESS_MIN: usize = 256;
-
-/// Largest blob, 1 GiB.
-const BLOB_MAX: usize = 1 << 30;
 
 /// Adds a row.
 pub(crate) const INSERT: &str =
@@ -53,34 +48,6 @@ pub enum Write<'a> {
     Blob(&'a [u8]),
     /// A checkpoint.
     Checkpoint(&'a Checkpoint),
-}
-
-/// A blob as the file holds it: its uncompressed size, or -1, and its bytes.
-#[derive(Debug)]
-pub(crate) struct Packed(pub(crate) i64, pub(crate) Vec<u8>);
-
-impl Packed {
-    /// The blob, checked against its digest; what is wrong otherwise.
-    pub(crate) fn unpack(self, hash: HashAlg, digest: &[u8]) -> Result<Vec<u8>, String> {
-        let blob = self.open()?;
-        if *hash.hash(&blob).digest() != *digest {
-            return Err("its content does not match its digest".to_string());
-        }
-        Ok(blob)
-    }
-
-    /// The blob, whatever its digest.
-    pub(crate) fn open(self) -> Result<Vec<u8>, String> {
-        let Self(size, object) = self;
-        if size < 0 {
-            return Ok(object);
-        }
-        let size = usize::try_from(size).unwrap_or(usize::MAX);
-        if size > BLOB_MAX {
-            return Err(format!("it claims {size} bytes"));
-        }
-        lz4_flex::block::decompress(&object, size).map_err(|error| error.to_string())
-    }
 }
 
 /// Blobs and checkpoints in one SQLite file.
@@ -327,13 +294,9 @@ impl BlobLog {
                         added.again.push(row);
                         continue;
                     }
-                    let packed = (blob.len() >= COMPRESS_MIN)
-                        .then(|| lz4_flex::block::compress(blob))
-                        .filter(|packed| packed.len() < blob.len());
+                    let packed = Packed::new(blob);
                     let (size, object) = match &packed {
-                        Some(packed) => {
-                            (i64::try_from(blob.len()).unwrap_or(i64::MAX), packed.as_slice())
-                        }
+                        Some(Packed(how, packed)) => (*how, packed.as_slice()),
                         None => (-1, *blob),
                     };
                     self.connection

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::log::Packed;
+use crate::pack::Packed;
 
 /// Farthest jump over rows that cannot be read.
 const FAR: i64 = 1 << 40;

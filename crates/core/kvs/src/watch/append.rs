@@ -31,7 +31,59 @@ fn broken(what: &str) -> RpcError {
 }
 
 /// The pieces that `object` has beyond `seen`, and what is seen then.
-pub(super) fn appended(seen: &Seen, object: Treeobj) -> Result<(Vec<Piece>, Seen), RpcError> {
+///
+/// A log that is complete becomes one piece, or fewer than it had: then all of it is read again,
+/// and [`beyond`] tells what is new.
+pub(super) fn appended(seen: &Seen, object: Treeobj) -> Result<Appended, RpcError> {
+    let more = |(pieces, seen)| Appended { pieces, seen, joined: false };
+    let joined = |new: Vec<Blobref>| Appended {
+        pieces: new.iter().copied().map(Piece::Ref).collect(),
+        seen: Seen::Refs(new),
+        joined: true,
+    };
+    match (seen, object) {
+        (Seen::Refs(old), Treeobj::Valref(new))
+            if !new.starts_with(old) && !old.starts_with(&new) =>
+        {
+            Ok(joined(new))
+        }
+        (Seen::Val(old), Treeobj::Valref(new))
+            if !new.first().is_some_and(|first| first.addresses(old)) =>
+        {
+            Ok(joined(new))
+        }
+        (_, object) => added(seen, object).map(more),
+    }
+}
+
+/// What a value has that was not seen.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Appended {
+    pub(super) pieces: Vec<Piece>,
+    pub(super) seen: Seen,
+    /// They begin with what was seen, if all is well.
+    pub(super) joined: bool,
+}
+
+/// The part of a value behind what was seen of it: pieces with these names and lengths.
+pub(super) fn beyond(value: &[u8], seen: &Seen, lengths: &[usize]) -> Result<usize, RpcError> {
+    let mut at = 0;
+    for (piece, length) in lengths.iter().enumerate() {
+        let part = value.get(at..at + length);
+        let same = part.is_some_and(|part| match seen {
+            Seen::Nothing => false,
+            Seen::Val(old) => old == part,
+            Seen::Refs(old) => old.get(piece).is_some_and(|name| name.addresses(part)),
+        });
+        if !same {
+            return Err(broken("overwritten"));
+        }
+        at += length;
+    }
+    Ok(at)
+}
+
+fn added(seen: &Seen, object: Treeobj) -> Result<(Vec<Piece>, Seen), RpcError> {
     let refs = |list: &[Blobref]| list.iter().copied().map(Piece::Ref).collect();
     match (seen, object) {
         (_, Treeobj::Dir(_) | Treeobj::Dirref(_)) => Err(directory()),

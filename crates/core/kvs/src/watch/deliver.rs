@@ -11,7 +11,7 @@ use flux_proto::{Errno, Message};
 use flux_svc::{Reply, To};
 use serde_json::Value;
 
-use super::append::{self, Piece};
+use super::append::{self, Appended, Piece, Seen};
 use super::{Context, State, WatchService, WatchWait, cut};
 use crate::dir::value_object;
 
@@ -32,6 +32,8 @@ pub(super) struct Pieces {
     sent: usize,
     /// Pieces that the leader could not be asked for.
     again: Vec<usize>,
+    /// They are the whole value once more, of which this was seen.
+    joined: Option<Seen>,
 }
 
 pub(super) fn directory() -> RpcError {
@@ -72,6 +74,7 @@ impl WatchService {
     fn pieces(&mut self, cx: &mut Context<'_>, id: u64, object: Treeobj) {
         let Some(watcher) = self.watchers.get_mut(&id) else { return };
         let stream = watcher.has(STREAM);
+        let mut joined = None;
         let pieces = if stream {
             match object {
                 Treeobj::Val(data) => Ok(vec![Piece::Data(data.into())]),
@@ -82,8 +85,10 @@ impl WatchService {
                 }
             }
         } else {
-            append::appended(&watcher.seen, object).map(|(pieces, seen)| {
-                watcher.seen = seen;
+            append::appended(&watcher.seen, object).map(|new| {
+                let Appended { pieces, seen, joined: again } = new;
+                let before = std::mem::replace(&mut watcher.seen, seen);
+                joined = again.then_some(before);
                 pieces
             })
         };
@@ -91,8 +96,9 @@ impl WatchService {
             Err(error) => self.end(cx, id, error),
             Ok(pieces) if pieces.is_empty() => self.go_on(cx, id, false),
             Ok(pieces) => {
+                let again = Vec::new();
                 let pieces =
-                    Pieces { stream, pieces, next: 0, outstanding: 0, sent: 0, again: Vec::new() };
+                    Pieces { stream, pieces, next: 0, outstanding: 0, sent: 0, again, joined };
                 watcher.state = State::Loading(pieces);
                 self.load_more(cx, id);
             }
@@ -188,7 +194,20 @@ impl WatchService {
             return self.end(cx, id, RpcError::new(Errno::EOVERFLOW, text));
         }
         let data = parts.concat();
-        watcher.answer.item(cx, &LookupResponse { val: value_object(&data) });
+        let mut begin = 0;
+        if let Some(seen) = loading.joined.take() {
+            match append::beyond(&data, &seen, &watcher.lengths) {
+                Ok(length) => begin = length,
+                Err(error) => return self.end(cx, id, error),
+            }
+            watcher.lengths.clear();
+        }
+        watcher.lengths.extend(parts.iter().map(Bytes::len));
+        if begin > 0 && begin == data.len() {
+            return self.go_on(cx, id, false);
+        }
+        let data = data.get(begin..).unwrap_or_default();
+        watcher.answer.item(cx, &LookupResponse { val: value_object(data) });
         if !watcher.answered && watcher.has(WATCH_INITIAL_SENTINEL) {
             cx.send(Message::response_to(watcher.answer.head()));
         }

@@ -206,6 +206,46 @@ fn append_shows_only_what_was_appended_and_loads_nothing_twice() {
 }
 
 #[test]
+fn a_log_that_becomes_one_value_is_shown_on_and_not_again() {
+    let mut pair = Pair::new();
+    let flags = WATCH | WATCH_APPEND | WAITCREATE;
+    let from_start = pair.watch("log", flags);
+    let line =
+        |n: u32| format!("line {n} that is long enough for a blob of its own, as lines are ...\n");
+    for n in 0..3 {
+        pair.commit(&[append("log", &line(n))]);
+    }
+    let later = pair.watch("log", flags);
+    assert_eq!(pair.answers(from_start), [line(0), line(1), line(2)]);
+    let all: String = (0..3).map(line).collect();
+    assert_eq!(pair.answers(later), std::slice::from_ref(&all));
+    // The same text in one piece: nothing new.
+    pair.commit(&[put("log", &all)]);
+    assert!(pair.answers(from_start).is_empty());
+    // With more of it: what is new. And it goes on.
+    let whole: String = (0..5).map(line).collect();
+    pair.commit(&[put("log", &whole)]);
+    let new: String = (3..5).map(line).collect();
+    assert_eq!(pair.answers(from_start), std::slice::from_ref(&new));
+    pair.commit(&[append("log", &line(5))]);
+    assert_eq!(pair.answers(from_start), [line(5)]);
+    assert_eq!(pair.answers(later), [new, line(5)]);
+    // Another text of the same length is another value.
+    let other = whole.replace("line 1", "line 9") + &line(5);
+    pair.commit(&[put("log", &other)]);
+    assert_eq!(pair.answers(from_start), ["EINVAL"]);
+    assert_eq!(pair.answers(later), ["EINVAL"]);
+    // A short beginning that was kept in the directory, then as one piece with more.
+    pair.commit(&[put("short", "a")]);
+    let short = pair.watch("short", flags);
+    assert_eq!(pair.answers(short), ["a"]);
+    pair.commit(&[put("short", &format!("a{whole}"))]);
+    assert_eq!(pair.answers(short), [whole]);
+    pair.watch.disconnect(pair.watch.owner(), "kvs-watch");
+    pair.watch.finish();
+}
+
+#[test]
 fn a_stream_is_one_answer_per_blob_and_an_end() {
     let mut pair = Pair::new();
     let pieces: Vec<String> = (0..20).map(|i| format!("piece {i}")).collect();

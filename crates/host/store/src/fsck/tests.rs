@@ -145,20 +145,25 @@ fn a_truncated_file_is_refused_with_the_next_step_and_mended() {
 }
 
 #[test]
-fn a_file_of_the_format_before_is_migrated() {
+fn files_of_the_formats_before_are_migrated() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("content.sqlite");
-    let golden = include_bytes!("golden/format1.sqlite");
-    fs::write(&path, golden).unwrap();
-    assert!(fsck(&path, false).unwrap().problems.is_empty());
-    fs::write(&path, golden).unwrap();
-    let log = BlobLog::open(&path, HashAlg::Sha1, Durability::Synced).unwrap();
-    let checkpoints = log.checkpoints().unwrap();
-    assert_eq!((checkpoints.len(), checkpoints[0].sequence), (5, 9));
-    assert!(checkpoints[0].namespaces.is_some());
-    let long = (1..=400).map(|n| n.to_string()).collect::<Vec<String>>().join(",");
-    assert_eq!(values(&log).unwrap()[".long"], long.into_bytes());
-    assert_eq!(format::version(&log.connection, &path).unwrap(), format::FORMAT);
+    let formats: [(&[u8], usize, i64); 2] = [
+        (include_bytes!("golden/format1.sqlite"), 5, 9),
+        (include_bytes!("golden/format2.sqlite"), 1, 6),
+    ];
+    for (golden, count, newest) in formats {
+        fs::write(&path, golden).unwrap();
+        assert!(fsck(&path, false).unwrap().problems.is_empty());
+        fs::write(&path, golden).unwrap();
+        let log = BlobLog::open(&path, HashAlg::Sha1, Durability::Synced).unwrap();
+        let checkpoints = log.checkpoints().unwrap();
+        assert_eq!((checkpoints.len(), checkpoints[0].sequence), (count, newest));
+        assert!(checkpoints[0].namespaces.is_some());
+        let long = (1..=400).map(|n| n.to_string()).collect::<Vec<String>>().join(",");
+        assert_eq!(values(&log).unwrap()[".long"], long.into_bytes());
+        assert_eq!(format::version(&log.connection, &path).unwrap(), format::FORMAT);
+    }
 }
 
 #[test]
