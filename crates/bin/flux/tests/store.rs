@@ -86,6 +86,44 @@ fn damage_is_said_at_the_start_and_mended() {
 }
 
 #[test]
+fn a_bad_page_in_the_log_of_a_killed_instance_is_said_and_nothing_is_lost() {
+    check(
+        &format!(
+            "{START} sh -c 'for n in 1 2 3 4 5 6 7 8; do flux kvs put a$n=$(seq -s, $n 900); done
+                 kill -9 $(flux getattr broker.pid)' 2>/dev/null
+             log=state/content.sqlite-wal
+             byte=$(dd if=$log bs=1 skip=4000 count=1 2>/dev/null | od -An -tu1 | tr -d ' ')
+             printf $(printf '\\\\%o' $(((byte + 1) % 256))) | dd of=$log bs=1 seek=4000 conv=notrunc 2>/dev/null
+             {START} true 2>&1 | sed 's/with [0-9]*/with N/'
+             flux fsck --statedir=state | sed 's/with [0-9]*/with N/; s/^[0-9]* blobs/N blobs/'
+             flux fsck -q --repair --statedir=state
+             {START} sh -c 'for n in 1 2 3 4 5 6 7 8; do flux kvs get a$n | cut -c-5; done' 2>/dev/null
+             flux fsck -q --statedir=state; echo $?"
+        ),
+        "flux-broker: TOP/state/content.sqlite: damaged: page 1 of its log is bad, with N transactions \
+         behind it: stop the instance and run flux fsck --repair --statedir=TOP/state\n\
+         state/content.sqlite: page 1 of its log is bad, with N transactions behind it\n\
+         N blobs, 0 keys, 1 problems\n\
+         1,2,3\n2,3,4\n3,4,5\n4,5,6\n5,6,7\n6,7,8\n7,8,9\n8,9,1\n0\n",
+    );
+}
+
+#[test]
+fn an_instance_of_the_release_before_is_taken_over() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir(directory.path().join("state")).unwrap();
+    let golden = "../../host/store/src/fsck/golden/format2.sqlite";
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join(golden);
+    std::fs::copy(golden, directory.path().join("state/content.sqlite")).unwrap();
+    let script = format!(
+        "{START} sh -c 'flux kvs get a.b last; flux kvs put a.b=2' 2>/dev/null
+         {START} sh -c 'flux kvs get a.b; flux kvs get long | cut -c-5' 2>/dev/null
+         flux fsck -q --statedir=state; echo $?"
+    );
+    assert_eq!(shell(directory.path(), &script), "1\n3\n2\n1,2,3\n0\n");
+}
+
+#[test]
 fn the_store_is_collected_copied_and_moved_while_it_is_in_use() {
     check(
         &format!(
