@@ -12,7 +12,7 @@ fn a_clock_is_set(ranks: &[u32], wrong: f64) {
     let none = json!({});
     let limited = script.submit(4, 1, 30.0, &json!({"duration": 60}));
     let endless = script.submit(1, 1, 3_000_000.0, &json!({"duration": 20}));
-    let begin = script.world.clock_of(0).wall + 1800.0;
+    let begin = script.world.clock(0).wall + 1800.0;
     let begin = json!({"dependencies": [{"scheme": "begin-time", "value": begin.to_string()}]});
     let timed = script.submit(1, 1, 1.0, &begin);
     script.pass(5 * SEC);
