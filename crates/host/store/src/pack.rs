@@ -27,7 +27,7 @@ const MARK_BASE64: u8 = 3;
 
 /// Shortest and longest stretch of base64 that becomes bytes, in characters.
 const BASE64_MIN: usize = 96;
-const BASE64_MAX: usize = 4 * 0xffff / 3 & !3;
+const BASE64_MAX: usize = (4 * 0xffff / 3) & !3;
 
 /// Ways of writing, in the column `size`: -1 for a blob that is written as it is, its size for LZ4
 /// in formats 1 and 2; else -2 - 2 × its size, less 1 with the dictionary.

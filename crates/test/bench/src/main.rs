@@ -1,8 +1,9 @@
 //! Measures an instance on this machine and prints a table, beside what the machine itself can do
 //! and the figures the design aims at.
 //!
-//! `cargo run --release -p flux-bench -- [--quick | --full] [--only PART] [--flux PROGRAM]`. It needs a release
-//! build of the `flux` program, by default the one beside it. Timings are no tests: nothing fails
+//! `cargo run --release -p flux-bench -- [--quick | --full] [--only PART] [--soak SECONDS]
+//! [--flux PROGRAM]`. It needs a release build of the `flux` program, by default the one beside it.
+//! `--soak` makes only the soak, in twice that time. Timings are no tests: nothing fails
 //! because it is slow.
 
 mod archive;
@@ -11,6 +12,8 @@ mod floor;
 mod instance;
 mod jobs;
 mod messages;
+mod recovery;
+mod soak;
 mod store;
 mod table;
 
@@ -38,6 +41,10 @@ struct Plan {
     history: Vec<u64>,
     /// Numbers of finished jobs in an archive that was filled by hand.
     records: Vec<u64>,
+    /// Numbers of active jobs that an instance is started with.
+    active: Vec<u64>,
+    /// Length of each half of the soak; it is made only when it is asked for.
+    soak: Duration,
     /// Only this part.
     only: Option<String>,
     /// Repetitions of what takes milliseconds.
@@ -54,6 +61,8 @@ fn plan(mut words: impl Iterator<Item = String>) -> Result<Plan, Failure> {
         brokers: vec![1, 4, 16, 64],
         history: vec![1_000, 16_000, 64_000],
         records: vec![1_000, 64_000],
+        active: vec![100, 1_000],
+        soak: Duration::from_secs(60),
         only: None,
         repeat: 20,
         deadline: Instant::now() + Duration::from_secs(300),
@@ -64,6 +73,7 @@ fn plan(mut words: impl Iterator<Item = String>) -> Result<Plan, Failure> {
                 plan.jobs = vec![1_000];
                 plan.brokers = vec![1, 4, 16];
                 plan.history = vec![1_000];
+                plan.active = vec![100, 1_000];
                 plan.repeat = 10;
                 plan.deadline = Instant::now() + Duration::from_secs(60);
             }
@@ -71,12 +81,19 @@ fn plan(mut words: impl Iterator<Item = String>) -> Result<Plan, Failure> {
                 plan.jobs = vec![1_000, 10_000, 50_000];
                 plan.history = vec![1_000, 64_000, 500_000];
                 plan.records = vec![1_000, 64_000, 500_000];
+                plan.active = vec![100, 1_000, 10_000];
                 plan.deadline = Instant::now() + Duration::from_secs(600);
             }
             "--only" => plan.only = Some(words.next().ok_or("--only needs the name of a part")?),
+            "--soak" => {
+                let seconds = words.next().and_then(|text| text.parse().ok());
+                plan.soak = Duration::from_secs(seconds.ok_or("--soak needs seconds")?);
+                plan.only = Some("soak".to_string());
+            }
             "--flux" => plan.flux = words.next().ok_or("--flux needs a path")?.into(),
             other => {
-                let text = "usage: flux-bench [--quick | --full] [--only PART] [--flux PROGRAM]";
+                let text = "usage: flux-bench [--quick | --full] [--only PART] \
+                            [--soak SECONDS] [--flux PROGRAM]";
                 return Err(format!("unknown option '{other}'\n{text}").into());
             }
         }
@@ -97,7 +114,7 @@ fn main() -> ExitCode {
         }
     };
     let mut table = Table::new(&plan);
-    let parts: [(&str, Measure); 7] = [
+    let parts: [(&str, Measure); 9] = [
         ("floor", floor::measure),
         ("commands", commands::measure),
         ("start and stop", commands::start_and_stop),
@@ -105,9 +122,12 @@ fn main() -> ExitCode {
         ("archive", archive::measure),
         ("jobs", jobs::measure),
         ("store", store::measure),
+        ("recovery", recovery::measure),
+        ("soak", soak::measure),
     ];
     for (name, measure) in parts {
-        if plan.only.as_deref().is_some_and(|only| only != name) {
+        // The soak takes minutes.
+        if plan.only.as_deref().map_or(name == "soak", |only| only != name) {
             continue;
         }
         if let Err(error) = measure(&plan, &mut table) {

@@ -158,8 +158,8 @@ fn a_killed_leader_of_512_finds_everything_as_it_was() {
     };
     script.ask::<Commit>(&commit);
     let none = json!({});
-    let wide = script.submit(size, 1, 120.0, &json!({"duration": 300}));
-    let narrow: Vec<u64> = (0..40).map(|n| script.submit(1 + n % 4, 2, 100.0, &none)).collect();
+    let wide = script.submit(size, 1, 55.0, &json!({"duration": 300}));
+    let narrow: Vec<u64> = (0..40).map(|n| script.submit(1 + n % 4, 2, 50.0, &none)).collect();
     let ran = [&[wide], &narrow[..]].concat();
     script.wait_for(&["state"], |jobs| jobs.values().all(|job| job["state"] == RUN));
     // A barrier later the shells run their tasks.
