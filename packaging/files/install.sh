@@ -28,7 +28,7 @@ case ${1-} in
     ;;
 --remove)
     [ -e "$list" ] || { echo "install.sh: nothing is installed from a tarball" >&2; exit 1; }
-    if [ -d /run/systemd/system ]; then systemctl disable --now flux 2>/dev/null || true; fi
+    if [ -d /run/systemd/system ]; then systemctl disable --now flux flux-jobs 2>/dev/null || true; fi
     while read -r file; do rm -f "$file"; done <"$list"
     rm -f "$list"
     rmdir /usr/libexec/flux /usr/share/doc/ferroflux 2>/dev/null || true

@@ -16,6 +16,8 @@
 //! then. Several may follow one shell. `finished` is said after the last process that the shell
 //! has left behind is gone too.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 use crate::body::Empty;
@@ -45,6 +47,10 @@ bodies! {
         /// number and process id follow. Empty: the signal is sent directly.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pub signaller: Vec<String>,
+        /// A systemd unit of its own, with limits (`exec.service = "sdexec"`); absent: the
+        /// supervisor is its parent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub unit: Option<LaunchUnit>,
         /// When the shell may have been asked for before: the time of that (seconds since 1970).
         /// A node that was booted later has lost its records, and answers `lost`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -55,6 +61,15 @@ bodies! {
         /// Bytes of stderr that are known already, should it run.
         #[serde(default)]
         pub stderr: u64,
+    }
+
+    /// The limits of a unit.
+    pub struct LaunchUnit {
+        /// Idset of the logical cores of the job on this node; empty: all.
+        pub cores: String,
+        /// Properties by name, as configured (see `flux_model::unit_limit`).
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        pub properties: BTreeMap<String, String>,
     }
 
     /// Body of `launch.attach`: output from these positions on.

@@ -198,7 +198,18 @@ pub const KEYS: &[Key] = &[
         "kill",
         "What a stop of the leader does with running jobs: \"kill\" ends them, \"leave\" leaves them for the next start. A restart of the unit always leaves them.",
     ),
-    fixed("exec.service", Kind::Text, "rexec", "Accepted for compatibility."),
+    live(
+        "exec.sdexec-properties.*",
+        Kind::Any,
+        "",
+        "Limits of the units of \"sdexec\": MemoryMax, MemoryHigh, CPUQuota and the like, as systemd writes them.",
+    ),
+    live(
+        "exec.service",
+        Kind::Text,
+        "rexec",
+        "What starts job shells: \"rexec\", a supervisor on each node, or \"sdexec\", systemd, each in a unit of its own that is confined to the cores of the job.",
+    ),
     fixed("exec.service-override", Kind::Flag, "false", "Accepted for compatibility."),
     live(
         "exec.shell-exit-timeout",

@@ -15,3 +15,4 @@ pub mod stdio;
 pub mod subprocess;
 pub mod taskmap;
 pub mod treeobj;
+pub mod unit_limit;

@@ -15,13 +15,14 @@ pub(crate) mod surroundings;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use flux_bootstrap::Boot;
 use flux_broker::{Node, NodeConfig, Topology};
 use flux_host::{Calendar, Console, Driver, HostOptions, Topo};
 use flux_id::fsd;
-use flux_launch::{LaunchDriver, LaunchOptions, Supervised};
+use flux_launch::{Choice, LaunchDriver, LaunchOptions, Supervised, Units};
 use flux_lifecycle::{Attributes, Settings};
 use flux_model::blobref::HashAlg;
 use flux_proc::{RexecDriver, RexecOptions};
@@ -197,7 +198,10 @@ fn launcher(
         let file = surroundings::announce(&directory, uri)?;
         env.insert(patience::URI_FILE_VARIABLE.to_string(), file);
     }
-    let keeper = Supervised { program: vec![own_program()?, "supervise".to_string()], directory };
+    let units = Units::new(rank, directory.clone(), topology_source().into());
+    let supervisor =
+        Supervised { program: vec![own_program()?, "supervise".to_string()], directory };
+    let keeper = Choice::new(Rc::new(supervisor), Rc::new(units));
     Ok(LaunchDriver::new(LaunchOptions { rank, env, grace }, Box::new(keeper)))
 }
 

@@ -9,7 +9,7 @@ use flux_api::RpcError;
 use flux_api::kvs::{
     Commit, CommitRequest, NamespaceCreate, NamespaceCreate_, Operation, PRIMARY, WAIT_SPACE,
 };
-use flux_api::launch::{Attach_, LaunchAttach, LaunchEvent, LaunchStart, Start_};
+use flux_api::launch::{Attach_, LaunchAttach, LaunchEvent, LaunchStart, LaunchUnit, Start_};
 use flux_id::Idset;
 use flux_model::treeobj::Treeobj;
 use flux_proto::Errno;
@@ -135,6 +135,10 @@ impl ExecService {
                 return self.end_shell(cx, id, rank, 126 << 8);
             }
         };
+        let unit = self.settings.units.then(|| LaunchUnit {
+            cores: job.r.children(rank).map(|own| own.cores.to_string()).unwrap_or_default(),
+            properties: self.settings.unit_properties.clone(),
+        });
         let imp = self.settings.imp.clone().filter(|_| job.guest);
         let request = LaunchStart {
             id,
@@ -144,6 +148,7 @@ impl ExecService {
             cwd: None,
             input: None,
             signaller: imp.map(|imp| vec![imp, "kill".to_string()]).unwrap_or_default(),
+            unit,
             since,
             stdout,
             stderr,

@@ -1,6 +1,9 @@
 //! `[exec]`: how jobs are started and ended.
 
+use std::collections::BTreeMap;
+
 use flux_id::fsd;
+use flux_model::unit_limit::UnitLimit;
 use serde_json::{Map, Value};
 
 /// Settings of the service.
@@ -24,6 +27,10 @@ pub struct Settings {
     pub barrier_timeout: Option<f64>,
     /// Seconds that shells may outlive the leader; `None`: for ever.
     pub shell_exit_timeout: Option<f64>,
+    /// Shells run in systemd units of their own, with these properties.
+    pub units: bool,
+    /// `[exec.sdexec-properties]`.
+    pub unit_properties: BTreeMap<String, String>,
     /// Seconds that a node with shells may be away before that ends the job; `None`: for ever.
     pub lost_node_grace: Option<f64>,
 }
@@ -42,6 +49,8 @@ impl Settings {
             max_kill_count: 8,
             barrier_timeout: Some(1800.0),
             shell_exit_timeout: Some(30.0),
+            units: false,
+            unit_properties: BTreeMap::new(),
             lost_node_grace: Some(0.0),
         }
     }
@@ -89,7 +98,17 @@ impl Settings {
                 // The state machine of the leader reads it.
                 "on-shutdown" => {}
                 "method" if value.as_str() == Some("bulk-exec") => {}
-                "service" if value.as_str() == Some("rexec") => {}
+                "service" => {
+                    next.units = match value.as_str() {
+                        Some("rexec") => false,
+                        Some("sdexec") => true,
+                        _ => {
+                            let text = "exec.service: must be \"rexec\" or \"sdexec\"";
+                            return Err(text.to_string());
+                        }
+                    }
+                }
+                "sdexec-properties" => next.unit_properties = unit_properties(value)?,
                 "imp" => {
                     let path = value.as_str().filter(|path| path.starts_with('/'));
                     let path = path.ok_or("exec.imp: must be an absolute path")?;
@@ -100,6 +119,21 @@ impl Settings {
         }
         Ok(next)
     }
+}
+
+fn unit_properties(value: &Value) -> Result<BTreeMap<String, String>, String> {
+    let table = value.as_object().ok_or("exec.sdexec-properties: must be a table")?;
+    let mut properties = BTreeMap::new();
+    for (name, value) in table {
+        let text = match value {
+            Value::String(text) => text.clone(),
+            Value::Number(number) => number.to_string(),
+            _ => return Err(format!("exec.sdexec-properties.{name}: must be a string")),
+        };
+        UnitLimit::parse(name, &text).map_err(|error| format!("exec.sdexec-properties.{error}"))?;
+        properties.insert(name.clone(), text);
+    }
+    Ok(properties)
 }
 
 fn duration(key: &str, value: &Value) -> Result<Option<f64>, String> {
@@ -154,6 +188,13 @@ mod tests {
         let config = json!({"exec": {"imp": "/usr/libexec/flux/flux-imp"}});
         let imp = base.with_config(config.as_object().unwrap()).unwrap().imp;
         assert_eq!(imp.as_deref(), Some("/usr/libexec/flux/flux-imp"));
+        let config = json!({"exec": {"service": "sdexec",
+            "sdexec-properties": {"MemoryMax": "90%", "TasksMax": 100}}});
+        let next = base.with_config(config.as_object().unwrap()).unwrap();
+        assert!(next.units && next.unit_properties["TasksMax"] == "100");
+        let config = json!({"exec": {"sdexec-properties": {"DevicePolicy": "closed"}}});
+        let error = base.with_config(config.as_object().unwrap()).unwrap_err();
+        assert!(error.starts_with("exec.sdexec-properties.DevicePolicy: not supported"), "{error}");
         let config = json!({"exec": {"x": 1}});
         assert_eq!(
             base.with_config(config.as_object().unwrap()).unwrap_err(),

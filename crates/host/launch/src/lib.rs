@@ -21,14 +21,16 @@
 //! took within a second is synced. After a power cut, or the death of the supervisor, the journal
 //! still says which shells there were: those are ended and reported as lost.
 //!
-//! Another [`Keeper`] (units of a service manager) can stand in for the supervisor behind the same
-//! driver.
+//! Another [`Keeper`] stands beside the supervisor behind the same driver: [`Units`], shells as
+//! transient units of systemd. Each request says which of them is to start its shell; what was
+//! started by the other goes on ([`Choice`]).
 //!
 //! Read first: [`protocol`], [`LaunchDriver`], then [`supervisor`].
 //!
 //! Must never: start a shell that has a record, forget a status that was not taken, or block the
 //! broker's loop.
 
+mod choice;
 mod driver;
 pub mod journal;
 mod keeper;
@@ -36,6 +38,9 @@ mod output;
 mod proc;
 pub mod protocol;
 pub mod supervisor;
+mod units;
 
+pub use choice::Choice;
 pub use driver::{LaunchDriver, LaunchOptions};
 pub use keeper::{Channel, Keeper, Local, Supervised};
+pub use units::Units;

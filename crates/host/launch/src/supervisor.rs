@@ -45,6 +45,7 @@ use fork::Fork;
 pub use fork::Inside;
 use link::Link;
 use shell::Shell;
+pub(crate) use shell::shell_input;
 
 /// Name of the socket in the directory.
 pub const SOCKET: &str = "socket";

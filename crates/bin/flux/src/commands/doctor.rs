@@ -89,6 +89,7 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
     node::disk(&site, place.as_ref(), &mut report);
     node::limits(&mut report);
     node::unit(&site, &mut report);
+    node::job_units(&site, &mut report);
     if !matches.get_flag("local") {
         cluster::ask(&site, place.as_ref(), &mut report);
     }

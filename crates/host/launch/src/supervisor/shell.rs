@@ -72,6 +72,11 @@ fn text(text: &str) -> Result<CString, Refused> {
     CString::new(text).map_err(|_| refused(Errno::EINVAL))
 }
 
+/// [`input`] for another keeper: errno and sentence on failure.
+pub(crate) fn shell_input(request: &LaunchStart) -> Result<OwnedFd, (Errno, String)> {
+    input(request).map_err(|Refused(errno, text)| (errno, text))
+}
+
 /// A shell's stdin.
 fn input(request: &LaunchStart) -> Result<OwnedFd, Refused> {
     let failed = |error: rustix::io::Errno| refused(Errno(error.raw_os_error().unsigned_abs()));

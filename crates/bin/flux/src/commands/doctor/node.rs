@@ -159,3 +159,24 @@ pub(crate) fn unit(site: &Site, report: &mut Report) {
         }
     }
 }
+
+/// Where job shells are to be units, there is a manager for them.
+pub(crate) fn job_units(site: &Site, report: &mut Report) {
+    const NAME: &str = "job units";
+    if site.text("exec.service") != Some("sdexec") {
+        return;
+    }
+    let state = systemctl(&["is-active", "flux-jobs"]).unwrap_or_default();
+    if state != "active" {
+        let text = format!("exec.service is \"sdexec\", and flux-jobs.service is {state}");
+        return report.fail(NAME, text, "systemctl enable --now flux-jobs");
+    }
+    let group = systemctl(&["show", "flux-jobs", "--property=ControlGroup", "--value"]);
+    let file = format!("/sys/fs/cgroup{}/cgroup.controllers", group.unwrap_or_default());
+    let controllers = std::fs::read_to_string(file).unwrap_or_default();
+    if controllers.split_whitespace().any(|name| name == "cpuset") {
+        return report.ok(NAME, "flux-jobs.service confines jobs to their cores");
+    }
+    let text = "there is no cgroup controller cpuset: the cores of a job are an affinity only";
+    report.warn(NAME, text, "boot with cgroup v2 (systemd.unified_cgroup_hierarchy=1)");
+}
