@@ -35,6 +35,7 @@ use crate::{
 use input::{Input, Source};
 use interrupt::{Interrupts, Signals, WINDOW, Wish};
 use machine::{Effect, Machine, View};
+pub(crate) use terminal::{Raw, size};
 
 /// A job that waits longer than this is worth a line about why.
 const PATIENCE: Duration = Duration::from_millis(400);

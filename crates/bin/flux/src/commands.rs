@@ -61,6 +61,7 @@ mod start;
 mod startlog;
 mod store_state;
 mod submit;
+mod top;
 mod update;
 mod uptime;
 mod uri;
@@ -129,6 +130,7 @@ pub(crate) const COMMANDS: &[Entry] = &[
     Entry { name: "pgrep", style: Style::Script, command: pgrep::command, run: pgrep::run },
     Entry { name: "pkill", style: Style::Script, command: pgrep::pkill_command, run: pgrep::pkill },
     Entry { name: "pstree", style: Style::Script, command: pstree::command, run: pstree::run },
+    Entry { name: "top", style: Style::Binary, command: top::command, run: top::run },
     Entry { name: "update", style: Style::Script, command: update::command, run: update::run },
     Entry { name: "watch", style: Style::Script, command: watch::command, run: watch::run },
     Entry { name: "queue", style: Style::Script, command: queue::command, run: queue::run },

@@ -277,13 +277,12 @@ fn complaint(error: &clap::Error, style: Style) -> String {
 }
 
 /// Commands of Flux that there are not, and what to do instead.
-const NOT_HERE: [(&str, &str); 6] = [
+const NOT_HERE: [(&str, &str); 5] = [
     ("jobtap", "Ferroflux loads no job manager plugins: what they do is built in"),
     ("modprobe", "modules are built in and started in their order: see flux module list"),
     ("python", "Ferroflux brings no Python: that of flux-core works with it"),
     ("sproc", "processes are listed by flux exec -r RANK ps"),
     ("terminus", "terminals belong to jobs: flux run -o pty.interactive, flux alloc"),
-    ("top", "see flux jobs, flux pstree -x and flux resource list"),
 ];
 
 /// Becomes `flux-NAME` of `FLUX_EXEC_PATH`; returns only when that fails.

@@ -32,14 +32,14 @@ fn the_parent_option_goes_up_as_often_as_it_is_given() {
 fn the_program_tells_what_it_runs_and_helps() {
     check(
         "flux -v getattr rank 2>&1 | sed 's,local:.*,URI,'; flux -v nosuch 2>&1 | tail -2
-         flux help job attach | sed -n '/^Usage/p'; flux help nosuch; flux top",
+         flux help job attach | sed -n '/^Usage/p'; flux help nosuch; flux python",
         "flux: FLUX_URI: URI\nflux: getattr: built in\n0\n\
          flux: nosuch: not found in FLUX_EXEC_PATH ''\n\
          flux: `nosuch' is not a flux command.  See 'flux --help'\n\
          Usage: flux job attach [OPTIONS] <ID>\n\
          flux: `nosuch' is not a flux command.  See 'flux --help'\n\
-         flux: `top' is not a flux command.  See 'flux --help'\n\
-         see flux jobs, flux pstree -x and flux resource list\n",
+         flux: `python' is not a flux command.  See 'flux --help'\n\
+         Ferroflux brings no Python: that of flux-core works with it\n",
     );
 }
 

@@ -41,6 +41,13 @@ pub(crate) fn window() -> Value {
     json!({"rows": rows, "cols": cols})
 }
 
+/// Rows and columns of the terminal.
+pub(crate) fn size() -> (usize, usize) {
+    let size = tcgetwinsize(stdin()).ok().filter(|size| size.ws_row > 0 && size.ws_col > 0);
+    let (rows, columns) = size.map_or((ROWS, COLUMNS), |size| (size.ws_row, size.ws_col));
+    (rows.into(), columns.into())
+}
+
 /// Whether this process may read its terminal now; reading in the background would stop it.
 pub(crate) fn in_foreground() -> bool {
     match rustix::termios::tcgetpgrp(stdin()) {

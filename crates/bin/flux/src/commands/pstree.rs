@@ -15,7 +15,13 @@ use super::{
 use crate::{
     dispatch::Invocation,
     failure::Failure,
-    jobs::{JobRow, Query, headings::JobHeadings, instance, query::Filter, row::UserNames},
+    jobs::{
+        JobRow, Query,
+        headings::JobHeadings,
+        instance,
+        query::Filter,
+        row::{UserNames, harmless},
+    },
     output, session,
 };
 
@@ -130,7 +136,7 @@ impl Tree<'_> {
             return one_line(format, row);
         }
         let name = row.job["name"].as_str().unwrap_or_default();
-        let mut label = name.to_owned();
+        let mut label = harmless(name).into_owned();
         if self.ids && is_instance {
             label = format!("{label}:{}", row.id());
         }

@@ -110,6 +110,11 @@ impl Instance {
         })
     }
 
+    /// How much of a kind (0 cores, 1 gpus, 2 nodes) is in a state.
+    pub(crate) fn amount(&self, state: &str, kind: usize) -> u64 {
+        self.count(state, kind).unwrap_or(0)
+    }
+
     fn share(&self, kind: usize) -> Field<'static> {
         match (self.counts[ALL][kind], self.counts[ALLOCATED][kind]) {
             (0, _) => Field::Empty,

@@ -1,5 +1,7 @@
 //! One job and its fields.
 
+use std::borrow::Cow;
+
 use flux_format::{Field, LocalTime, Row, TimeZone, format_fsd, strftime};
 use flux_id::{JobId, JobIdForm};
 use flux_model::job_event::{JobResult, JobState, StringForm};
@@ -286,8 +288,29 @@ fn begin_time(time: f64) -> String {
     format!("begin@{}", text.unwrap_or_default())
 }
 
+/// Text of a guest on the terminal of somebody else: what would move its cursor, or end a line, is
+/// replaced.
+pub(crate) fn harmless(text: &str) -> Cow<'_, str> {
+    if text.contains(char::is_control) {
+        let shown = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+        Cow::Owned(text.chars().map(shown).collect())
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
 impl Row for JobRow {
     fn field(&self, name: &str) -> Option<Field<'_>> {
+        Some(match self.value(name)? {
+            Field::Str(Cow::Borrowed(text)) => Field::Str(harmless(text)),
+            Field::Str(Cow::Owned(text)) => Field::from(harmless(&text).into_owned()),
+            field => field,
+        })
+    }
+}
+
+impl JobRow {
+    fn value(&self, name: &str) -> Option<Field<'_>> {
         let form = |form: JobIdForm| Field::from(self.id().format(form));
         Some(match name {
             "id" | "id.f58" => Field::from(self.id().to_string()),
