@@ -75,7 +75,9 @@ fn configuration(plan: &Plan, dir: &Path) -> Result<String, Failure> {
     for _ in 0..plan.brokers {
         ports.push(TcpListener::bind("127.0.0.1:0")?);
     }
-    let mut text = format!("[bootstrap]\ncurve_cert = \"{}/cert\"\nhosts = [\n", dir.display());
+    let settings: String = plan.settings.iter().map(|line| format!("{line}\n")).collect();
+    let mut text =
+        format!("{settings}[bootstrap]\ncurve_cert = \"{}/cert\"\nhosts = [\n", dir.display());
     for (rank, listener) in (0..plan.brokers).zip(&ports) {
         let port = listener.local_addr()?.port();
         let uri = format!("tcp://127.0.0.1:{port}");

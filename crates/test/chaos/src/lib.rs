@@ -97,6 +97,9 @@ pub fn run(plan: &Plan) -> Result<Report, Failure> {
     }
     row("brokers", plan.brokers.to_string());
     row("levels of the tree below the leader", plan.tree.depth(plan.brokers).to_string());
+    for setting in &plan.settings {
+        row("configuration", setting.clone());
+    }
     row("seed", plan.seed.to_string());
     row("time", secs(begun.elapsed()));
     for role in [Role::Leader, Role::Router, Role::Leaf] {

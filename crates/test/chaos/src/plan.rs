@@ -91,13 +91,15 @@ pub struct Plan {
     pub longest: Duration,
     /// Of a hundred jobs so many need several nodes.
     pub wide: u32,
+    /// Configuration, as `TABLE.KEY = VALUE` in TOML.
+    pub settings: Vec<String>,
     /// Leave the directory of the instance behind.
     pub keep: bool,
 }
 
 const USAGE: &str = "usage: flux-chaos [--minutes N | --seconds N] [--brokers N] [--tree TREE] [--jobs N] [--wide PERCENT] \
     [--clients N] [--followers N] [--pause MIN-MAX] [--roles leader,router,leaf] [--seed N] \
-    [--patience SECONDS] [--keep] [--flux PROGRAM]";
+    [--patience SECONDS] [--set TABLE.KEY=VALUE]... [--keep] [--flux PROGRAM]";
 
 impl Plan {
     /// A plan with the figures of the acceptance test.
@@ -117,6 +119,7 @@ impl Plan {
             patience: Duration::from_secs(180),
             longest: Duration::from_secs(60),
             wide: 8,
+            settings: Vec::new(),
             keep: false,
         }
     }
@@ -143,6 +146,7 @@ impl Plan {
                 "--seed" => plan.seed = value()?.parse()?,
                 "--patience" => plan.patience = Duration::from_secs(value()?.parse()?),
                 "--flux" => plan.flux = value()?.into(),
+                "--set" => plan.settings.push(value()?),
                 "--keep" => plan.keep = true,
                 "--pause" => {
                     let value = value()?;
