@@ -125,6 +125,7 @@ pub fn run(plan: &Plan) -> Result<Report, Failure> {
         format!("{} / {}", secs(median), secs(times.last().copied().unwrap_or_default()))
     });
     row("outputs followed live", tries.followed.to_string());
+    row("followers that found no broker", tries.unopened.to_string());
     row("until every job was at its end", secs(waited));
     row("jobs that ended as they should", verdict.good.to_string());
     row("lines of output compared", verdict.lines.to_string());

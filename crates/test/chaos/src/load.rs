@@ -153,6 +153,8 @@ pub struct Tries {
     pub slowest: Duration,
     /// Outputs that were followed live and came out right.
     pub followed: u32,
+    /// Followers that found no broker when they began.
+    pub unopened: u32,
     /// Promises that were broken.
     pub broken: Vec<String>,
 }
@@ -168,6 +170,7 @@ impl Tries {
         self.took.extend(more.took);
         self.slowest = self.slowest.max(more.slowest);
         self.followed += more.followed;
+        self.unopened += more.unopened;
         self.broken.extend(more.broken);
     }
 }
@@ -321,6 +324,11 @@ impl<'a> Load<'a> {
                     let text = String::from_utf8_lossy(&output.stdout);
                     let told = format!("{token}: followed at rank {rank}");
                     let errors = String::from_utf8_lossy(&output.stderr);
+                    if text.is_empty() && errors.contains("flux_open:") {
+                        // The broker was killed before the command could connect: it was told so.
+                        tries.unopened += 1;
+                        continue;
+                    }
                     if let Err(text) = compare(&text, kind, &token) {
                         tries.broken.push(format!("{told}: {text}; it said: {errors}"));
                     } else if output.status.code() != Some(kind.code) {
