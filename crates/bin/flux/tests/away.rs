@@ -66,7 +66,11 @@ fn a_signal_that_is_sent_while_a_broker_is_away_is_heard_when_it_is_back() {
     nodes.wait("loss", |nodes| nodes.nodes("offline") == "n2");
     nodes.text(0, &["job", "kill", "-s", "USR1", &id]);
     nodes.wait("signal", |_| ranks() == "0");
-    // A leader that is restarted meanwhile remembers it.
+    // A leader that is restarted meanwhile remembers it, once it is on record.
+    nodes.wait("record", |nodes| {
+        let output = nodes.run(0, &["job", "eventlog", "-p", "exec", &id]);
+        String::from_utf8_lossy(&output.stdout).contains(" signal ")
+    });
     nodes.kill(0);
     nodes.boot(0);
     nodes.boot(2);
@@ -102,6 +106,25 @@ fn a_job_that_is_canceled_while_a_node_is_away_ends_soon() {
         for pid in up.lines() {
             assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "{pid} is left");
         }
+    }
+}
+
+#[test]
+fn a_job_whose_node_is_lost_for_good_ends_soon() {
+    let mut nodes = Nodes::start(3, false, "[exec]\nlost-node-grace = \"1s\"");
+    // The leader of the job, and another of its shells.
+    for lost in [1, 2] {
+        let options = ["-N2", "-n2", "--requires=ranks:1-2"];
+        let id = submit(&nodes, &format!("job{lost}"), &options, "UP; sleep 1000");
+        nodes.kill(lost);
+        let failed = time(&nodes, &id, "exception");
+        let exception = event(&nodes, &id, "exception").unwrap();
+        assert_eq!(exception["context"]["type"], "node-failure", "{exception}");
+        // The other shell ends with its tasks: nobody has to kill it.
+        let took = time(&nodes, &id, "clean") - failed;
+        assert!(took < 15.0, "{took} s");
+        nodes.boot(lost);
+        nodes.wait_for_all();
     }
 }
 
