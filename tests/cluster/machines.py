@@ -23,6 +23,8 @@ from pathlib import Path
 
 HOME = Path(os.environ.get("FLUX_CLUSTER_DIR", "/var/tmp/ferroflux-cluster"))
 MIRROR = os.environ.get("FLUX_CLUSTER_MIRROR", "http://deb.debian.org/debian")
+# Clusters of different names can be up at once; they share the image.
+NAME = os.environ.get("FLUX_CLUSTER_NAME", "node")
 SUITE = "bookworm"
 TOOLS = {"debootstrap": "debootstrap", "systemd-nspawn": "systemd-container", "ip": "iproute2",
          "nsenter": "util-linux", "nft": "nftables"}
@@ -329,6 +331,8 @@ class Machine:
                 "--kill-signal=SIGRTMIN+3", "--capability=CAP_NET_ADMIN,CAP_IPC_LOCK,CAP_BPF",
                 f"--bind={self.cluster.dir}/home:/home",
                 f"--bind-ro={self.cluster.packages}:/packages", "--boot"]
+        if self.cluster.others:
+            argv.insert(1, f"--bind-ro={self.cluster.others}:/others")
         env = dict(os.environ, SYSTEMD_NSPAWN_UNIFIED_HIERARCHY="1", SYSTEMD_SECCOMP="0")
         # nspawn ends with status 133 when the machine wants to be rebooted.
         loop = ["/bin/sh", "-c", 'while "$@"; [ $? = 133 ]; do :; done', "sh"]
@@ -478,11 +482,13 @@ def _netns():
 class Cluster:
     """Some machines on a switch."""
 
-    def __init__(self, prefix="node", packages="/var/empty"):
+    def __init__(self, prefix="node", packages="/var/empty", others=None, name=NAME):
+        """`packages` and `others` are seen by the machines as /packages and /others."""
         self.prefix, self.packages = prefix, str(packages)
-        self.tag = f"ffx-{prefix}"
+        self.others = others
+        self.tag = f"ffx-{name}"
         self.switch = f"{self.tag}-switch"
-        self.dir = HOME / prefix
+        self.dir = HOME / name
         self.group = Group(self.tag)
         self.image = None
         self.machines = []

@@ -9,6 +9,9 @@ bodies! {
         pub rank: u32,
         /// major * 65536 + minor * 256 + patch.
         pub version: u32,
+        /// The release of the program, in the same form.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub release: Option<u32>,
         /// Identity of this incarnation.
         pub uuid: String,
         /// Status of its subtree, a number.

@@ -21,12 +21,40 @@ bodies! {
         /// and nothing may be thought feasible for their sake.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub exclude: Option<String>,
+        /// Cores and gpus of ranks that are up which may not be given away, whenever that changes:
+        /// all of them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub hold: Option<Vec<HeldPart>>,
         /// Idset of ranks that are gone for good.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub shrink: Option<String>,
         /// New expiration of the instance.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub expiration: Option<f64>,
+    }
+
+    /// Cores and gpus of some ranks, the same of each.
+    pub struct HeldPart {
+        /// Idset of ranks.
+        pub ranks: String,
+        /// Idset of logical ids.
+        pub cores: String,
+        /// Idset of logical ids.
+        pub gpus: String,
+    }
+
+    /// Drained cores and gpus of some ranks, the same of each.
+    pub struct DrainedPart {
+        /// Idset of ranks.
+        pub ranks: String,
+        /// Idset of logical ids.
+        pub cores: String,
+        /// Idset of logical ids.
+        pub gpus: String,
+        /// When, seconds since the epoch.
+        pub timestamp: f64,
+        /// Why; may be empty.
+        pub reason: String,
     }
 
     /// One drained set of ranks.
@@ -52,6 +80,9 @@ bodies! {
         pub exclude: String,
         /// Idset of ranks.
         pub torpid: String,
+        /// Drained cores and gpus of nodes that are else in service.
+        #[serde(default, rename = "drain-parts", skip_serializing_if = "Vec::is_empty")]
+        pub drain_parts: Vec<DrainedPart>,
     }
 
     /// Three views of the resources: `resource.sched-status`, `sched.resource-status`.
@@ -66,7 +97,7 @@ bodies! {
 
     /// Body of `resource.drain` and `resource.undrain`.
     pub struct DrainRequest {
-        /// Idset of ranks or hostlist.
+        /// Idset of ranks or hostlist; with `:core[0-3],gpu0` behind it (or `/`) only these.
         pub targets: String,
         /// Why.
         #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -363,8 +363,18 @@ pub const KEYS: &[Key] = &[
         "true",
         "Commits that wait at the same time are made together.",
     ),
-    live("policy.access.allow-group", Kind::Texts, "", "Groups whose members may submit."),
-    live("policy.access.allow-user", Kind::Texts, "", "Users who may submit."),
+    live(
+        "policy.access.allow-group",
+        Kind::Texts,
+        "",
+        "Groups whose members may submit. Read, and not enforced yet: a warning says so.",
+    ),
+    live(
+        "policy.access.allow-user",
+        Kind::Texts,
+        "",
+        "Users who may submit. Read, and not enforced yet: a warning says so.",
+    ),
     live(
         "policy.jobspec.defaults.system.*",
         Kind::Any,

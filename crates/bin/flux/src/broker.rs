@@ -153,6 +153,7 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
     };
     let mut config = NodeConfig::new(rank, topology, RouteId::from(uuid.as_str()), owner());
     config.version = VERSION;
+    config.release = crate::release::numbers();
     config.hostlist = hosts.into();
     config.config.clone_from(&options.config);
     config.drivers = drivers.iter().map(|driver| driver.name()).collect();

@@ -7,6 +7,7 @@ use crate::{
     failure::{Failure, Style},
 };
 
+mod admin;
 mod alloc;
 mod batch;
 mod broker;
@@ -30,6 +31,7 @@ mod hostlist;
 mod housekeeping;
 mod human_time;
 mod imp_exec_helper;
+mod ion_r;
 mod job;
 mod jobs;
 mod jobtap;
@@ -61,6 +63,7 @@ mod start;
 mod startlog;
 mod store_state;
 mod submit;
+mod system_scripts;
 mod top;
 mod update;
 mod uptime;
@@ -93,6 +96,26 @@ pub(crate) const COMMANDS: &[Entry] = &[
         command: resource_set::command,
         run: resource_set::run,
     },
+    Entry { name: "admin", style: Style::Binary, command: admin::command, run: admin::run },
+    Entry {
+        name: "run-prolog",
+        style: Style::Binary,
+        command: admin::prolog_command,
+        run: admin::prolog,
+    },
+    Entry {
+        name: "run-epilog",
+        style: Style::Binary,
+        command: admin::epilog_command,
+        run: admin::epilog,
+    },
+    Entry {
+        name: "run-housekeeping",
+        style: Style::Binary,
+        command: admin::housekeeping_command,
+        run: admin::housekeeping,
+    },
+    Entry { name: "ion-R", style: Style::Script, command: ion_r::command, run: ion_r::run },
     Entry { name: "alloc", style: Style::Script, command: alloc::command, run: alloc::run },
     Entry { name: "batch", style: Style::Script, command: batch::command, run: batch::run },
     Entry {

@@ -197,7 +197,7 @@ pub(crate) fn tree() -> Command {
 
 /// What `flux version` prints outside of an instance.
 pub(crate) fn version() -> String {
-    format!("commands:    \t\t{}\n", env!("CARGO_PKG_VERSION"))
+    format!("commands:    \t\t{}\n", crate::release::RELEASE)
 }
 
 fn builtin(entry: &Entry, arguments: Vec<OsString>) -> Result<i32, Failure> {

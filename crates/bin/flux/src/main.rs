@@ -14,6 +14,7 @@ mod jobs;
 mod keytree;
 mod listing;
 mod output;
+mod release;
 mod resume;
 mod session;
 mod submission;

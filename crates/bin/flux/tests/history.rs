@@ -107,18 +107,21 @@ fn pending_jobs_keep_their_order_and_everybody_his_settings() {
          d=$(flux submit --urgency=20 true); e=$(flux submit --flags=waitable true)
          flux job urgency $c 25 2>/dev/null
          f=$(flux submit --flags=waitable --urgency=hold true)
-         flux resource drain 0 broken fan
+         flux resource drain 0 broken fan; flux resource drain 0:core0 hot spot
          flux queue disable -m closed --quiet
          flux jobs --no-header -f pending -o '{id} {urgency} {state}'
          flux resource drain --no-header -o '{reason}'
+         flux resource drain --no-header -o '{nodelist}' | tail -n 1
          flux queue status",
     );
     let script = "
         flux jobs --no-header -f pending -o '{id} {urgency} {state}'
         flux resource drain --no-header -o '{reason}'
+        flux resource drain --no-header -o '{nodelist}' | tail -n 1
         flux queue status";
     let again = killed(state.path(), script);
     assert_eq!(again, before);
+    assert!(before.contains(":core0") && before.contains("hot spot"), "{before}");
     assert!(before.contains("broken fan") && before.contains("closed"), "{before}");
     assert_eq!(before.lines().filter(|line| line.contains("SCHED")).count(), 6, "{before}");
     let script = "

@@ -113,6 +113,26 @@ fn nodes_are_drained_and_given_back() {
 }
 
 #[test]
+fn a_core_is_drained_while_the_rest_of_the_node_is_in_use() {
+    check(
+        1,
+        "n=$(flux resource list -s free -no {ncores})
+         flux resource drain 0:core0 too hot
+         flux resource drain 0:core0 2>&1 | sed s/$(hostname)/HOST/
+         echo $((n - $(flux resource list -s free -no {ncores})))
+         flux resource drain -no '{state} {ranks} {nodelist} {reason}' | sed s/$(hostname)/HOST/
+         flux resource status -no '{state} {nnodes}'
+         id=$(flux submit -n$n true); flux run true
+         flux job info $(flux job last) R | grep -c '\"core\": *\"0\"'
+         flux jobs -no {state} $id; flux resource undrain 0:core0
+         flux job attach $id; flux resource drain -no {ranks}",
+        "flux-resource: ERROR: [Errno 17] HOST:core0 already drained\n\
+         flux-resource: INFO: Use --force to overwrite existing drain reason\n\
+         1\ndrained 0 HOST:core0 too hot\navail 1\npartial 1\n0\nSCHED\n",
+    );
+}
+
+#[test]
 fn queues_stop_and_start() {
     check(
         1,

@@ -41,10 +41,10 @@ fn the_commands_of_the_administrator_run_around_a_job() {
             "
             id=$(flux submit -N2 sh -c \"echo task >>$1\")
             flux job wait-event -q $id clean
-            until flux housekeeping list -n -o '{nnodes} {pending.nnodes}' | grep '2 2'; do :; done
+            until flux housekeeping list -n -o '{nnodes} {pending.nnodes}' | grep '2 2'; do sleep 0.1; done
             flux resource list -s allocated -no {nnodes}
             flux housekeeping kill -j $id
-            until test $(flux resource list -s free -no {nnodes}) = 2; do :; done
+            until test $(flux resource list -s free -no {nnodes}) = 2; do sleep 0.1; done
             flux housekeeping list -n
         ",
             "sh",

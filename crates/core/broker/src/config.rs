@@ -19,8 +19,12 @@ pub struct NodeConfig {
     pub uuid: RouteId,
     /// User id of the instance owner.
     pub owner: u32,
-    /// Major, minor and patch of the program. Brokers of one major.minor work together.
+    /// Major, minor and patch of the interface that the program speaks, as flux-core counts it.
+    /// Brokers of one major.minor work together.
     pub version: (u32, u32, u32),
+    /// Major, minor and patch of the program. Brokers work together when the major numbers are
+    /// equal and the minor numbers differ by one at most.
+    pub release: (u32, u32, u32),
     /// Host name of each rank; may be empty when names are not known.
     pub hostlist: Arc<[String]>,
     /// The configuration at start; `[access]` and `[tbon]` are read here.
@@ -59,6 +63,7 @@ impl NodeConfig {
             uuid,
             owner,
             version: (0, 88, 0),
+            release: (0, 0, 0),
             hostlist: Arc::from(Vec::new()),
             config: Map::new(),
             drivers: Vec::new(),
@@ -83,8 +88,21 @@ impl NodeConfig {
     /// The version as it travels in a hello.
     #[must_use]
     pub fn version_number(&self) -> u32 {
-        let (major, minor, patch) = self.version;
-        (major << 16) | (minor << 8) | patch
+        pack(self.version)
+    }
+
+    /// The release as it travels in a hello.
+    #[must_use]
+    pub fn release_number(&self) -> u32 {
+        pack(self.release)
+    }
+
+    /// Whether a broker of that release may join; one that does not tell it may.
+    #[must_use]
+    pub fn works_with(&self, release: Option<u32>) -> bool {
+        let (major, minor, _) = self.release;
+        release
+            .is_none_or(|other| other >> 16 == major && ((other >> 8) & 0xff).abs_diff(minor) <= 1)
     }
 
     /// Host name of a rank; `rankN` when it is not known.
@@ -95,4 +113,9 @@ impl NodeConfig {
             None => format!("rank{rank}"),
         }
     }
+}
+
+/// Three numbers of a version as one.
+fn pack((major, minor, patch): (u32, u32, u32)) -> u32 {
+    (major << 16) | (minor << 8) | patch
 }

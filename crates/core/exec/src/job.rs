@@ -100,6 +100,8 @@ impl Default for Shell {
 /// The ending of a job by an exception or a signal from outside.
 #[derive(Debug, Clone, Default)]
 pub struct Ending {
+    /// When it began, in microseconds of the service's clock.
+    pub began_us: u64,
     /// Wait status that the exception asks for.
     pub wait_status: Option<i32>,
     /// Kill signals sent to the tasks.

@@ -35,9 +35,9 @@ impl ExecService {
         if job.step > Step::Running {
             return;
         }
-        let first = job.ending.is_none();
+        let (first, now) = (job.ending.is_none(), cx.now_us());
         let ended = job.resume.as_ref().and_then(|resume| resume.ended);
-        let entry = job.ending.get_or_insert_with(|| ending(&settings, wait_status));
+        let entry = job.ending.get_or_insert_with(|| ending(&settings, wait_status, now));
         if entry.wait_status.is_none() {
             entry.wait_status = wait_status;
         }
@@ -95,17 +95,23 @@ impl ExecService {
         if job.step > Step::Running {
             return;
         }
+        let gone = cx.now_us().saturating_sub(entry.began_us) as f64 / 1e6;
+        let left = settings.max_kill_timeout.map(|limit| limit - gone);
+        if left.is_some_and(|left| left <= 0.0) {
+            return self.give_up(cx, id);
+        }
         if entry.kills < TASK_KILLS {
             entry.kills += 1;
             let request = JobKillRequest { id, signum: settings.kill_signal };
             cx.call::<JobKill>(To::Rank(0), &request, Wait::Signal);
-        } else if entry.shell_kills < settings.max_kill_count {
+        } else if left.is_some() || entry.shell_kills < settings.max_kill_count {
             entry.shell_kills += 1;
             entry.interval = (entry.interval * 2.0).min(INTERVAL_MAX);
         } else {
             return self.give_up(cx, id);
         }
-        let (direct, interval) = (entry.shell_kills > 0, entry.interval);
+        let direct = entry.shell_kills > 0;
+        let interval = left.map_or(entry.interval, |left| entry.interval.min(left));
         job.killer = Some(cx.timer((interval * 1e6) as u64, Wait::Kill(id)));
         if direct {
             self.signal_shells(cx, id, settings.kill_signal);

@@ -6,6 +6,7 @@
 //! node, or a node that does not know the shell, is a loss.
 
 use flux_api::RpcError;
+use flux_api::job::manager::{Update, UpdateRequest};
 use flux_api::kvs::{
     Commit, CommitRequest, NamespaceCreate, NamespaceCreate_, Operation, PRIMARY, WAIT_SPACE,
 };
@@ -227,6 +228,27 @@ impl ExecService {
         let kind = if job.reattach { "reattached" } else { "start" };
         self.respond(cx, id, kind, json!({}));
         self.set_expiration(cx, id, expiration);
+        self.make_up(cx, id);
+    }
+
+    /// A job that has lost much of its time before it could start gets it back.
+    fn make_up(&self, cx: &mut Cx<'_, Wait>, id: u64) {
+        let Some(job) = self.jobs.get(&id).filter(|job| !job.reattach) else { return };
+        let duration = job.r.expiration - job.r.starttime;
+        let delay = cx.wall() - job.r.starttime;
+        let percent = f64::from(self.settings.max_start_delay_percent);
+        if job.r.starttime <= 0.0 || duration <= 0.0 || delay * 100.0 <= percent * duration {
+            return;
+        }
+        let mut updates = serde_json::Map::new();
+        updates.insert("attributes.system.duration".to_string(), (delay + duration).into());
+        let request = UpdateRequest { id, updates };
+        cx.call::<Update>(To::Rank(0), &request, Wait::Signal);
+        let text = format!(
+            "{}: started {delay:.1} s after its allocation: its end is moved",
+            job.id.f58()
+        );
+        cx.log(Level::Info, text);
     }
 
     /// What a shell says on its own stdout and stderr, before it can write to the eventlog.

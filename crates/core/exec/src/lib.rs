@@ -613,6 +613,13 @@ impl ExecService {
             "term-signal": settings.term_signal,
             "kill-signal": settings.kill_signal,
             "max-kill-count": settings.max_kill_count,
+            "max-kill-timeout": settings.max_kill_timeout,
+            "max-start-delay-percent": settings.max_start_delay_percent,
+            "barrier-timeout": settings.barrier_timeout,
+            "shell-exit-timeout": settings.shell_exit_timeout,
+            "lost-node-grace": settings.lost_node_grace,
+            "job-shell": settings.shell.join(" "),
+            "imp": settings.imp,
             "jobs": jobs,
         });
         match stats {
@@ -633,8 +640,8 @@ impl ExecService {
 }
 
 /// A job's own state when it shall end early.
-fn ending(settings: &Settings, wait_status: Option<i32>) -> Ending {
-    Ending { wait_status, interval: settings.kill_timeout, ..Ending::default() }
+fn ending(settings: &Settings, wait_status: Option<i32>, began_us: u64) -> Ending {
+    Ending { began_us, wait_status, interval: settings.kill_timeout, ..Ending::default() }
 }
 
 #[cfg(test)]

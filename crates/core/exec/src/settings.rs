@@ -23,6 +23,11 @@ pub struct Settings {
     pub kill_signal: i32,
     /// Signals to shells before the ranks are given up and drained.
     pub max_kill_count: u32,
+    /// Seconds before that, whatever the count is.
+    pub max_kill_timeout: Option<f64>,
+    /// Percent of its duration that a job may lose between its allocation and its start; one that
+    /// loses more gets all of its duration from its start on.
+    pub max_start_delay_percent: u32,
     /// Seconds that shells may take to reach the first barrier; `None`: for ever.
     pub barrier_timeout: Option<f64>,
     /// Seconds that shells may outlive the leader; `None`: for ever.
@@ -47,6 +52,8 @@ impl Settings {
             term_signal: 15,
             kill_signal: 9,
             max_kill_count: 8,
+            max_kill_timeout: None,
+            max_start_delay_percent: 25,
             barrier_timeout: Some(1800.0),
             shell_exit_timeout: Some(30.0),
             units: false,
@@ -91,6 +98,14 @@ impl Settings {
                         .as_u64()
                         .and_then(|count| u32::try_from(count).ok())
                         .ok_or("exec.max-kill-count: must be a number")?;
+                }
+                "max-kill-timeout" => next.max_kill_timeout = duration(key, value)?,
+                "max-start-delay-percent" => {
+                    next.max_start_delay_percent = value
+                        .as_u64()
+                        .and_then(|percent| u32::try_from(percent).ok())
+                        .filter(|percent| *percent <= 100)
+                        .ok_or("exec.max-start-delay-percent: must be a number from 0 to 100")?;
                 }
                 "barrier-timeout" => next.barrier_timeout = duration(key, value)?,
                 "shell-exit-timeout" => next.shell_exit_timeout = duration(key, value)?,
@@ -151,15 +166,18 @@ fn duration(key: &str, value: &Value) -> Result<Option<f64>, String> {
 }
 
 fn signal(key: &str, value: &Value) -> Result<i32, String> {
-    const NAMES: [(&str, i32); 8] = [
+    const NAMES: [(&str, i32); 11] = [
         ("HUP", 1),
         ("INT", 2),
         ("QUIT", 3),
+        ("ABRT", 6),
         ("KILL", 9),
         ("USR1", 10),
         ("USR2", 12),
         ("ALRM", 14),
         ("TERM", 15),
+        ("CONT", 18),
+        ("XCPU", 24),
     ];
     let named = value.as_str().and_then(|text| {
         let text = text.trim_start_matches("SIG");

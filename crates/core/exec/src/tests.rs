@@ -194,6 +194,37 @@ fn a_time_limit_is_an_exception_of_its_own() {
 }
 
 #[test]
+fn a_job_that_starts_late_gets_its_time_back() {
+    for (allocated, percent, moved) in [(4.0, 25, true), (2.0, 25, false), (2.0, 10, true)] {
+        let mut rig = rig();
+        let tag = rig.request(
+            "job-exec.config-reload",
+            json!({"exec": {"max-start-delay-percent": percent}}),
+        );
+        rig.response(tag).unwrap();
+        let mut r = r("0", "a");
+        r["execution"]["starttime"] = json!(1_700_000_000.0 - allocated);
+        r["execution"]["expiration"] = json!(1_700_000_010.0 - allocated);
+        let body = json!({"id": ID, "userid": 1000, "jobspec": {}, "reattach": false, "R": r});
+        let tag = rig.request("job-exec.start", body);
+        let shell = launched(&mut rig, 1).remove(0);
+        rig.reply(&shell, json!({"type": "started", "pid": 9}));
+        rig.response(tag).unwrap();
+        if moved {
+            let update = rig.expect("job-manager.update");
+            let duration = json!({"attributes.system.duration": 10.0 + allocated});
+            assert_eq!(update.json::<Value>().unwrap()["updates"], duration);
+            rig.reply(&update, Value::Null);
+        }
+        assert!(rig.requests.is_empty());
+        rig.reply(&shell, json!({"type": "finished", "status": 0}));
+        rig.fail(&shell, Errno::ENODATA);
+        finish(&mut rig, tag, 0);
+        rig.finish();
+    }
+}
+
+#[test]
 fn a_shell_that_cannot_be_launched_is_an_exception() {
     let mut rig = rig();
     let tag = start(&mut rig, "0", "a", json!({}));

@@ -3,7 +3,9 @@
 //! their node: all at once, or node by node when `release-after` says so.
 //!
 //! Where it fails the log says so; whether such a node is fit for work is for the script to say, by
-//! draining it. Housekeeping that runs when the leader goes down is not taken up again.
+//! draining it. What is held is on record: when the leader goes down in the middle of it, it runs
+//! again from its beginning, on the nodes that are not given back. A node that is away is waited
+//! for.
 
 use std::collections::BTreeMap;
 
@@ -11,6 +13,7 @@ use flux_api::job::manager::HousekeepingKill_;
 use flux_api::{Call, Empty, RpcError};
 use flux_id::{Idset, JobId};
 use flux_model::resource_set::ResourceSet;
+use flux_model::treeobj::Treeobj;
 use flux_proto::Errno;
 use flux_svc::Cx;
 use serde_json::{Map, Value, json};
@@ -50,6 +53,41 @@ enum Waited {
     Over,
 }
 
+/// Directory of what is held, by decimal job id.
+pub(crate) const HELD: &str = "checkpoint.housekeeping";
+
+fn key(id: u64) -> String {
+    format!("{HELD}.{id}")
+}
+
+impl Allocation {
+    fn to_value(&self) -> Value {
+        json!({
+            "userid": self.userid, "priority": self.priority, "t_submit": self.t_submit,
+            "t_start": self.t_start, "R": self.r.to_value(), "free": self.free.to_string(),
+        })
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let number = |key: &str| {
+            let number = value[key].as_u64().and_then(|number| u32::try_from(number).ok());
+            number.ok_or_else(|| format!("{key} is not a number"))
+        };
+        let time = |key: &str| value[key].as_f64().ok_or_else(|| format!("{key} is not a time"));
+        let free = value["free"].as_str().unwrap_or_default();
+        Ok(Self {
+            userid: number("userid")?,
+            priority: number("priority")?,
+            t_submit: time("t_submit")?,
+            t_start: time("t_start")?,
+            r: ResourceSet::from_value(&value["R"]).map_err(|error| error.to_string())?,
+            free: free.parse().map_err(|error| format!("free: {error}"))?,
+            waited: Waited::No,
+        })
+    }
+}
+
 /// All that is held, by job id.
 pub(crate) type Allocations = BTreeMap<u64, Allocation>;
 
@@ -75,11 +113,44 @@ impl JobManager {
             free: Idset::new(),
             waited: Waited::No,
         };
+        self.hold(id, &allocation);
         self.housekeeping.insert(id, allocation);
         let f58 = JobId(id).f58();
         cx.log(flux_svc::Level::Debug, format!("housekeeping: {f58} started"));
         self.begin_procedure(cx, (id, Stage::Housekeeping), userid, &settings.procedure, r);
         true
+    }
+
+    fn hold(&mut self, id: u64, allocation: &Allocation) {
+        let text = allocation.to_value().to_string();
+        self.commits.put(key(id), Treeobj::val(text).to_value());
+    }
+
+    /// What an earlier run held, as it is on record.
+    pub(crate) fn restore_held(&mut self, id: u64, text: &str) -> Result<(), String> {
+        self.housekeeping.insert(id, Allocation::parse(text)?);
+        Ok(())
+    }
+
+    /// Takes up what an earlier run has not finished; where housekeeping is no longer wanted the
+    /// resources are free.
+    pub(crate) fn resume_housekeeping(&mut self, cx: &mut Cx<'_, Wait>) {
+        let Some(settings) = self.settings.housekeeping.clone() else {
+            for id in std::mem::take(&mut self.housekeeping).into_keys() {
+                self.commits.remove(key(id));
+            }
+            return;
+        };
+        let held: Vec<(u64, u32, ResourceSet)> = self
+            .housekeeping
+            .iter()
+            .map(|(id, held)| (*id, held.userid, held.r.without_ranks(&held.free)))
+            .collect();
+        for (id, userid, r) in held {
+            let text = format!("housekeeping: {} is taken up again", JobId(id).f58());
+            cx.log(flux_svc::Level::Info, text);
+            self.begin_procedure(cx, (id, Stage::Housekeeping), userid, &settings.procedure, r);
+        }
     }
 
     /// A rank is done, others are not.
@@ -115,12 +186,15 @@ impl JobManager {
         }
         allocation.free.insert_all(&done);
         let part = allocation.r.copy_ranks(&done).to_value().to_string();
+        let text = allocation.to_value().to_string();
+        self.commits.put(key(id), Treeobj::val(text).to_value());
         self.send_free(cx, id, &part, false);
     }
 
     /// Every rank is done.
     pub(crate) fn housekeeping_ended(&mut self, cx: &mut Cx<'_, Wait>, id: u64, run: &Run) {
         let Some(allocation) = self.housekeeping.remove(&id) else { return };
+        self.commits.remove(key(id));
         let f58 = JobId(id).f58();
         for (what, ranks) in &run.failed {
             let hosts = run.r.hosts_of(ranks);
@@ -172,6 +246,7 @@ impl JobManager {
             let targets = ranks.as_ref().map_or(active.clone(), |some| active.intersection(some));
             let targets = targets.ids().collect();
             self.signal_procedure(cx, id, Stage::Housekeeping, request.signum, &targets);
+            self.abandon_away(cx, id, Stage::Housekeeping, &targets);
         }
         call.answer.ok(cx, &Empty);
     }

@@ -67,7 +67,9 @@ impl JobManager {
     /// `job-manager.jobtap-query`.
     pub(crate) fn jobtap_query(&self, cx: &mut Cx<'_, Wait>, call: Call<JobtapQuery_>) {
         let name = &call.request.name;
-        if !self.plugins().contains(name) {
+        let perilog = &self.settings.perilog;
+        let native = name == PERILOG && (perilog.prolog.is_some() || perilog.epilog.is_some());
+        if !native && !self.plugins().contains(name) {
             let text = format!("{name}: plugin not found");
             return call.answer.err(cx, RpcError::new(Errno::ENOENT, text));
         }

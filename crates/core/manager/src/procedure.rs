@@ -25,6 +25,13 @@ const SIGTERM: i32 = 15;
 const LINE_MAX: usize = 4096;
 /// Status of a rank where the command could not be run or followed (as an exit code of 1).
 const NOT_RUN: i32 = 1 << 8;
+/// How long to wait before a rank that is away is asked again, in microseconds.
+const AGAIN_US: u64 = 1_000_000;
+/// How long it is waited for: where a job waits, and where only resources do.
+const AWAY_US: (u64, u64) = (60_000_000, 3_600_000_000);
+
+/// What happened where the node was lost.
+const LOST: &str = "ended with the loss of the node";
 
 /// When a procedure runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,6 +88,8 @@ pub(crate) enum Halt {
 struct Place {
     tag: u32,
     pid: Option<i32>,
+    /// Its node could not be reached, since then: it is asked again.
+    away: Option<u64>,
     /// Unfinished lines by stream.
     lines: BTreeMap<String, Vec<u8>>,
 }
@@ -88,6 +97,7 @@ struct Place {
 /// A procedure that runs for one job.
 #[derive(Debug)]
 pub(crate) struct Run {
+    request: ExecRequest,
     places: BTreeMap<u32, Place>,
     /// Every rank where it was started.
     pub(crate) ranks: Idset,
@@ -128,6 +138,17 @@ impl Run {
             parts.push(format!("{what} on {} (rank {ranks})", self.r.hosts_of(ranks)));
         }
         format!("{stage} {}", parts.join(", "))
+    }
+
+    /// A node cannot be reached: whether it is asked again. What ran there before a job or after
+    /// it, and whose end is not known, is not run twice.
+    fn comes_back(&mut self, rank: u32, stage: Stage, now_us: u64) -> bool {
+        let halted = self.halt.is_some();
+        let Some(place) = self.places.get_mut(&rank) else { return false };
+        let patience = if stage == Stage::Housekeeping { AWAY_US.1 } else { AWAY_US.0 };
+        let ran = place.pid.take().is_some() && stage != Stage::Housekeeping;
+        let since = *place.away.get_or_insert(now_us);
+        !halted && !ran && now_us.saturating_sub(since) < patience
     }
 
     fn fail(&mut self, rank: u32, status: i32, what: String) {
@@ -193,6 +214,7 @@ impl JobManager {
             .timeout
             .map(|seconds| cx.timer(micros(seconds), Wait::ProcedureLate(id, stage)));
         let run = Run {
+            request,
             places,
             ranks,
             failed: BTreeMap::new(),
@@ -220,6 +242,7 @@ impl JobManager {
         match reply.decode::<Rexec>() {
             Ok(ExecResponse { kind, pid, .. }) if kind == "started" => {
                 place.pid = pid;
+                place.away = None;
                 if run.halt.is_some() {
                     self.signal_procedure(cx, id, stage, SIGTERM, &BTreeSet::from([rank]));
                 }
@@ -229,7 +252,8 @@ impl JobManager {
             }
             Ok(ExecResponse { kind, status, .. }) if kind == "finished" => {
                 let status = status.unwrap_or(NOT_RUN);
-                if status != 0 {
+                // What was stopped for its time is told as that.
+                if status != 0 && run.halt != Some(Halt::Late) {
                     run.fail(rank, status, ending(status));
                 }
             }
@@ -237,14 +261,57 @@ impl JobManager {
             Err(error) => {
                 if !reply.is_end() {
                     if error.errno == Errno::EHOSTUNREACH {
+                        if run.comes_back(rank, stage, cx.now_us()) {
+                            cx.timer(AGAIN_US, Wait::ProcedureAgain(id, stage, rank));
+                            return;
+                        }
                         run.lost.insert(rank);
-                        run.fail(rank, NOT_RUN, "ended with the loss of the node".to_string());
+                        run.fail(rank, NOT_RUN, LOST.to_string());
                     } else {
                         run.fail(rank, NOT_RUN, format!("could not be run: {error}"));
                     }
                 }
                 self.procedure_left(cx, (id, stage), rank);
             }
+        }
+    }
+
+    /// A rank that was away is asked again.
+    pub(crate) fn procedure_again(
+        &mut self,
+        cx: &mut Cx<'_, Wait>,
+        id: u64,
+        stage: Stage,
+        rank: u32,
+    ) {
+        let Some(run) = self.procedures.get_mut(&(id, stage)) else { return };
+        let Some(place) = run.places.get_mut(&rank) else { return };
+        let wait = Wait::Procedure(id, stage, rank);
+        place.tag = cx.stream::<Rexec>(To::Rank(rank), &run.request, wait);
+    }
+
+    /// Gives up those of some ranks that are away.
+    pub(crate) fn abandon_away(
+        &mut self,
+        cx: &mut Cx<'_, Wait>,
+        id: u64,
+        stage: Stage,
+        ranks: &BTreeSet<u32>,
+    ) {
+        let Some(run) = self.procedures.get_mut(&(id, stage)) else { return };
+        let away: Vec<(u32, u32)> = run
+            .places
+            .iter()
+            .filter(|(rank, place)| place.away.is_some() && ranks.contains(rank))
+            .map(|(rank, place)| (*rank, place.tag))
+            .collect();
+        for (rank, tag) in away {
+            cx.forget(tag);
+            if let Some(run) = self.procedures.get_mut(&(id, stage)) {
+                run.lost.insert(rank);
+                run.fail(rank, NOT_RUN, LOST.to_string());
+            }
+            self.procedure_left(cx, (id, stage), rank);
         }
     }
 
@@ -290,6 +357,7 @@ impl JobManager {
         run.timer = Some(cx.timer(micros(run.kill_timeout), Wait::ProcedureKill(id, stage)));
         let all = run.places.keys().copied().collect();
         self.signal_procedure(cx, id, stage, SIGTERM, &all);
+        self.abandon_away(cx, id, stage, &all);
     }
 
     /// Sends a signal to the processes on these ranks.

@@ -21,6 +21,7 @@ use flux_svc::{Cx, Level, Reply, To};
 use serde_json::Value;
 
 use crate::active_index::{self, Stored};
+use crate::housekeeping::HELD;
 use crate::inactive::Record;
 use crate::job::{Job, StartState};
 use crate::journal::{Part, lookup, text_of};
@@ -40,6 +41,7 @@ enum Step {
     List(String, usize),
     Read(u64, Part),
     Lost(u64),
+    Held(u64),
 }
 
 /// Reading jobs back.
@@ -75,10 +77,11 @@ fn read(cx: &mut Cx<'_, Wait>, key: String, flags: u32, wait: Wait) {
 impl JobManager {
     /// Begins to read.
     pub(crate) fn restart(&mut self, cx: &mut Cx<'_, Wait>) {
-        let mut restart = Restart { in_flight: 1, ..Restart::default() };
+        let mut restart = Restart { in_flight: 2, ..Restart::default() };
         read(cx, CHECKPOINT.to_string(), 0, Wait::Checkpoint);
+        read(cx, HELD.to_string(), READDIR, Wait::HeldList);
         if self.archive {
-            restart.in_flight = 3;
+            restart.in_flight = 4;
             read(cx, active_index::KEY.to_string(), 0, Wait::Index);
             cx.call::<ArchiveInfo_>(To::Any, &AnyObject::default(), Wait::ArchiveInfo);
         } else {
@@ -99,6 +102,7 @@ impl JobManager {
                     read(cx, key.clone(), READDIR, Wait::Directory { key, depth });
                 }
                 Step::Read(id, part) => lookup(cx, id, part, Wait::Replay { id, part }),
+                Step::Held(id) => read(cx, format!("{HELD}.{id}"), 0, Wait::Held(id)),
                 Step::Lost(id) => read(cx, JobId(id).kvs(), TREEOBJ, Wait::Lost(id)),
             }
         }
@@ -238,6 +242,31 @@ impl JobManager {
             },
             Err(error) if error.errno == Errno::ENOENT => {}
             Err(error) => return cx.fail(format!("cannot read {CHECKPOINT}: {error}")),
+        }
+        self.next_step(cx, []);
+    }
+
+    /// Which resources housekeeping held.
+    pub(crate) fn held_list(&mut self, cx: &mut Cx<'_, Wait>, reply: &Reply) {
+        let steps: Vec<Step> = match reply.decode::<Lookup>() {
+            Ok(response) => match Treeobj::from_value(&response.val) {
+                Ok(Treeobj::Dir(entries)) => {
+                    entries.keys().filter_map(|name| name.parse().ok()).map(Step::Held).collect()
+                }
+                _ => Vec::new(),
+            },
+            Err(error) if matches!(error.errno, Errno::ENOENT | Errno::ENOTDIR) => Vec::new(),
+            // To go on would give nodes to jobs before they are tidied.
+            Err(error) => return cx.fail(format!("cannot read {HELD}: {error}")),
+        };
+        self.next_step(cx, steps);
+    }
+
+    /// What it held of one job.
+    pub(crate) fn held_read(&mut self, cx: &mut Cx<'_, Wait>, id: u64, reply: &Reply) {
+        let read = text_of(reply).map_err(|error| error.to_string());
+        if let Err(error) = read.and_then(|text| self.restore_held(id, &text)) {
+            cx.log(Level::Err, format!("{HELD}.{id}: {error}; its nodes are free"));
         }
         self.next_step(cx, []);
     }
@@ -416,6 +445,7 @@ impl JobManager {
             self.touch(id);
         }
         self.recall.found.clear();
+        self.resume_housekeeping(cx);
         let inactive = self.archived + self.inactive.len() as u64;
         let active = self.jobs.len();
         cx.log(Level::Info, format!("restart: {active} active and {inactive} inactive jobs"));

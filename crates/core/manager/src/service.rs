@@ -101,6 +101,12 @@ pub enum Wait {
     ProcedureLate(u64, Stage),
     /// The time to give up a procedure that was told to stop.
     ProcedureKill(u64, Stage),
+    /// To ask a rank again that was away.
+    ProcedureAgain(u64, Stage, u32),
+    /// What housekeeping held, at start.
+    HeldList,
+    /// What it held of one job, at start.
+    Held(u64),
     /// Nodes where a prolog or epilog failed are being drained.
     PerilogDrain(u64, Stage),
     /// The time until housekeeping gives ranks back one by one.
@@ -221,6 +227,14 @@ impl JobManager {
     }
 }
 
+/// Whether a policy says who may submit.
+fn names_users(config: &Map<String, Value>) -> bool {
+    let named = |table: &Value| table.get("policy").is_some_and(|p| p.get("access").is_some());
+    let queues = config.get("queues").and_then(Value::as_object);
+    config.get("policy").is_some_and(|policy| policy.get("access").is_some())
+        || queues.is_some_and(|queues| queues.values().any(named))
+}
+
 /// Answers any call with an error.
 pub(crate) fn refuse(cx: &mut Cx<'_, Wait>, call: Manager, error: RpcError) {
     macro_rules! refuse {
@@ -292,6 +306,8 @@ impl Service for JobManager {
             Wait::Procedure(id, stage, rank) => {
                 self.procedure_reply(cx, (id, stage), rank, &reply);
             }
+            Wait::HeldList => self.held_list(cx, &reply),
+            Wait::Held(id) => self.held_read(cx, id, &reply),
             Wait::PerilogDrain(id, stage) => self.perilog_drained(cx, id, stage, &reply),
             Wait::Flush
             | Wait::FlushIndex
@@ -299,6 +315,7 @@ impl Service for JobManager {
             | Wait::Purge
             | Wait::ProcedureLate(..)
             | Wait::ProcedureKill(..)
+            | Wait::ProcedureAgain(..)
             | Wait::HousekeepingRelease(_) => {}
         }
         if self.up {
@@ -314,6 +331,7 @@ impl Service for JobManager {
             Wait::Purge => self.purge_by_limits(cx),
             Wait::ProcedureLate(id, stage) => self.procedure_late(cx, id, stage),
             Wait::ProcedureKill(id, stage) => self.procedure_given_up(cx, id, stage),
+            Wait::ProcedureAgain(id, stage, rank) => self.procedure_again(cx, id, stage, rank),
             Wait::HousekeepingRelease(id) => self.housekeeping_release(cx, id),
             _ => {}
         }
@@ -356,6 +374,11 @@ impl Service for JobManager {
         config: &Map<String, Value>,
     ) -> Result<(), RpcError> {
         let settings = Settings::parse(config)?;
+        if names_users(config) {
+            let text = "policy.access: who may submit is not limited yet; access.allow-guest-user \
+                        lets guests in or keeps them out";
+            cx.log(Level::Warning, text);
+        }
         self.queues.configure(&settings.queues);
         self.settings = settings;
         if self.up {

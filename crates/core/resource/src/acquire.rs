@@ -1,6 +1,6 @@
 //! The scheduler's view: what it may use, and each change (RFC 28).
 
-use flux_api::resource::{Acquire, AcquireResponse};
+use flux_api::resource::{Acquire, AcquireResponse, HeldPart};
 use flux_api::{Answer, Call, RpcError};
 use flux_id::Idset;
 use flux_proto::Errno;
@@ -16,6 +16,8 @@ pub(crate) struct Acquirer {
     told: Option<Idset>,
     /// Ranks it takes for excluded.
     excluded: Idset,
+    /// Cores and gpus it keeps from jobs.
+    held: Vec<HeldPart>,
 }
 
 const NOTHING: AcquireResponse = AcquireResponse {
@@ -23,6 +25,7 @@ const NOTHING: AcquireResponse = AcquireResponse {
     up: None,
     down: None,
     exclude: None,
+    hold: None,
     shrink: None,
     expiration: None,
 };
@@ -38,7 +41,12 @@ impl ResourceService {
             let text = "resources are acquired by another scheduler";
             return call.answer.err(cx, RpcError::new(Errno::EBUSY, text));
         }
-        self.acquirer = Some(Acquirer { answer: call.answer, told: None, excluded: Idset::new() });
+        self.acquirer = Some(Acquirer {
+            answer: call.answer,
+            told: None,
+            excluded: Idset::new(),
+            held: Vec::new(),
+        });
         self.tell_scheduler(cx, &Idset::new());
     }
 
@@ -55,6 +63,7 @@ impl ResourceService {
     /// Tells the scheduler what has changed for it; `lost` ranks are gone for good.
     pub(crate) fn tell_scheduler(&mut self, cx: &mut Cx<'_, Wait>, lost: &Idset) {
         let usable = self.usable();
+        let held = self.parts.held();
         let (Some(inventory), Some(acquirer)) = (&self.inventory, &mut self.acquirer) else {
             return;
         };
@@ -68,10 +77,12 @@ impl ResourceService {
                 return;
             }
             acquirer.excluded.clone_from(&self.excluded);
+            acquirer.held.clone_from(&held);
             let first = AcquireResponse {
                 resources: Some(r.to_value()),
                 up: Some(usable.to_string()),
                 exclude: (!self.excluded.is_empty()).then(|| self.excluded.to_string()),
+                hold: (!held.is_empty()).then_some(held),
                 ..NOTHING
             };
             return acquirer.answer.item(cx, &first);
@@ -84,10 +95,12 @@ impl ResourceService {
             up: part(usable.difference(&told)),
             down: part(down),
             exclude: (acquirer.excluded != self.excluded).then(|| self.excluded.to_string()),
+            hold: (acquirer.held != held).then(|| held.clone()),
             shrink: part(lost),
             ..NOTHING
         };
         acquirer.excluded.clone_from(&self.excluded);
+        acquirer.held = held;
         if response != NOTHING && !self.muted {
             acquirer.answer.item(cx, &response);
         }

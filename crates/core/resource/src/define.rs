@@ -106,6 +106,7 @@ impl ResourceService {
                 Ok(event) => {
                     self.history_len += 1;
                     self.drained.replay(&event, &self.hosts);
+                    self.parts.replay(&event, &self.hosts);
                     self.journal.post(cx, event, None);
                 }
                 Err(_) => bad += 1,

@@ -69,6 +69,23 @@ impl Hosts {
         Err(invalid(format!("invalid targets: invalid hosts: {names}")))
     }
 
+    /// Ranks that hosts have now, which had `ranks` when something was written down.
+    pub(crate) fn ranks_now(&self, ranks: &Idset, list: Option<&Hostlist>) -> Idset {
+        let Some(list) = list.filter(|list| list.len() as u64 == ranks.len()) else {
+            let known = Idset::first_n(u32::try_from(self.len()).unwrap_or(u32::MAX));
+            return ranks.intersection(&known);
+        };
+        let mut now = Idset::new();
+        for (rank, host) in ranks.ids().zip(list.iter()) {
+            if self.name(rank) == Some(host.as_str()) {
+                now.insert(rank);
+            } else if let Some(first) = self.ranks.get(&host).and_then(Idset::first) {
+                now.insert(first);
+            }
+        }
+        now
+    }
+
     /// Reads an idset of ranks or a hostlist.
     ///
     /// # Errors
@@ -161,19 +178,7 @@ impl DrainState {
             return;
         };
         let list = event.get_str("nodelist").and_then(|text| text.parse::<Hostlist>().ok());
-        let Some(list) = list.filter(|list| list.len() as u64 == ranks.len()) else {
-            let known = Idset::first_n(u32::try_from(hosts.len()).unwrap_or(u32::MAX));
-            return self.apply(event, &ranks.intersection(&known));
-        };
-        let mut now = Idset::new();
-        for (rank, host) in ranks.ids().zip(list.iter()) {
-            if hosts.name(rank) == Some(host.as_str()) {
-                now.insert(rank);
-            } else if let Some(first) = hosts.ranks.get(&host).and_then(Idset::first) {
-                now.insert(first);
-            }
-        }
-        self.apply(event, &now);
+        self.apply(event, &hosts.ranks_now(&ranks, list.as_ref()));
     }
 
     /// Drains ranks by the rules of the request's mode; the event, if anything changes.
@@ -231,7 +236,7 @@ impl DrainState {
         Ok(events)
     }
 
-    /// Undrains ranks; the event, if anything changes.
+    /// Undrains ranks; the event, if anything changes. Ranks in `partly` are drained in part.
     ///
     /// # Errors
     /// EEXIST with the ranks that are not drained, unless the mode says to ignore them.
@@ -239,6 +244,7 @@ impl DrainState {
         &mut self,
         request: &DrainRequest,
         hosts: &Hosts,
+        partly: &Idset,
         now: f64,
     ) -> Result<Vec<Event>, RpcError> {
         let targets = hosts.targets(&request.targets)?;
@@ -247,7 +253,7 @@ impl DrainState {
             Some(mode) => return Err(invalid(format!("invalid undrain mode '{mode}' specified"))),
         }
         let drained: Idset = targets.ids().filter(|rank| self.contains(*rank)).collect();
-        let others = targets.difference(&drained);
+        let others = targets.difference(&drained).difference(partly);
         if request.mode.is_none() && !others.is_empty() {
             return Err(exists(format!("rank{} {others} not drained", plural(&others))));
         }

@@ -29,6 +29,11 @@ impl EventJournal {
         self.trim();
     }
 
+    /// Most events that are kept.
+    pub(crate) fn max(&self) -> usize {
+        self.max
+    }
+
     /// Dropped events are replaced by one `truncate` with the time of the last of them.
     fn trim(&mut self) {
         if self.events.len() <= self.max {

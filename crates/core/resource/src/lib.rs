@@ -15,6 +15,7 @@ mod drain;
 mod inventory;
 mod journal;
 mod monitor;
+mod parts;
 mod reload;
 mod service;
 mod settings;

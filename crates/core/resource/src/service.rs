@@ -19,6 +19,7 @@ use crate::define::exclusion;
 use crate::drain::{DrainState, Hosts};
 use crate::inventory::Inventory;
 use crate::journal::EventJournal;
+use crate::parts::PartState;
 use crate::settings::ResourceSettings;
 use crate::topology::Reduction;
 use crate::writer::{Change, Writer};
@@ -85,6 +86,7 @@ pub struct ResourceService {
     pub(crate) hosts: Hosts,
     pub(crate) inventory: Option<Inventory>,
     pub(crate) drained: DrainState,
+    pub(crate) parts: PartState,
     pub(crate) excluded: Idset,
     pub(crate) online: Idset,
     pub(crate) torpid: Idset,
@@ -132,6 +134,7 @@ impl ResourceService {
             offline: Idset::first_n(size).difference(&self.online).to_string(),
             exclude: self.excluded.to_string(),
             torpid: self.torpid.to_string(),
+            drain_parts: self.parts.list(),
         }
     }
 
@@ -400,6 +403,8 @@ impl Service for ResourceService {
             "method": self.inventory.as_ref().map(|inventory| inventory.method),
             "online": self.online.to_string(),
             "drained": self.drained.ranks().to_string(),
+            "drained-parts": self.parts.list(),
+            "journal-max": self.journal.max(),
         }))
     }
 }

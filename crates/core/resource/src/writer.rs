@@ -12,6 +12,7 @@ use flux_svc::{Cx, Level, To};
 
 use crate::drain::DrainState;
 use crate::inventory::Inventory;
+use crate::parts::{PartState, split};
 use crate::service::{ResourceService, Wait};
 
 /// How long to wait before a change that nobody else repeats is stored again, in microseconds.
@@ -47,6 +48,7 @@ struct Batch {
     events: Vec<Event>,
     promises: Vec<Promise>,
     drained: DrainState,
+    parts: PartState,
     inventory: Option<Inventory>,
     excluded: Option<Idset>,
     expiration: Option<f64>,
@@ -79,6 +81,7 @@ impl ResourceService {
         }
         let mut batch = Batch {
             drained: self.drained.clone(),
+            parts: self.parts.clone(),
             inventory: self.inventory.clone(),
             ..Batch::default()
         };
@@ -107,7 +110,8 @@ impl ResourceService {
         }
         let events = batch.events.iter().map(Event::encode);
         let (flags, text): (u32, String) = if rewrite {
-            let old = self.drained.compact(&self.hosts);
+            let mut old = self.drained.compact(&self.hosts);
+            old.extend(self.parts.compact(&self.hosts));
             (0, old.iter().map(Event::encode).chain(events).collect())
         } else {
             (APPEND, events.collect())
@@ -124,6 +128,26 @@ impl ResourceService {
         let now = cx.wall();
         let excluded = batch.excluded.clone().unwrap_or_else(|| self.excluded.clone());
         match change {
+            Change::Drain(call) if split(&call.request.targets).is_some() => {
+                let r = batch.inventory.as_ref().map(|inventory| &inventory.r);
+                match batch.parts.drain(&call.request, &self.hosts, r, &excluded, now) {
+                    Ok(event) => {
+                        batch.events.extend(event);
+                        batch.promises.push(Promise::Drain(call.answer));
+                    }
+                    Err(error) => call.answer.err(cx, error),
+                }
+            }
+            Change::Undrain(call) if split(&call.request.targets).is_some() => {
+                let r = batch.inventory.as_ref().map(|inventory| &inventory.r);
+                match batch.parts.undrain(&call.request, &self.hosts, r, now) {
+                    Ok(event) => {
+                        batch.events.extend(event);
+                        batch.promises.push(Promise::Undrain(call.answer));
+                    }
+                    Err(error) => call.answer.err(cx, error),
+                }
+            }
             Change::Drain(call) => {
                 match batch.drained.drain(&call.request, &self.hosts, &excluded, now) {
                     Ok(events) => {
@@ -133,13 +157,21 @@ impl ResourceService {
                     Err(error) => call.answer.err(cx, error),
                 }
             }
-            Change::Undrain(call) => match batch.drained.undrain(&call.request, &self.hosts, now) {
-                Ok(events) => {
-                    batch.events.extend(events);
-                    batch.promises.push(Promise::Undrain(call.answer));
+            Change::Undrain(call) => {
+                let partly = batch.parts.ranks();
+                match batch.drained.undrain(&call.request, &self.hosts, &partly, now) {
+                    Ok(events) => {
+                        batch.events.extend(events);
+                        // A node that is undrained is whole again.
+                        if let Ok(ranks) = self.hosts.targets(&call.request.targets) {
+                            let why = call.request.reason.as_deref();
+                            batch.events.extend(batch.parts.clear(&ranks, &self.hosts, now, why));
+                        }
+                        batch.promises.push(Promise::Undrain(call.answer));
+                    }
+                    Err(error) => call.answer.err(cx, error),
                 }
-                Err(error) => call.answer.err(cx, error),
-            },
+            }
             Change::SelfDrain(reason) => {
                 let request = flux_api::resource::DrainRequest {
                     targets: "0".to_string(),
@@ -171,6 +203,7 @@ impl ResourceService {
             }
             Change::Exclude(excluded) => {
                 batch.events.extend(batch.drained.clear(&excluded, &self.hosts, now, None));
+                batch.events.extend(batch.parts.clear(&excluded, &self.hosts, now, None));
                 batch.promises.push(Promise::Again(Change::Exclude(excluded)));
             }
             Change::Define(inventory, excluded) => {
@@ -189,6 +222,8 @@ impl ResourceService {
         context.insert("method".to_string(), inventory.method.into());
         batch.events.push(Event::new(now, "resource-define").with_context(context));
         batch.events.extend(batch.drained.clear(excluded, &self.hosts, now, None));
+        batch.events.extend(batch.parts.clear(excluded, &self.hosts, now, None));
+        batch.parts.keep_known(&inventory.r);
         batch.inventory = Some(inventory.clone());
         batch.excluded = Some(excluded.clone());
     }
@@ -206,6 +241,7 @@ impl ResourceService {
 
     fn effect(&mut self, cx: &mut Cx<'_, Wait>, batch: Batch) {
         self.drained = batch.drained;
+        self.parts = batch.parts;
         self.inventory = batch.inventory;
         if let Some(excluded) = batch.excluded {
             self.excluded = excluded;
@@ -213,7 +249,7 @@ impl ResourceService {
         let r = self.inventory.as_ref().map(|inventory| inventory.r.to_value());
         for event in batch.events {
             let defines = event.name == "resource-define";
-            if event.name == "drain" || event.name == "undrain" {
+            if matches!(&*event.name, "drain" | "undrain" | "drain-part" | "undrain-part") {
                 cx.log(Level::Info, log_line(&event));
             }
             self.journal.post(cx, event, r.as_ref().filter(|_| defines));
@@ -286,11 +322,16 @@ fn finish(cx: &mut Cx<'_, Wait>, promises: Vec<Promise>) {
 fn log_line(event: &Event) -> String {
     let text = |key: &str| event.get_str(key).unwrap_or_default().to_string();
     let overwrite = event.get_i64("overwrite").unwrap_or_default();
+    let part = ["cores", "gpus"].map(|key| match event.get_str(key) {
+        Some(ids) if !ids.is_empty() => format!(" {key}={ids}"),
+        _ => String::new(),
+    });
     let reason = event.get_str("reason").map(|why| format!(" reason={why}")).unwrap_or_default();
     format!(
-        "{} idset={} nodelist={} overwrite={overwrite}{reason}",
+        "{} idset={} nodelist={}{} overwrite={overwrite}{reason}",
         event.name,
         text("idset"),
-        text("nodelist")
+        text("nodelist"),
+        part.concat()
     )
 }

@@ -15,6 +15,17 @@ pub enum Policy {
     Easy,
 }
 
+impl Policy {
+    /// Its name in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fifo => "fifo",
+            Self::Easy => "easy",
+        }
+    }
+}
+
 /// Settings of the scheduler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SchedSettings {

@@ -131,6 +131,20 @@ impl Demand {
         Ok(demand)
     }
 
+    /// For the log: nodes (0 for any), slots and cores of each slot, and gpus if there are any.
+    #[must_use]
+    pub fn spec(&self) -> String {
+        let (nodes, slots) = match self.unit {
+            Unit::Slot => (0, self.min),
+            Unit::Node | Unit::WholeNode => {
+                (self.min, self.min.saturating_mul(self.slots) / self.units_per_slot.max(1))
+            }
+        };
+        let cores = u64::from(self.cores) * self.units_per_slot.max(1) / self.slots.max(1);
+        let gpus = if self.gpus > 0 { format!(" gpus={}", self.gpus) } else { String::new() };
+        format!("spec={{{nodes},{slots},{cores}}}{gpus}")
+    }
+
     /// How many units a node gives that has so much free, of so much in all.
     #[must_use]
     pub fn fit(&self, free: (u32, u32), all: (u32, u32)) -> u64 {

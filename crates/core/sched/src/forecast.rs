@@ -36,11 +36,8 @@ pub fn forecast<'a>(
             let Some(free) = freed.get(rank).copied().or_else(|| pool.free_on(*rank)) else {
                 continue;
             };
-            let count = |ids: &flux_id::Idset| u32::try_from(ids.len()).unwrap_or(u32::MAX);
-            let after = (
-                free.0.saturating_add(count(&part.cores)),
-                free.1.saturating_add(count(&part.gpus)),
-            );
+            let back = pool.returns(*rank, part);
+            let after = (free.0.saturating_add(back.0), free.1.saturating_add(back.1));
             freed.insert(*rank, after);
             units = units
                 .saturating_add(pool.fit(demand, eligible, *rank, Some(after)))

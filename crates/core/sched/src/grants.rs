@@ -157,6 +157,7 @@ impl SchedService {
 }
 
 fn succeed(cx: &mut Cx<'_, Wait>, grant: Grant) {
+    cx.log(Level::Debug, format!("alloc: {}: {}", JobId(grant.id).f58(), grant.summary));
     let mut sched = Map::new();
     sched.insert("resource_summary".to_string(), grant.summary.into());
     if let Some(head) = grant.passed {

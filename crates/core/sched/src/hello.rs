@@ -1,13 +1,13 @@
 //! Start: the resources, then the jobs that hold some of them, then ready (RFC 27, RFC 28).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use flux_api::job::manager::{
     Raise, RaiseRequest, SchedHello, SchedHello_, SchedHelloJob, SchedReady, SchedReady_,
 };
 use flux_api::kvs::{Lookup, LookupRequest, LookupResponse};
-use flux_api::resource::{Acquire, AcquireResponse};
+use flux_api::resource::{Acquire, AcquireResponse, HeldPart};
 use flux_api::{Empty, RpcError};
 use flux_id::{Idset, JobId};
 use flux_model::resource_set::{Children, ResourceSet};
@@ -98,6 +98,9 @@ impl SchedService {
         }
         if let Some(excluded) = ids(&response.exclude)? {
             self.pool.bar(&excluded);
+        }
+        if let Some(parts) = &response.hold {
+            self.pool.hold(held(parts)?);
         }
         if let Some(gone) = gone {
             self.pool.shrink(&gone);
@@ -251,6 +254,21 @@ impl SchedService {
             }
         }
     }
+}
+
+/// What is kept from jobs, by rank.
+fn held(parts: &[HeldPart]) -> Result<BTreeMap<u32, Children>, String> {
+    let ids = |text: &str| text.parse::<Idset>().map_err(|error| error.to_string());
+    let mut held: BTreeMap<u32, Children> = BTreeMap::new();
+    for part in parts {
+        let (cores, gpus) = (ids(&part.cores)?, ids(&part.gpus)?);
+        for rank in ids(&part.ranks)?.ids() {
+            let own = held.entry(rank).or_default();
+            own.cores.insert_all(&cores);
+            own.gpus.insert_all(&gpus);
+        }
+    }
+    Ok(held)
 }
 
 /// A peer that has not started, or has stopped, is no error.

@@ -16,6 +16,8 @@ use crate::demand::{Demand, DemandError, Unit};
 use crate::eligible::{Eligible, View, only_properties};
 use crate::index::Index;
 
+mod held;
+
 /// Most classes by property; with more, classes are by size only and every constraint is worked
 /// out rank by rank.
 const MAX_CLASSES: usize = 64;
@@ -27,18 +29,15 @@ const FEW: u64 = 1024;
 struct Node {
     host: Arc<str>,
     all: Arc<Children>,
+    /// Those that no job has; what is held is among them.
     cores: Idset,
     gpus: Idset,
+    /// Kept from jobs.
+    held: Option<Arc<Children>>,
     class: usize,
     up: bool,
     /// Not to be counted on.
     barred: bool,
-}
-
-impl Node {
-    fn free(&self) -> (u32, u32) {
-        (small(self.cores.len()), small(self.gpus.len()))
-    }
 }
 
 #[derive(Debug)]
@@ -68,6 +67,7 @@ pub struct Pool {
     by_property: bool,
     up: Idset,
     barred: Idset,
+    held: BTreeMap<u32, Arc<Children>>,
     cache: BTreeMap<String, Arc<Eligible>>,
     everything: Arc<Eligible>,
     /// Nodes looked at while placing, for tests of the cost.
@@ -127,6 +127,7 @@ impl Pool {
                 host: Arc::from(host),
                 cores: all.cores.clone(),
                 gpus: all.gpus.clone(),
+                held: None,
                 all,
                 class,
                 up: false,
@@ -142,6 +143,7 @@ impl Pool {
             by_property,
             up: Idset::new(),
             barred: Idset::new(),
+            held: BTreeMap::new(),
             cache: BTreeMap::new(),
             everything,
             examined: 0,
@@ -411,10 +413,8 @@ impl Pool {
         let part = if demand.unit == Unit::WholeNode {
             Arc::clone(&node.all)
         } else {
-            Arc::new(Children {
-                cores: node.cores.take(u64::from(demand.cores).saturating_mul(units)),
-                gpus: node.gpus.take(u64::from(demand.gpus).saturating_mul(units)),
-            })
+            let each = |count: u32| u64::from(count).saturating_mul(units);
+            Arc::new(node.choose(each(demand.cores), each(demand.gpus)))
         };
         self.change(rank, |node| {
             node.cores.remove_all(&part.cores);
@@ -499,12 +499,6 @@ impl Pool {
             (!part.is_empty()).then(|| (*rank, Arc::new(part)))
         });
         self.set.pick(taken).unwrap_or_default()
-    }
-
-    /// Everything on nodes that are down.
-    #[must_use]
-    pub fn down(&self) -> ResourceSet {
-        self.set.without_ranks(&self.up)
     }
 }
 

@@ -117,6 +117,8 @@ impl SchedService {
                 return answer.ok(cx, &response(id, ALLOC_DENY, Some(error.to_string())));
             }
         };
+        let text = format!("req: {}: {} duration={duration:?}", JobId(id).f58(), demand.spec());
+        cx.log(Level::Debug, text);
         let mask = self.pool.mask(&eligible);
         let priority = request.priority;
         let job = Waiting { answer, priority, demand, eligible, mask, duration, said: None };
@@ -148,6 +150,8 @@ impl SchedService {
             let f58 = JobId(request.id).f58();
             return cx.log(Level::Err, format!("free: {f58} holds no resources"));
         }
+        let end = if request.last { " (final)" } else { "" };
+        cx.log(Level::Debug, format!("free: {}{end}", JobId(request.id).f58()));
         if request.last {
             self.release(request.id);
         } else {
@@ -271,6 +275,7 @@ impl SchedService {
             let mut pool = Pool::new(self.pool.set().clone());
             pool.mark(self.pool.up(), true);
             pool.bar(self.pool.barred());
+            pool.hold(self.pool.held());
             pool
         };
         self.outlook = Outlook::default();
@@ -361,11 +366,22 @@ impl Service for SchedService {
 
     fn on_config(
         &mut self,
-        _cx: &mut Cx<'_, Wait>,
+        cx: &mut Cx<'_, Wait>,
         config: &Map<String, Value>,
     ) -> Result<(), RpcError> {
+        let before = self.settings;
         self.settings = self.given.configured(config)?;
         self.outlook.settled = false;
+        if self.phase == Phase::Ready && before != self.settings {
+            if before.queue_depth != self.settings.queue_depth {
+                // The job manager learns of it as from a new scheduler.
+                self.reset_jobs();
+                self.phase = Phase::Acquire;
+                self.hello_again(cx);
+            } else {
+                self.pass(cx);
+            }
+        }
         Ok(())
     }
 
@@ -384,6 +400,8 @@ impl Service for SchedService {
             "running_jobs": self.running.len(),
             "nodes_examined": self.pool.examined,
             "idle": self.grants.is_idle(),
+            "policy": self.settings.policy.name(),
+            "queue-depth": self.settings.queue_depth,
         }))
     }
 }

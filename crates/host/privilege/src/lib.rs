@@ -43,6 +43,12 @@ use crate::environment::Environment;
 pub use crate::error::ImpError;
 use crate::identity::Caller;
 
+/// Version of the release: that of the workspace, unless it is built for a test of updates.
+const RELEASE: &str = match option_env!("FERROFLUX_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};
+
 /// What a command works with.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -80,7 +86,7 @@ fn dispatch(session: &Session, words: &[String]) -> Result<Outcome, ImpError> {
         ["run", name] => run::run(session, name),
         ["kill", signal, pid] => kill::kill(session, signal, pid).map(|()| Outcome::Code(0)),
         ["version"] => {
-            say(&format!("flux-imp v{}", env!("CARGO_PKG_VERSION")));
+            say(&format!("flux-imp v{RELEASE}"));
             Ok(Outcome::Code(0))
         }
         ["whoami"] => {

@@ -134,6 +134,12 @@ fn job_ranks(client: &Client, text: &str) -> Result<Idset, Failure> {
     set.map(|set| set.ranks()).map_err(|error| PROGRAM.fail(format!("job {text}: {error}")))
 }
 
+/// Whether anybody may go into this directory.
+fn is_open(path: &std::path::Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(path).is_ok_and(|found| found.mode() & 0o001 != 0)
+}
+
 fn request(
     client: &Client,
     matches: &ArgMatches,
@@ -148,7 +154,13 @@ fn request(
     }
     let cwd = match text(matches, "dir") {
         Some(path) => Some(path.to_owned()),
-        None => std::env::current_dir().ok().map(|path| path.to_string_lossy().into_owned()),
+        None => std::env::current_dir().ok().map(|path| {
+            let owner = client.get_attr("security.owner").ok();
+            let own = owner == Some(nix::unistd::geteuid().to_string());
+            // Root acts for an owner who cannot go where root is.
+            let there = own || path.ancestors().all(is_open);
+            if there { path.to_string_lossy().into_owned() } else { "/".to_owned() }
+        }),
     };
     // Variables that are no UTF-8 cannot be sent.
     let env: Map<String, Value> = std::env::vars_os()

@@ -55,7 +55,7 @@ fn certificate(matches: &ArgMatches) -> Result<Cert, String> {
             note.split_once('=').ok_or_else(|| format!("--meta: '{note}' is not KEY=VAL"))?;
         cert.set_metadata(key, value).map_err(|error| error.to_string())?;
     }
-    cert.set_origin(env!("CARGO_PKG_VERSION")).map_err(|error| error.to_string())?;
+    cert.set_origin(crate::release::RELEASE).map_err(|error| error.to_string())?;
     Ok(cert)
 }
 

@@ -11,23 +11,38 @@ use crate::{
     failure::Failure,
 };
 
+mod config_pages;
+
 const PROGRAM: Program = Program::binary("flux-man");
 
 /// The options of `flux man`.
 pub(crate) fn command() -> Command {
-    Command::new("man").about("Write the manual pages into a directory").arg(
-        clap::Arg::new("directory")
-            .value_name("DIRECTORY")
-            .required(true)
-            .value_parser(value_parser!(PathBuf))
-            .help("Where to; made when it is not there"),
-    )
+    Command::new("man")
+        .about("Write the manual pages into a directory")
+        .arg(
+            clap::Arg::new("section")
+                .short('s')
+                .long("section")
+                .value_name("SECTION")
+                .value_parser(["1", "5"])
+                .default_value("1")
+                .help("1: the commands, 5: the configuration"),
+        )
+        .arg(
+            clap::Arg::new("directory")
+                .value_name("DIRECTORY")
+                .required(true)
+                .value_parser(value_parser!(PathBuf))
+                .help("Where to; made when it is not there"),
+        )
 }
 
 /// Runs `flux man`.
 pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
     let Some(directory) = invocation.matches.get_one::<PathBuf>("directory") else { return Ok(1) };
-    write(directory).map_err(|error| PROGRAM.fail(format!("{}: {error}", directory.display())))?;
+    let configuration = invocation.matches.get_one::<String>("section").is_some_and(|s| s == "5");
+    let written = if configuration { config_pages::write(directory) } else { write(directory) };
+    written.map_err(|error| PROGRAM.fail(format!("{}: {error}", directory.display())))?;
     Ok(0)
 }
 

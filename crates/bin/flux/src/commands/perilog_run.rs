@@ -1,18 +1,16 @@
 //! `flux perilog-run`: a prolog or epilog for those who configured it as the guide shows: first the
 //! scripts of a directory, here, then a command on every node of the job.
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command as Process;
 
-use clap::{ArgMatches, Command};
+use clap::Command;
 
 use super::program::{Program, counted, flag, text, value};
-use crate::{dispatch::Invocation, failure::Failure, output};
+use super::system_scripts::{self, SYSTEM};
+use crate::{dispatch::Invocation, failure::Failure};
 
 const PROGRAM: Program = Program::script("flux-perilog-run");
-/// Where the directories of scripts are.
-const SYSTEM: &str = "/etc/flux/system";
 
 /// The options of `flux perilog-run`.
 pub(crate) fn command() -> Command {
@@ -43,16 +41,17 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
     let job = std::env::var("FLUX_JOB_ID")
         .map_err(|_| PROGRAM.fail("FLUX_JOB_ID is not set: this runs for a job"))?;
     let verbose = matches.get_count("verbose") > 0;
-    let mut worst = 0;
-    for script in scripts(&directory(stage, matches), matches)? {
-        if verbose {
-            output::error_line(&format!("flux-perilog-run: running {}", script.display()));
-        }
-        let code = status(&mut Process::new(&script), &script.display().to_string())?;
-        worst = worst.max(code);
-        if code != 0 && matches.get_flag("exit-on-first-error") {
-            return Ok(worst);
-        }
+    let chosen = text(matches, "exec-directory");
+    let directory = chosen
+        .map_or_else(|| Path::new(SYSTEM).join(format!("{stage}.d")), std::path::PathBuf::from);
+    // One that is asked for must be there.
+    let scripts = system_scripts::of_directory(&directory, chosen.is_none());
+    let scripts = scripts.map_err(|error| PROGRAM.fail(error))?;
+    let stop = matches.get_flag("exit-on-first-error");
+    let mut worst = system_scripts::run("flux-perilog-run", &scripts, stop, verbose)
+        .map_err(|error| PROGRAM.fail(error))?;
+    if worst != 0 && stop {
+        return Ok(worst);
     }
     if let Some(command) = text(matches, "exec-per-rank") {
         let program = std::env::current_exe()
@@ -65,43 +64,8 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
             }
         }
         process.args(command.split(','));
-        worst = worst.max(status(&mut process, command)?);
+        let code = system_scripts::status(&mut process, command);
+        worst = worst.max(code.map_err(|error| PROGRAM.fail(error))?);
     }
     Ok(worst)
-}
-
-fn directory(stage: &str, matches: &ArgMatches) -> PathBuf {
-    text(matches, "exec-directory")
-        .map_or_else(|| Path::new(SYSTEM).join(format!("{stage}.d")), PathBuf::from)
-}
-
-/// The executables of a directory, by name. One that is asked for must be there.
-fn scripts(directory: &Path, matches: &ArgMatches) -> Result<Vec<PathBuf>, Failure> {
-    let entries = match std::fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error)
-            if error.kind() == std::io::ErrorKind::NotFound
-                && text(matches, "exec-directory").is_none() =>
-        {
-            return Ok(Vec::new());
-        }
-        Err(error) => return Err(PROGRAM.fail(format!("{}: {error}", directory.display()))),
-    };
-    let mut found: Vec<PathBuf> = entries
-        .filter_map(Result::ok)
-        .map(|entry| entry.path())
-        .filter(|path| {
-            std::fs::metadata(path)
-                .is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
-        })
-        .collect();
-    found.sort();
-    Ok(found)
-}
-
-/// Runs it to its end; the exit code, or 128 and the signal.
-fn status(process: &mut Process, name: &str) -> Result<i32, Failure> {
-    use std::os::unix::process::ExitStatusExt;
-    let status = process.status().map_err(|error| PROGRAM.fail(format!("{name}: {error}")))?;
-    Ok(status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1))
 }

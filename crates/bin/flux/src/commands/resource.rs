@@ -49,16 +49,16 @@ pub(crate) fn command() -> Command {
         .about("List and change the state of resources")
         .subcommand_required(true)
         .disable_help_subcommand(true)
-        .subcommand(
-            mode(table("drain", "Keep nodes from new jobs, or list those that are")).arg(words(
+        .subcommand(mode(table("drain", "Keep nodes from new jobs, or list those that are")).arg(
+            words(
                 "targets",
                 "TARGETS [REASON...]",
-                "Ranks or hosts, and why",
-            )),
-        )
+                "Ranks or hosts, or cores and gpus of them (node3:core[0-3],gpu0), and why",
+            ),
+        ))
         .subcommand(
             mode(Command::new("undrain").about("Give nodes new jobs again"))
-                .arg(word("target", "TARGETS", "Ranks or hosts"))
+                .arg(word("target", "TARGETS", "Ranks or hosts, or cores and gpus of them"))
                 .arg(words("reason", "REASON", "Why")),
         )
         .subcommand(table("status", "Show the state of nodes").arg(states()).arg(skip()))

@@ -21,7 +21,7 @@ pub(crate) fn run(_: &Invocation) -> Result<i32, Failure> {
 }
 
 fn lines(broker: Option<&str>, uri: Option<&str>) -> String {
-    let version = env!("CARGO_PKG_VERSION");
+    let version = crate::release::RELEASE;
     let mut text = format!("commands:    \t\t{version}\nlibflux-core:\t\t{version}\n");
     if let Some(broker) = broker {
         text.push_str(&format!("broker:  \t\t{broker}\n"));

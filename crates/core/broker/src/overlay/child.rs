@@ -128,14 +128,25 @@ impl Node {
                 return Err(RpcError::new(Errno::EINVAL, text));
             }
             let own = self.cfg.version_number();
-            if hello.version >> 8 == own >> 8 {
+            let text = if hello.version >> 8 != own >> 8 {
+                format!(
+                    "client ({}) version mismatched with server ({})",
+                    dotted(hello.version),
+                    dotted(own)
+                )
+            } else if self.cfg.works_with(hello.release) {
                 return Ok((hello, status));
-            }
-            let text = format!(
-                "client ({}) version mismatched with server ({})",
-                dotted(hello.version),
-                dotted(own)
-            );
+            } else {
+                let theirs = dotted(hello.release.unwrap_or_default());
+                format!(
+                    "{} has version {theirs} and its parent {} (rank {}) {}: brokers work together \
+                     when their minor numbers differ by one at most: update step by step",
+                    self.child_name(hello.rank),
+                    self.cfg.host(self.cfg.rank),
+                    self.cfg.rank,
+                    dotted(self.cfg.release_number())
+                )
+            };
             if let Some(child) = self.overlay.children.get_mut(&hello.rank) {
                 child.error.clone_from(&text);
             }

@@ -245,6 +245,7 @@ impl Node {
             link,
             rank: self.cfg.rank,
             version: self.cfg.version_number(),
+            release: Some(self.cfg.release_number()),
             uuid: self.cfg.uuid.to_str_lossy().into_owned(),
             status,
             size: Some(self.cfg.size()),

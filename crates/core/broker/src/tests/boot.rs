@@ -82,6 +82,32 @@ fn a_child_of_another_host_or_size_is_turned_away_and_both_say_why() {
 }
 
 #[test]
+fn neighbouring_releases_join_and_others_are_turned_away_and_told_why() {
+    for release in [(1, 1, 7), (1, 2, 9), (1, 3, 0)] {
+        let maker = move |mut cfg: NodeConfig, notes: &Shared| {
+            cfg.release = if cfg.rank == 1 { release } else { (1, 2, 3) };
+            standard(cfg, notes)
+        };
+        let cluster = Cluster::with("kary:1", 2, Box::new(maker));
+        assert!(cluster.notes[1].borrow().joined[0].is_ok(), "{release:?}");
+    }
+    for (release, text) in [((1, 4, 0), "1.4.0"), ((1, 0, 9), "1.0.9"), ((2, 2, 3), "2.2.3")] {
+        let maker = move |mut cfg: NodeConfig, notes: &Shared| {
+            cfg.release = if cfg.rank == 1 { release } else { (1, 2, 3) };
+            standard(cfg, notes)
+        };
+        let mut cluster = Cluster::with("kary:1", 2, Box::new(maker));
+        let error = cluster.notes[1].borrow().joined[0].clone().unwrap_err();
+        let text = format!("node1 (rank 1) has version {text} and its parent node0 (rank 0) 1.2.3");
+        assert!(error.message().starts_with(&text), "{}", error.message());
+        assert!(cluster.logged(0, &text) && cluster.logged(1, &text));
+        let client = cluster.client(0, OWNER);
+        let health = cluster.call(client, "overlay.health", 0, json!(null)).unwrap();
+        assert!(health["children"][0]["error"].as_str().unwrap().starts_with(&text));
+    }
+}
+
+#[test]
 fn a_neighbour_patch_release_is_welcome() {
     let maker = |mut cfg: NodeConfig, notes: &Shared| {
         cfg.version = (0, 88, cfg.rank);

@@ -88,8 +88,57 @@ fn housekeeping_can_be_killed() {
     bench.call("job-manager.housekeeping-kill", json!({"signum": 9, "ranks": "0"})).unwrap();
     let (_, kill) = bench.expect("rexec.kill");
     assert_eq!((&kill["pid"], &kill["signum"]), (&json!(5), &json!(9)));
-    bench.rig.fail(&first, Errno::EHOSTUNREACH);
     exits(&mut bench, &second, 0);
+    // The node is away: it is asked again, unless somebody does not want to wait.
+    bench.rig.fail(&first, Errno::EHOSTUNREACH);
+    bench.settle();
+    bench.quiet();
+    bench.rig.advance(1_000_000);
+    bench.settle();
+    let (again, _) = bench.expect("rexec.exec");
+    assert_eq!(again.nodeid(), 0);
+    bench.rig.fail(&again, Errno::EHOSTUNREACH);
+    bench.settle();
+    bench.call("job-manager.housekeeping-kill", json!({"signum": 9})).unwrap();
     bench.expect("sched.free");
+    bench.finish();
+}
+
+#[test]
+fn what_a_leader_leaves_in_housekeeping_is_taken_up_again() {
+    let mut bench = with(json!({"release-after": "0"}));
+    let [first, _] = ended(&mut bench);
+    exits(&mut bench, &first, 0);
+    bench.rig.advance(1);
+    bench.settle();
+    bench.expect("sched.free");
+    let store = bench.crash();
+    let config = json!({"job-manager": {"housekeeping": {"command": ["tidy"]}}});
+    let mut bench = Bench::with(&config, store.clone());
+    let (process, _) = bench.expect("rexec.exec");
+    assert_eq!(process.nodeid(), 1);
+    bench.quiet();
+    let jobs = bench.sched_online("unlimited", None);
+    assert_eq!((&jobs[0]["id"], &jobs[0]["free"]), (&json!(18), &json!("0")));
+    // The followers are not yet back.
+    bench.rig.fail(&process, Errno::EHOSTUNREACH);
+    bench.settle();
+    bench.rig.advance(1_000_000);
+    bench.settle();
+    let (process, _) = bench.expect("rexec.exec");
+    exits(&mut bench, &process, 0);
+    let (_, free) = bench.expect("sched.free");
+    assert_eq!(
+        (&free["final"], &free["R"]["execution"]["R_lite"][0]["rank"]),
+        (&json!(true), &json!("1"))
+    );
+    bench.rig.advance(10_000);
+    bench.settle();
+    assert!(!bench.store.keys().any(|key| key.starts_with("checkpoint.housekeeping")));
+    bench.finish();
+    // Nobody wants it any more.
+    let mut bench = Bench::with(&json!({}), store);
+    assert_eq!(bench.sched_online("unlimited", None), Vec::<Value>::new());
+    bench.quiet();
     bench.finish();
 }

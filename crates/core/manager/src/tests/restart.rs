@@ -154,7 +154,9 @@ fn calls_that_come_too_early_wait() {
     let tag = rig.request("job-manager.getinfo", json!({}));
     assert_eq!(rig.try_response(tag), None);
     let checkpoint = rig.expect("kvs.lookup");
+    let held = rig.expect("kvs.lookup");
     let directory = rig.expect("kvs.lookup");
+    rig.fail(&held, flux_proto::Errno::ENOENT);
     rig.fail(&directory, flux_proto::Errno::ENOENT);
     rig.fail(&checkpoint, flux_proto::Errno::ENOENT);
     assert!(rig.ready);

@@ -160,3 +160,88 @@ fn drained_ranks_follow_their_hosts_over_a_restart_and_exclusion_ends_a_drain() 
     rig.response(journal).unwrap_err();
     rig.finish();
 }
+
+#[test]
+fn cores_are_drained_while_the_rest_of_the_node_is_in_use() {
+    let mut rig = started(3, json!({}), None).rig;
+    let acquire = rig.stream("resource.acquire", Value::Null);
+    assert!(rig.response(acquire).unwrap().get("hold").is_none());
+    let refused = |rig: &mut Bench, targets: &str| {
+        let tag = drain(rig, targets, None, None);
+        let error = rig.response(tag).unwrap_err();
+        (error.errno, error.message())
+    };
+    for (targets, text) in [
+        ("n1:core2", "n1 has no core2"),
+        ("n1:core[0-1],gpu0", "n1 has no gpu0"),
+        ("n9:core0", "invalid targets: invalid hosts: n9"),
+        ("n1:disk0", "invalid targets: 'disk0' is not like core[0-3],gpu0"),
+        ("n1:core", "invalid targets: 'core' is not like core[0-3],gpu0"),
+        ("n1:", "invalid targets: '' is not like core[0-3],gpu0"),
+    ] {
+        assert_eq!(refused(&mut rig, targets), (Errno::EINVAL, text.to_string()));
+    }
+    let tag = drain(&mut rig, "n[0-1]:core1", None, Some("hot"));
+    let commit = done(&mut rig);
+    let event: Value =
+        serde_json::from_str(stored(&commit, "resource.eventlog").unwrap().trim()).unwrap();
+    assert_eq!(event["name"], "drain-part");
+    assert_eq!(
+        event["context"],
+        json!({"idset": "0-1", "nodelist": "n[0-1]", "cores": "1", "gpus": "", "reason": "hot",
+               "overwrite": 0})
+    );
+    assert_eq!(rig.response(tag), Ok(Value::Null));
+    let hold = json!({"hold": [{"ranks": "0-1", "cores": "1", "gpus": ""}]});
+    assert_eq!(rig.response(acquire).unwrap(), hold);
+    let now = status(&mut rig);
+    assert_eq!(now["drain"], json!({}));
+    assert_eq!(
+        now["drain-parts"],
+        json!([{"ranks": "0-1", "cores": "1", "gpus": "", "timestamp": 1_700_000_000.0,
+                "reason": "hot"}])
+    );
+    assert_eq!(refused(&mut rig, "1/core0-1"), (Errno::EEXIST, "n1:core1 already drained".into()));
+    // What is drained already stays as it is.
+    let tag = drain(&mut rig, "1:core[0-1]", Some("update"), Some("new"));
+    done(&mut rig);
+    rig.response(tag).unwrap();
+    rig.response(acquire).unwrap();
+    assert_eq!(status(&mut rig)["drain-parts"].as_array().unwrap().len(), 2);
+    let undrain = rig.request("resource.undrain", json!({"targets": "n0:core0"}));
+    assert_eq!(rig.response(undrain).unwrap_err().message(), "n0:core0 not drained");
+    let undrain = rig.request("resource.undrain", json!({"targets": "n0:core1"}));
+    done(&mut rig);
+    rig.response(undrain).unwrap();
+    let hold = json!({"hold": [{"ranks": "1", "cores": "0-1", "gpus": ""}]});
+    assert_eq!(rig.response(acquire).unwrap(), hold);
+    // A node that is undrained is whole again.
+    let undrain = rig.request("resource.undrain", json!({"targets": "n1"}));
+    done(&mut rig);
+    rig.response(undrain).unwrap();
+    assert_eq!(rig.response(acquire).unwrap(), json!({"hold": []}));
+    assert!(status(&mut rig).get("drain-parts").is_none());
+    rig.finish_with(acquire);
+}
+
+#[test]
+fn drained_cores_outlive_a_restart_unless_r_has_them_no_more_or_the_node_is_excluded() {
+    let line = |host: &str, rank: u32, cores: &str| {
+        format!(
+            "{{\"timestamp\":5.0,\"name\":\"drain-part\",\"context\":{{\"idset\":\"{rank}\",\
+             \"nodelist\":\"{host}\",\"cores\":\"{cores}\",\"gpus\":\"\",\"overwrite\":0}}}}\n"
+        )
+    };
+    // n0 and n2 have changed places since; core 7 was taken out.
+    let log = [line("n2", 0, "1,7"), line("n1", 1, "0")].concat();
+    let mut rig = started(3, json!({"exclude": "n1"}), Some(&log)).rig;
+    assert_eq!(
+        status(&mut rig)["drain-parts"],
+        json!([{"ranks": "2", "cores": "1", "gpus": "", "timestamp": 5.0, "reason": ""}])
+    );
+    let acquire = rig.stream("resource.acquire", Value::Null);
+    let first = rig.response(acquire).unwrap();
+    assert_eq!(first["hold"], json!([{"ranks": "2", "cores": "1", "gpus": ""}]));
+    assert_eq!(first["up"], "0,2");
+    rig.finish_with(acquire);
+}

@@ -61,6 +61,39 @@ fn ranges_take_as_many_as_there_are_and_exclusive_takes_whole_nodes() {
 }
 
 #[test]
+fn held_cores_are_not_given_away_and_what_a_job_has_it_keeps() {
+    let held = |rank: u32, cores: &str, gpus: &str| {
+        let part = Children { cores: cores.parse().unwrap(), gpus: gpus.parse().unwrap() };
+        std::collections::BTreeMap::from([(rank, part)])
+    };
+    let mut pool = pool(&r(2, 4, 1));
+    let first = place(&mut pool, &slots(1, 2, 0.0)).unwrap();
+    assert_eq!(summary(&pool, &first), "rank0/core[0-1]");
+    // One that is taken and one that is free.
+    pool.hold(held(0, "1-2", "0"));
+    assert_eq!(pool.free_on(0), Some((1, 0)));
+    assert_eq!(pool.returns(0, &first.parts[0].1), (1, 0));
+    assert_eq!(pool.down().summary(), "rank0/core[1-2],gpu0");
+    let rest = place(&mut pool, &slots(5, 1, 0.0)).unwrap();
+    assert_eq!(summary(&pool, &rest), "rank0/core3 rank1/core[0-3]");
+    assert!(place(&mut pool, &slots(1, 1, 0.0)).is_none());
+    for (rank, part) in first.parts.iter().chain(&rest.parts) {
+        pool.give_back(*rank, part);
+    }
+    assert_eq!(pool.free_on(0), Some((2, 0)));
+    // A node of which something is held is not given as a whole.
+    assert!(place(&mut pool, &nodes(json!(2), 1, 1, true, 0.0)).is_none());
+    pool.mark(&"0".parse().unwrap(), false);
+    pool.hold(held(0, "0", ""));
+    pool.mark(&"0".parse().unwrap(), true);
+    assert_eq!(pool.free_on(0), Some((3, 1)));
+    pool.hold(held(1, "0", ""));
+    assert_eq!((pool.free_on(0), pool.free_on(1)), (Some((4, 1)), Some((3, 1))));
+    pool.hold(std::collections::BTreeMap::new());
+    assert!(place(&mut pool, &nodes(json!(2), 1, 1, true, 0.0)).is_some());
+}
+
+#[test]
 fn constraints_choose_nodes_by_property_host_and_rank() {
     let mut set = r(4, 1, 0);
     set["execution"]["properties"] = json!({"ssd": "1,3", "+hidden": "0-3"});

@@ -175,6 +175,18 @@ fn wait_for(
     }
 }
 
+/// Signals that the tasks get when the shell does.
+const PASSED_ON: [Signal; 8] = [
+    Signal::SIGINT,
+    Signal::SIGTERM,
+    Signal::SIGALRM,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGXCPU,
+];
+
 impl Shell {
     /// Fetches the job and gets everything ready but the tasks.
     ///
@@ -182,7 +194,8 @@ impl Shell {
     /// What to say, and the exit code.
     pub fn start(id: JobId) -> Result<Self, Failure> {
         let mut mask = SigSet::empty();
-        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGALRM] {
+        // All that `exec.term-signal` may name, too: the shell outlives what it passes on.
+        for signal in PASSED_ON {
             mask.add(signal);
         }
         mask.thread_block().map_err(Failure::new)?;

@@ -3,11 +3,11 @@
 use clap::ArgMatches;
 use flux_api::body::AnyObject;
 use flux_api::job::manager::ResourceStatus as Allocated;
-use flux_api::resource::{ResourceStatus, Status};
+use flux_api::resource::{DrainedPart, ResourceStatus, Status};
 use flux_client::{Client, To};
 use flux_format::{Field, Row};
 use flux_id::Idset;
-use flux_model::resource_set::ResourceSet;
+use flux_model::resource_set::{Children, ResourceSet};
 
 use super::{PROGRAM, format, inventory, inventory::Queues, print, states};
 use crate::{commands::program::wants_color, failure::Failure};
@@ -47,12 +47,13 @@ const STATES: &[&str] = &[
     "drain",
     "draining",
     "drained",
+    "partial",
     "torpid",
     "allocated",
     "housekeeping",
 ];
 
-const DEFAULT: &str = "avail,exclude,draining,drained,torpid,housekeeping";
+const DEFAULT: &str = "avail,exclude,draining,drained,partial,torpid,housekeeping";
 
 /// Who drained it, when, why.
 #[derive(Debug, Clone)]
@@ -62,6 +63,13 @@ struct Drained {
     reason: String,
 }
 
+/// Cores and gpus that are drained, the same of each rank.
+#[derive(Debug, Clone)]
+struct Part {
+    what: Children,
+    info: Drained,
+}
+
 /// The instance by state.
 #[derive(Debug, Default)]
 struct Instance {
@@ -69,8 +77,9 @@ struct Instance {
     offline: Idset,
     exclude: Idset,
     torpid: Idset,
-    allocated: Idset,
+    allocated: ResourceSet,
     drained: Vec<Drained>,
+    parts: Vec<Part>,
 }
 
 /// A line.
@@ -99,10 +108,10 @@ impl Instance {
         let allocated = allocated.wait().ok();
         let allocated =
             allocated.and_then(|answer| ResourceSet::from_value(&answer.allocated).ok());
-        Instance::of(&status, allocated.map(|set| set.ranks()).unwrap_or_default())
+        Instance::of(&status, allocated.unwrap_or_default())
     }
 
-    fn of(status: &ResourceStatus, allocated: Idset) -> Result<Instance, Failure> {
+    fn of(status: &ResourceStatus, allocated: ResourceSet) -> Result<Instance, Failure> {
         let mut drained = Vec::new();
         for (ranks, info) in &status.drain {
             drained.push(Drained {
@@ -114,6 +123,12 @@ impl Instance {
         drained.sort_by(|a, b| {
             a.timestamp.total_cmp(&b.timestamp).then(a.ranks.first().cmp(&b.ranks.first()))
         });
+        let part = |part: &DrainedPart| {
+            let what = Children { cores: parse(&part.cores)?, gpus: parse(&part.gpus)? };
+            let (ranks, reason) = (parse(&part.ranks)?, part.reason.clone());
+            Ok(Part { what, info: Drained { ranks, timestamp: part.timestamp, reason } })
+        };
+        let parts = status.drain_parts.iter().map(part).collect::<Result<_, Failure>>()?;
         Ok(Instance {
             all: inventory::resource_set(&status.r)?,
             offline: parse(&status.offline)?,
@@ -121,7 +136,33 @@ impl Instance {
             torpid: parse(&status.torpid)?,
             allocated,
             drained,
+            parts,
         })
+    }
+
+    /// Ranks of a part on which a job has some of it.
+    fn busy(&self, part: &Part) -> Idset {
+        let uses = |all: &Children| {
+            all.cores.intersects(&part.what.cores) || all.gpus.intersects(&part.what.gpus)
+        };
+        let busy = self.allocated.iter().filter(|(_, _, all)| uses(all)).map(|(rank, _, _)| rank);
+        busy.collect::<Idset>().intersection(&part.info.ranks)
+    }
+
+    /// Lines for cores and gpus in a state; `partial` is any of them.
+    fn parts(&self, state: &'static str, included: &Idset, lines: &mut Vec<Line>) {
+        for part in &self.parts {
+            let ranks = match state {
+                "draining" => self.busy(part),
+                "drained" => part.info.ranks.difference(&self.busy(part)),
+                _ => part.info.ranks.clone(),
+            };
+            let before = lines.len();
+            self.split(state, &ranks.intersection(included), Some(&part.info), false, lines);
+            for line in &mut lines[before..] {
+                line.nodelist = format!("{}:{}", line.nodelist, part.what);
+            }
+        }
     }
 
     fn drained_ranks(&self) -> Idset {
@@ -134,7 +175,10 @@ impl Instance {
     /// each reason and time.
     fn lines(&self, states: &[&str], included: &Idset, reasons: bool, empty: bool) -> Vec<Line> {
         let all = self.all.ranks();
+        let allocated = self.allocated.ranks();
         let drained = self.drained_ranks();
+        // Where they have no line of their own.
+        let parts = !states.contains(&"partial");
         let mut lines = Vec::new();
         for name in STATES.iter().filter(|name| states.contains(name)) {
             let set = match *name {
@@ -144,11 +188,11 @@ impl Instance {
                 "avail" => all.difference(&self.exclude).difference(&drained),
                 "exclude" => self.exclude.clone(),
                 "torpid" => self.torpid.clone(),
-                "allocated" => self.allocated.clone(),
+                "allocated" => allocated.clone(),
                 "draining" | "drained" | "drain" => {
                     let busy = |ranks: &Idset| match *name {
-                        "draining" => ranks.intersection(&self.allocated),
-                        "drained" => ranks.difference(&self.allocated),
+                        "draining" => ranks.intersection(&allocated),
+                        "drained" => ranks.difference(&allocated),
                         _ => ranks.clone(),
                     };
                     if reasons {
@@ -157,12 +201,33 @@ impl Instance {
                             let ranks = busy(&info.ranks).intersection(included);
                             self.split(name, &ranks, Some(info), false, &mut lines);
                         }
+                        if parts {
+                            self.parts(name, included, &mut lines);
+                        }
                         if lines.len() == before {
                             self.split(name, &Idset::new(), None, empty, &mut lines);
                         }
                         continue;
                     }
-                    busy(&drained)
+                    self.split(
+                        name,
+                        &busy(&drained).intersection(included),
+                        None,
+                        empty,
+                        &mut lines,
+                    );
+                    if parts {
+                        self.parts(name, included, &mut lines);
+                    }
+                    continue;
+                }
+                "partial" => {
+                    let before = lines.len();
+                    self.parts(name, included, &mut lines);
+                    if lines.len() == before {
+                        self.split(name, &Idset::new(), None, empty, &mut lines);
+                    }
+                    continue;
                 }
                 // Housekeeping holds resources until it ends: they count as allocated.
                 _ => Idset::new(),
@@ -299,7 +364,7 @@ mod tests {
             "drain": {"2": {"timestamp": 1_795_216_920.0, "reason": "some reason"}},
             "online": "0-3", "offline": "", "exclude": "", "torpid": "",
         });
-        Instance::of(&serde_json::from_value(status).unwrap(), Idset::new()).unwrap()
+        Instance::of(&serde_json::from_value(status).unwrap(), ResourceSet::new()).unwrap()
     }
 
     fn show(format: &str, instance: &Instance, states: &str, reasons: bool, empty: bool) -> String {
@@ -332,9 +397,31 @@ mod tests {
         assert_eq!(text, "STATE NNODES\noffline 0\nexclude 0");
         let mut instance = instance();
         instance.offline.insert(1);
-        instance.allocated.insert(2);
+        instance.allocated = instance.all.copy_ranks(&"2".parse().unwrap());
         let text = show("{statex} {ranks}", &instance, "avail,drain,draining", false, false);
         assert_eq!(text, "STATE RANKS\navail 0,3\navail* 1\ndrain 2\ndraining 2");
+    }
+
+    #[test]
+    fn drained_cores_have_lines_of_their_own() {
+        let mut instance = instance();
+        let info = Drained { ranks: "1-2".parse().unwrap(), timestamp: 5.0, reason: "hot".into() };
+        let what = Children { cores: "0-1".parse().unwrap(), gpus: Idset::new() };
+        instance.parts.push(Part { what, info });
+        instance.drained.clear();
+        instance.allocated = ResourceSet::parse(
+            r#"{"version":1,"execution":{"R_lite":[{"rank":"1","children":{"core":"1"}},
+                {"rank":"2","children":{"core":"3"}}],
+                "nodelist":["vm,vm"],"starttime":0,"expiration":0}}"#,
+        )
+        .unwrap();
+        let text = show("{state} {ranks} {nodelist}", &instance, DEFAULT, false, false);
+        assert_eq!(
+            text,
+            "STATE RANKS NODELIST\navail 0-3 vm,vm,vm,vm\npartial 1-2 vm,vm:core[0-1]"
+        );
+        let text = show("{state} {ranks} {reason}", &instance, "draining,drained", true, false);
+        assert_eq!(text, "STATE RANKS REASON\ndraining 1 hot\ndrained 2 hot");
     }
 
     #[test]
