@@ -106,6 +106,19 @@ bodies! {
         pub name: String,
     }
 
+    /// Body of `module.trace`.
+    pub struct ModuleTraceRequest {
+        /// Names of modules; empty for all.
+        pub names: Vec<String>,
+        /// Kinds of messages: request 1, response 2, event 4, control 8.
+        pub typemask: u32,
+        /// Pattern of topics, with `*` and `?`; empty for all.
+        pub topic_glob: String,
+        /// With payloads that are JSON objects.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        pub full: bool,
+    }
+
     /// Body of `module.health`.
     pub struct HealthRequest {
         /// Seconds that a request must have waited for to count.
@@ -173,6 +186,8 @@ api! {
         ModuleLoad_ = "module.load", owner, unary, ModuleLoad => Empty;
         /// Stops a module.
         ModuleRemove = "module.remove", owner, unary, ModuleName => Empty;
+        /// Shows messages to and from modules as they pass.
+        ModuleTrace = "module.trace", owner, streaming, ModuleTraceRequest => crate::overlay::TraceLine;
         /// Services of this broker that have owed an answer for long.
         Health = "module.health", user, unary, HealthRequest => HealthReport;
     }

@@ -1,5 +1,7 @@
 //! `overlay`: the tree that joins the brokers (spec of flux-core's overlay service, RFC 3).
 
+use serde_json::Value;
+
 use crate::body::Empty;
 
 bodies! {
@@ -88,6 +90,44 @@ bodies! {
         /// The way up from there. A parent that does not tell has an open one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub way: Option<WayNews>,
+    }
+
+    /// Body of `overlay.trace`.
+    pub struct OverlayTraceRequest {
+        /// Kinds of messages: request 1, response 2, event 4, control 8.
+        pub typemask: u32,
+        /// Pattern of topics, with `*` and `?`; empty for all.
+        pub topic_glob: String,
+        /// Rank of the peer; -1 for all.
+        pub nodeid: i64,
+        /// With payloads that are JSON objects.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        pub full: bool,
+    }
+
+    /// A message that passed (`module.trace`, `overlay.trace`).
+    pub struct TraceLine {
+        /// When, in seconds since the epoch.
+        pub timestamp: f64,
+        /// `tx`, from this broker, or `rx`.
+        pub prefix: String,
+        /// Rank of the peer; -1 for several, or none.
+        pub rank: i64,
+        /// Name of the module.
+        pub name: Option<String>,
+        /// Kind of the message.
+        #[serde(rename = "type")]
+        pub kind: u32,
+        /// Topic, or what a control message says.
+        pub topic: String,
+        /// Length of the payload in bytes.
+        pub payload_size: u64,
+        /// The payload, if it was asked for and is an object.
+        pub payload: Option<Value>,
+        /// Error of a response, or 0.
+        pub errnum: u32,
+        /// The error in words.
+        pub errstr: Option<String>,
     }
 
     /// A direct child as its parent sees it.
@@ -213,6 +253,8 @@ api! {
         Spurn = "overlay.spurn", owner, unary, SpurnRequest => Empty;
         /// Counters.
         Stats = "overlay.stats-get", user, unary, Empty => OverlayStats;
+        /// Shows messages over the links of this broker as they pass.
+        OverlayTrace = "overlay.trace", owner, streaming, OverlayTraceRequest => TraceLine;
         /// Between brokers: a child introduces itself.
         Hello_ = "overlay.hello", owner, unary, Hello => HelloResponse;
         /// Between brokers: a parent tells of its way to the leader.

@@ -65,6 +65,7 @@ mod store_state;
 mod submit;
 mod system_scripts;
 mod top;
+mod trace_view;
 mod update;
 mod uptime;
 mod uri;

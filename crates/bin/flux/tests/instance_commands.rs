@@ -267,3 +267,21 @@ fn modules_are_loaded_again_and_jobs_go_on() {
          flux-module: load nosuch: module not found in search path\n",
     );
 }
+
+#[test]
+fn messages_are_shown_as_they_pass() {
+    check(
+        2,
+        "cd $(mktemp -d)
+         flux module trace -f -T 'kvs.look*' kvs >module & one=$!
+         flux overlay trace -r1 -t request,response >links & two=$!
+         exec 2>&1
+         until flux kvs get nosuch >/dev/null 2>&1; grep -q nosuch module; do :; done
+         until flux exec -r1 true; grep -q 'tx 1 request rexec.exec' links; do :; done
+         grep -c 'request kvs.commit' module; flux module trace nosuch; flux overlay trace -t x
+         flux overlay trace -r x; kill $one $two; flux run true; echo done",
+        "0\nflux-module: nosuch: no such module\n\
+         flux-overlay: --type: 'x' is no kind of message\n\
+         flux-overlay: --rank: 'x' is not a number\ndone\n",
+    );
+}

@@ -18,6 +18,7 @@ use crate::switch::driver::Driver;
 use crate::switch::event::Events;
 use crate::switch::lifecycle::{Boot, Stop};
 use crate::switch::seat::Seat;
+use crate::switch::trace::Tracers;
 
 /// Makes a module of this program by name, with its arguments, for `module.load`.
 pub type Loader = Box<dyn Fn(&str, &[String]) -> Option<Box<dyn Module>>>;
@@ -58,6 +59,7 @@ pub struct Node {
     pub(crate) connects: u64,
     /// Requests of guests that wait for their last answer, by user.
     pub(crate) guests_open: BTreeMap<u32, u32>,
+    pub(crate) tracers: Tracers,
     pub(crate) events: Events,
     pub(crate) overlay: Overlay,
     pub(crate) boot: Boot,
@@ -104,6 +106,7 @@ impl Node {
             clients: BTreeMap::new(),
             connects: 0,
             guests_open: BTreeMap::new(),
+            tracers: Tracers::default(),
             events: Events::default(),
             overlay: Overlay::new(&cfg),
             boot: Boot::new(modules),

@@ -12,3 +12,4 @@ pub(crate) mod module;
 pub(crate) mod registry;
 pub(crate) mod route;
 pub(crate) mod seat;
+pub(crate) mod trace;

@@ -6,14 +6,15 @@ use clap::{ArgMatches, Command};
 use flux_api::body::AnyObject;
 use flux_api::broker::{
     Busy, Health, HealthRequest, ModuleEntry, ModuleList_, ModuleLoad, ModuleLoad_, ModuleName,
-    ModuleRemove,
+    ModuleRemove, ModuleTrace, ModuleTraceRequest,
 };
 use flux_client::{Client, To};
 use flux_id::{Idset, fsd};
 use flux_proto::Errno;
 use serde_json::{Value, json};
 
-use super::program::{Program, flag, rest, text, texts, value, word};
+use super::program::{Program, flag, rest, text, texts, value, word, words};
+use super::trace_view;
 use crate::{dispatch::Invocation, failure::Failure, output};
 
 /// A broker that does not tell of its health within this time has none.
@@ -63,6 +64,12 @@ pub(crate) fn command() -> Command {
                 .arg(name()),
         )
         .subcommand(
+            Command::new("trace")
+                .about("Show messages to and from modules as they pass")
+                .args(trace_view::arguments())
+                .arg(words("names", "MODULE", "Modules (default: all)")),
+        )
+        .subcommand(
             Command::new("health")
                 .about("Show services that have owed an answer for long; fails when there are any")
                 .arg(value("older", 'o', "FSD", "Requests that have waited for so long [10s]"))
@@ -90,10 +97,21 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
             .and_then(|()| load(&client, matches)),
         "remove" => remove(&client, text(matches, "name"), matches.get_flag("force")),
         "stats" => stats(&client, matches),
+        "trace" => trace(&client, matches),
         "health" => return health(&client, matches),
         _ => debug(&client, matches),
     }?;
     Ok(0)
+}
+
+fn trace(client: &Client, matches: &ArgMatches) -> Result<(), Failure> {
+    let request = ModuleTraceRequest {
+        names: texts(matches, "names").into_iter().map(str::to_string).collect(),
+        typemask: trace_view::types(PROGRAM, matches)?,
+        topic_glob: text(matches, "topic").unwrap_or_default().to_string(),
+        full: matches.get_flag("full"),
+    };
+    trace_view::show(PROGRAM, matches, client.stream::<ModuleTrace>(To::Any, &request))
 }
 
 fn list(client: &Client, matches: &ArgMatches) -> Result<(), Failure> {

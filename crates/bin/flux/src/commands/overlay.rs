@@ -6,7 +6,8 @@ use clap::{ArgMatches, Command};
 use flux_api::Empty;
 use flux_api::RpcError;
 use flux_api::overlay::{
-    DisconnectParent, DisconnectReason, DisconnectSubtree, Health_, RankRequest, Subtree, Topology,
+    DisconnectParent, DisconnectReason, DisconnectSubtree, Health_, OverlayTrace,
+    OverlayTraceRequest, RankRequest, Subtree, Topology,
 };
 use flux_client::{Client, To};
 use flux_id::Hostlist;
@@ -15,6 +16,7 @@ use flux_proto::Errno;
 use super::program::{
     Program, color, counted, duration, flag, number, text, value, wants_color, word,
 };
+use super::trace_view;
 use crate::{dispatch::Invocation, failure::Failure, output};
 
 mod tree;
@@ -59,6 +61,12 @@ pub(crate) fn command() -> Command {
         .subcommand(Command::new("parentof").about("Show the parent of a broker").arg(target()))
         .subcommand(Command::new("errors").about("Show why brokers are not there").arg(timeout()))
         .subcommand(
+            Command::new("trace")
+                .about("Show messages over the links of this broker as they pass")
+                .arg(rank("Only to and from this neighbour"))
+                .args(trace_view::arguments()),
+        )
+        .subcommand(
             Command::new("home")
                 .about("Send a broker that was taken in elsewhere back to its configured parent")
                 .arg(target()),
@@ -90,10 +98,21 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
             output::line(&parent.to_string());
         }
         "errors" => errors(&client, matches, &hosts)?,
+        "trace" => trace(&client, matches)?,
         "home" => home(&client, matches, &hosts)?,
         _ => disconnect(&client, matches, &hosts)?,
     }
     Ok(0)
+}
+
+fn trace(client: &Client, matches: &ArgMatches) -> Result<(), Failure> {
+    let request = OverlayTraceRequest {
+        typemask: trace_view::types(PROGRAM, matches)?,
+        topic_glob: text(matches, "topic").unwrap_or_default().to_string(),
+        nodeid: number(PROGRAM, matches, "rank")?.map_or(-1, |rank: u32| rank.into()),
+        full: matches.get_flag("full"),
+    };
+    trace_view::show(PROGRAM, matches, client.stream::<OverlayTrace>(To::Any, &request))
 }
 
 fn topology(client: &Client, rank: u32) -> Result<Subtree, Failure> {

@@ -231,6 +231,7 @@ impl Node {
     }
 
     fn take_child(&mut self, rank: u32, mut message: Message) {
+        self.seen_at_link(rank.into(), false, &message);
         let Some(child) = self.overlay.children.get_mut(&rank) else {
             return;
         };
@@ -339,6 +340,7 @@ impl Node {
     fn send_down(&mut self, rank: u32, message: Message) -> bool {
         let link = self.overlay.children.get(&rank).and_then(|child| child.link);
         if let Some(link) = link {
+            self.seen_at_link(rank.into(), true, &message);
             self.out.push_back(Output::Link(link, message));
         }
         link.is_some()
@@ -365,6 +367,9 @@ impl Node {
     }
 
     pub(crate) fn event_down(&mut self, message: &Message) {
+        if !self.overlay.children.is_empty() {
+            self.seen_at_link(-1, true, message);
+        }
         for link in self.overlay.children.values().filter_map(|child| child.link) {
             self.out.push_back(Output::Link(link, message.clone()));
         }

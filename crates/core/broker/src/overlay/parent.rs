@@ -158,6 +158,7 @@ impl Node {
     /// Sends to the parent, whatever the state of the link.
     pub(crate) fn send_up(&mut self, message: Message) {
         self.overlay.parent.sent = self.clock.mono_us;
+        self.seen_at_parent(true, &message);
         self.out.push_back(Output::Link(LinkId::PARENT, message));
     }
 
@@ -288,6 +289,7 @@ impl Node {
             Uplink::Joined(_) => false,
             _ => return,
         };
+        self.seen_at_parent(false, &message);
         if message.kind == MsgType::Control {
             if message.control_type() == control::DISCONNECT {
                 self.disconnected(greeting);

@@ -28,6 +28,7 @@ impl Node {
                 let result = self.subtree(call.request.rank);
                 self.reply(call.answer, result);
             }
+            Api::OverlayTrace(call) => self.trace_links(call),
             Api::Monitor(call) => {
                 let ranks: Vec<u32> = self.overlay.children.keys().copied().collect();
                 for rank in ranks {

@@ -73,6 +73,7 @@ impl Node {
                 let waits = self.waits();
                 self.reply(call.answer, Ok(WaitList { waits }));
             }
+            Broker::ModuleTrace(call) => self.trace_modules(call),
             Broker::Health(call) => {
                 let report = self.health_report(call.request.older);
                 self.reply(call.answer, Ok(report));
@@ -216,7 +217,10 @@ impl Node {
                     self.respond(response);
                 }
             }
-            "disconnect" => self.overlay_disconnect(&message),
+            "disconnect" => {
+                self.overlay_disconnect(&message);
+                self.trace_disconnect(&message);
+            }
             "rusage" => self.rusage(message),
             "stats-get" if message.service() == "connector-local" => {
                 let body = self.connector_stats(message.cred);

@@ -88,6 +88,7 @@ impl Node {
             }
             return;
         }
+        self.seen_at_module(at, true, &message);
         self.with_module(at, |module, port| module.deliver(port, message));
     }
 
@@ -141,6 +142,7 @@ impl Node {
         if message.cred == Cred::UNKNOWN {
             message.cred = self.own_cred();
         }
+        self.seen_at_module(at, false, &message);
         match message.kind {
             MsgType::Request => {
                 let Some(seat) = self.seats.get_mut(at) else {
