@@ -238,7 +238,7 @@ impl Client {
             if let Some(error) = inner.dead() {
                 return Err(error);
             }
-            if inner.turn(&[], deadline).timed_out {
+            if inner.turn_for_messages(deadline) {
                 return Err(timed_out(what));
             }
         }

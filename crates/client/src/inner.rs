@@ -205,18 +205,36 @@ impl Inner {
 
     /// Takes what has arrived, without waiting.
     pub(crate) fn receive(&mut self) {
-        while self.dead.is_none() {
-            let mut messages = Vec::new();
-            let got = self.wire.receive(|message| messages.push(message));
-            for message in messages {
-                self.sort(message);
-            }
-            match got {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(error) => self.fail(&error),
+        while self.dead.is_none() && self.receive_once(false) {}
+    }
+
+    /// Reads once, and may `wait` for something to read; whether there may be more.
+    fn receive_once(&mut self, wait: bool) -> bool {
+        let mut messages = Vec::new();
+        let got = self.wire.receive(wait, |message| messages.push(message));
+        for message in messages {
+            self.sort(message);
+        }
+        match got {
+            Ok(more) => more,
+            Err(error) => {
+                self.fail(&error);
+                false
             }
         }
+    }
+
+    /// Sends what is to be sent and waits for messages alone; true when the time is up.
+    pub(crate) fn turn_for_messages(&mut self, deadline: Option<Instant>) -> bool {
+        self.flush();
+        if deadline.is_none() && self.dead.is_none() && !self.wire.has_unsent() {
+            // One system call in place of two.
+            if self.receive_once(true) {
+                self.receive();
+            }
+            return false;
+        }
+        self.turn(&[], deadline).timed_out
     }
 
     /// Sends what is to be sent and waits once for anything to happen.

@@ -119,7 +119,7 @@ impl RawPending {
             if let Some(result) = Self::ready(&mut inner, self.tag, &mut self.done) {
                 return result;
             }
-            if inner.turn(&[], deadline).timed_out {
+            if inner.turn_for_messages(deadline) {
                 return Err(timed_out(&self.topic));
             }
         }

@@ -1,16 +1,20 @@
 //! The connection: bytes in, bytes out, messages at its ends.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
+use flux_proto::codec::HEADER_LEN;
 use flux_proto::{Decoder, Message};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 const READ_MIN: usize = 16 << 10;
-const READ_MAX: usize = 1 << 20;
+const READ_MAX: usize = 256 << 10;
+/// Most room that is made for a message because its header announces it.
+const ANNOUNCED_MAX: usize = 4 << 20;
 /// A send buffer longer than this is offered to the socket before anything is waited for.
 const WRITE_EARLY: usize = 64 << 10;
 
@@ -25,11 +29,24 @@ pub(crate) struct Woken {
     pub(crate) timed_out: bool,
 }
 
-/// A stream of messages on a non-blocking socket.
+/// How many bytes of the first message in `buf` have not arrived yet, if that is known.
+fn missing(buf: &BytesMut) -> usize {
+    match buf.get(..HEADER_LEN) {
+        Some(&[_, _, _, _, a, b, c, d]) => {
+            let total = HEADER_LEN + u32::from_be_bytes([a, b, c, d]) as usize;
+            total.saturating_sub(buf.len()).min(ANNOUNCED_MAX)
+        }
+        _ => 0,
+    }
+}
+
+/// A stream of messages. The socket itself blocks; each call says whether it may.
 #[derive(Debug)]
 pub(crate) struct Wire {
     socket: UnixStream,
     decoder: Decoder,
+    /// What is read comes here first.
+    scratch: Vec<u8>,
     input: BytesMut,
     output: BytesMut,
     want: usize,
@@ -37,10 +54,11 @@ pub(crate) struct Wire {
 
 impl Wire {
     pub(crate) fn new(socket: UnixStream) -> io::Result<Self> {
-        socket.set_nonblocking(true)?;
+        socket.set_nonblocking(false)?;
         Ok(Self {
             socket,
             decoder: Decoder::new(),
+            scratch: Vec::new(),
             input: BytesMut::new(),
             output: BytesMut::new(),
             want: READ_MIN,
@@ -55,12 +73,12 @@ impl Wire {
     /// Writes what the socket takes now.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         while !self.output.is_empty() {
-            match self.socket.write(&self.output) {
+            match send(&self.socket, &self.output, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(sent) => self.output.advance(sent),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => return Ok(()),
+                Err(error) => return Err(error.into()),
             }
         }
         self.output.clear();
@@ -72,30 +90,38 @@ impl Wire {
     }
 
     /// Reads once and gives every complete message to `take`; true when there may be more to read.
-    pub(crate) fn receive(&mut self, mut take: impl FnMut(Message)) -> io::Result<bool> {
-        let start = self.input.len();
-        self.input.resize(start + self.want, 0);
-        let got = loop {
-            match self.socket.read(&mut self.input[start..]) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                got => break got,
-            }
+    /// When nothing is there it returns at once, unless it is to `wait`.
+    pub(crate) fn receive(
+        &mut self,
+        wait: bool,
+        mut take: impl FnMut(Message),
+    ) -> io::Result<bool> {
+        if self.scratch.len() < self.want {
+            self.scratch.resize(self.want, 0);
+        }
+        let flags = if wait { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
+        let got = match recv(&self.socket, self.scratch.as_mut_slice(), flags) {
+            Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok((got, _)) => got,
+            Err(rustix::io::Errno::AGAIN) => return Ok(false),
+            // The caller goes round.
+            Err(rustix::io::Errno::INTR) => return Ok(!wait),
+            Err(error) => return Err(error.into()),
         };
-        self.input.truncate(start + got.as_ref().map_or(0, |got| *got));
-        let more = match got {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(got) => got == self.want,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-            Err(error) => return Err(error),
-        };
+        let bytes = self.scratch.get(..got).unwrap_or_default();
+        self.input.extend_from_slice(bytes);
+        let more = got == self.scratch.len();
         self.want = if more { READ_MAX } else { READ_MIN };
         loop {
             match self.decoder.next(&mut self.input) {
                 Ok(Some(message)) => take(message),
-                Ok(None) => return Ok(more),
+                Ok(None) => break,
                 Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
             }
         }
+        // Room for the rest of a long message at once.
+        self.input.reserve(missing(&self.input));
+        Ok(more)
     }
 
     /// Waits until the socket can be read, or written if something is unsent, or an extra
