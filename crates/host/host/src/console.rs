@@ -65,6 +65,9 @@ impl Driver for Console {
             }
             Ok(Api::Notify(call)) => {
                 notify_manager(&call.request.0);
+                if call.request.0.contains("READY=1") {
+                    crate::resident::give_back_code();
+                }
                 call.answer.ok(&mut out, &Empty);
             }
             Ok(Api::ReadConfig(call)) => call.answer.respond(&mut out, self.read_config()),

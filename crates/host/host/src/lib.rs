@@ -19,6 +19,7 @@ mod links;
 mod local;
 pub mod options;
 mod quota;
+mod resident;
 mod run;
 mod signal;
 pub mod topo;
