@@ -121,6 +121,26 @@ def a_unit_that_ends_while_its_broker_is_away_has_its_status(cluster):
 
 
 @claim
+def a_unit_whose_record_is_lost_ends_and_one_of_the_owner_is_no_stray(cluster):
+    with units(cluster):
+        lost, kept = [cluster[1].out(f"flux submit --requires=host:node{n} -n1 sleep 4321",
+                                     "flux").split()[-1] for n in (3, 4)]
+        for job in (lost, kept):
+            cluster[1].out(f"flux job wait-event -t 20 {job} start")
+        for machine in cluster.machines[2:4]:
+            kill_broker(machine)
+        cluster[3].out("rm -rf /var/lib/flux/jobs/*/units")
+        cluster[1].out(f"flux job wait-event -t 60 {lost} clean")
+        need(cluster[3].sh("pgrep -f 'sleep [4]321'")[0] == 1, "a process is left")
+        wait_status(cluster, {"node1": "full"}, 60)
+        cluster[1].path(CONFIG).unlink()
+        cluster[1].out("flux config reload; flux run --requires=host:node4 true")
+        need(cluster[1].out(f"flux jobs -no {{state}} {kept}") == "RUN", "the other was ended, too")
+        need(cluster[4].sh("pgrep -f 'sleep [4]321'")[0] == 0, "its process was ended")
+        cluster[1].out(f"flux cancel {kept}; flux job wait-event -t 30 {kept} clean")
+
+
+@claim
 def jobs_of_either_launcher_go_on_when_the_other_is_chosen(cluster):
     first = start_many(cluster, 2)
     with units(cluster):

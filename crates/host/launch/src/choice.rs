@@ -55,10 +55,12 @@ impl Keeper for Choice {
                 told,
                 farewells: Rc::clone(&farewells),
             };
-            for at in [SUPERVISOR, UNITS] {
-                if self.keepers.get(at).is_some_and(|keeper| keeper.may_know()) {
-                    both.connect(at).await?;
-                }
+            // A supervisor that begins ends what runs without a record.
+            both.connect(SUPERVISOR).await?;
+            if self.keepers.get(UNITS).is_some_and(|keeper| keeper.may_know()) {
+                // One that has something on record tells that, reached or not; another one is asked
+                // again when a shell is to be started.
+                drop(both.connect(UNITS).await);
             }
             drop(tokio::task::spawn_local(both.run(to_do)));
             let farewell = move || farewells.take().into_iter().for_each(|part| part());

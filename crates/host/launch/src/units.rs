@@ -80,7 +80,8 @@ impl Units {
 
 impl Keeper for Units {
     fn may_know(&self) -> bool {
-        Records::below(&self.directory).are_there()
+        // Units may run whose records are lost.
+        Records::below(&self.directory).are_there() || manager::system_is_there()
     }
 
     fn connect(&self) -> Local<'_, io::Result<Channel>> {
@@ -89,7 +90,7 @@ impl Keeper for Units {
             let (told, events) = unbounded_channel();
             let alive = Rc::new(RefCell::new(Alive::default()));
             let mut task = Task::new(self.clone(), told, Rc::clone(&alive));
-            let known = self.may_know();
+            let known = Records::below(&self.directory).are_there();
             let reached = task.reach(if known { RETURN } else { Duration::ZERO }).await;
             // What is on record is gone with its manager: that can be told without it.
             reached.or_else(|error| if known { Ok(()) } else { Err(error) })?;

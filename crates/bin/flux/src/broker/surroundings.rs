@@ -156,8 +156,9 @@ pub(crate) fn clean_up(attributes: &Attributes) {
 }
 
 /// Variables that tell of the enclosing instance or its launcher, and are not passed on.
-const REMOVED: [&str; 12] = [
+const REMOVED: [&str; 13] = [
     "FLUX_LAUNCH_ID",
+    "FLUX_LAUNCH_UNIT",
     "FLUX_JOB_ID",
     "FLUX_ENCLOSING_ID",
     "FLUX_JOB_SIZE",

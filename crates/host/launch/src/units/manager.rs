@@ -83,6 +83,11 @@ pub(super) fn sockets() -> Vec<PathBuf> {
 /// Runtime directory of the manager that `flux-jobs.service` runs.
 const SYSTEM: &str = "/run/flux-jobs";
 
+/// Whether `flux-jobs.service` may run.
+pub(super) fn system_is_there() -> bool {
+    Path::new(SYSTEM).join("systemd/private").exists()
+}
+
 /// Whether a socket is that of `flux-jobs.service`.
 pub(super) fn is_system(socket: &Path) -> bool {
     socket.starts_with(SYSTEM)
@@ -169,6 +174,28 @@ impl Manager {
         // One of both applies, whether it ended well or not.
         drop(self.call(PATH, MANAGER, "StopUnit", &(name, "replace")).await);
         drop(self.call(PATH, MANAGER, "ResetFailedUnit", &(name,)).await);
+    }
+
+    /// The units whose names begin so.
+    pub(super) async fn list(&self, prefix: &str) -> io::Result<Vec<String>> {
+        type Listed = (
+            String,
+            String,
+            String,
+            String,
+            String,
+            String,
+            OwnedObjectPath,
+            u32,
+            String,
+            OwnedObjectPath,
+        );
+        let states: [&str; 0] = [];
+        let patterns = [format!("{prefix}-*.service")];
+        let body = (states.as_slice(), patterns.as_slice());
+        let reply = self.call(PATH, MANAGER, "ListUnitsByPatterns", &body).await?;
+        let listed: Vec<Listed> = reply.body().deserialize().map_err(failed)?;
+        Ok(listed.into_iter().map(|unit| unit.0).collect())
     }
 
     /// How a unit is. One that is not there is `inactive`.

@@ -334,6 +334,22 @@ impl Task {
             self.insert(id, record);
             self.look_at(id).await;
         }
+        self.end_strays().await;
+    }
+
+    /// Ends units that are on record nowhere: nobody knows of them, and their cores are free.
+    async fn end_strays(&mut self) {
+        let Some(manager) = self.manager.clone() else { return };
+        let known: Vec<&str> = self.units.values().map(|unit| unit.record.name.as_str()).collect();
+        let strays = manager.list(&self.prefix).await.unwrap_or_default();
+        for name in strays.iter().filter(|name| !known.contains(&name.as_str())) {
+            let state = manager.state(&object(name)).await.unwrap_or_default();
+            if let Some(root) = self.cgroups.as_deref().filter(|_| !state.cgroup.is_empty()) {
+                kill(&limits::inside(root, &state.cgroup));
+            }
+            drop(manager.kill(name, true, rustix::process::Signal::KILL.as_raw()).await);
+            manager.forget(name).await;
+        }
     }
 
     fn insert(&mut self, id: u64, record: Record) {
@@ -371,7 +387,8 @@ impl Task {
             .map(|(name, value)| (name.as_str(), value.as_str()))
             .filter(|(name, _)| !own.contains_key(name))
             .chain(own.iter().map(|(name, value)| (*name, *value)))
-            .chain([("FLUX_LAUNCH_ID", id.as_str())])
+            // A name of its own: the supervisor ends what it does not know.
+            .chain([("FLUX_LAUNCH_UNIT", id.as_str())])
             .map(|(name, value)| format!("{name}={value}"))
             .collect();
         let Some((program, words)) = request.cmdline.split_first() else {
