@@ -65,7 +65,8 @@ impl Driver for Console {
             }
             Ok(Api::Notify(call)) => {
                 notify_manager(&call.request.0);
-                if call.request.0.contains("READY=1") {
+                // The last word of a start: from here on the broker serves.
+                if call.request.0.starts_with("STATUS=Running as ") {
                     crate::resident::give_back_code();
                 }
                 call.answer.ok(&mut out, &Empty);
