@@ -127,6 +127,12 @@ pub(crate) fn of_job(id: u64, uri: Option<&str>) -> Vec<i32> {
     all().into_iter().filter(|pid| *pid != own).filter(theirs).collect()
 }
 
+/// Whether a process has the same file systems as this one.
+fn sees_our_files(pid: i32) -> bool {
+    let namespace = |of: &str| fs::read_link(format!("/proc/{of}/ns/mnt")).ok();
+    namespace(&pid.to_string()) == namespace("self")
+}
+
 /// Every job shell below the broker behind `uri`: this program, as started by a supervisor.
 pub(crate) fn shells_of(uri: Option<&str>) -> Vec<i32> {
     let program = fs::read_link("/proc/self/exe").ok();
@@ -134,7 +140,9 @@ pub(crate) fn shells_of(uri: Option<&str>) -> Vec<i32> {
         return Vec::new();
     }
     let ours = |pid: &i32| {
-        fs::read_link(format!("/proc/{pid}/exe")).ok() == program
+        // In a container that shows its processes here the same names mean another instance.
+        sees_our_files(*pid)
+            && fs::read_link(format!("/proc/{pid}/exe")).ok() == program
             && environment(*pid).is_some_and(|environment| {
                 variable(&environment, "FLUX_LAUNCH_ID").is_some()
                     // Tasks have this one too.
@@ -155,6 +163,15 @@ pub(crate) fn group(pid: i32) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn own_children_see_our_files() {
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        assert!(sees_our_files(i32::try_from(child.id()).unwrap()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!sees_our_files(i32::MAX));
+    }
 
     #[test]
     fn a_process_is_known_by_the_time_of_its_start() {

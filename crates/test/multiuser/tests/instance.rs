@@ -90,7 +90,14 @@ fn others_jobs_are_out_of_reach() {
         let said = instance.flux(BOB, words);
         assert!(!said.success, "{words:?}: {said:?}");
         assert!(!said.out.contains("secret"), "{words:?}: {said:?}");
-        let reasons = ["own jobs", "owner", "not permitted", "another user", "not supported"];
+        let reasons = [
+            "own jobs",
+            "does not exist",
+            "owner",
+            "not permitted",
+            "another user",
+            "not supported",
+        ];
         assert!(reasons.iter().any(|reason| said.err.contains(reason)), "{words:?}: {said:?}");
     }
     // The namespace of the job itself, by its right name.
