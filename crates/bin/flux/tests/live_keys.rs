@@ -352,6 +352,8 @@ const POLICY: &[Row] = &[
 const ELSEWHERE: &[(&str, &str)] = &[
     ("access.roles.admin.groups", "broker: access::tests"),
     ("access.roles.admin.users", "broker: access::tests"),
+    ("exec.sdexec-properties.*", "cluster: units.py"),
+    ("exec.service", "cluster: units.py"),
     ("policy.access.allow-group", "not enforced yet: manager: tests::queues"),
     ("policy.access.allow-user", "not enforced yet: manager: tests::queues"),
     ("queues.*.policy.access.allow-group", "not enforced yet: manager: tests::queues"),
