@@ -135,7 +135,10 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
         hash,
         attributes: options.attributes.clone(),
         config: options.config.clone(),
-        life: Settings { can_return: instance.is_some(), ..life(options, &hosts, boot.size)? },
+        life: Settings {
+            can_return: instance.is_some(),
+            ..life(options, &hosts, boot.size, installed.site().as_deref())?
+        },
         resources: ResourceSettings {
             ranks_return: instance.is_some() || reparent.is_some(),
             reparent: reparent.is_some(),
@@ -307,7 +310,12 @@ fn resources(
     })
 }
 
-fn life(options: &BrokerOptions, hosts: &[String], size: u32) -> Result<Settings, String> {
+fn life(
+    options: &BrokerOptions,
+    hosts: &[String],
+    size: u32,
+    sysconf: Option<&Path>,
+) -> Result<Settings, String> {
     let attributes = &options.attributes;
     let shell = std::env::var("SHELL").unwrap_or_else(|_| "/bin/sh".to_string());
     let program = match options.program.as_slice() {
@@ -349,11 +357,17 @@ fn life(options: &BrokerOptions, hosts: &[String], size: u32) -> Result<Settings
             .into_iter()
             .collect()
     };
+    // What a site drops there runs on every node, but never for a recovery.
+    let scripts = |name: &str| -> Vec<Vec<String>> {
+        let directory = sysconf.filter(|_| !recovery).map(|path| path.join("flux").join(name));
+        let found = directory.map(|path| crate::commands::scripts_of(&path)).unwrap_or_default();
+        found.into_iter().map(|path| vec![path.display().to_string()]).collect()
+    };
     Ok(Settings {
-        rc1: commands("broker.rc1_path"),
+        rc1: commands("broker.rc1_path").into_iter().chain(scripts("rc1.d")).collect(),
         program_in_group: !attributes.is_on("broker.rc2_pgrp"),
         program,
-        rc3: commands("broker.rc3_path"),
+        rc3: commands("broker.rc3_path").into_iter().chain(scripts("rc3.d")).collect(),
         quorum,
         quorum_warn: seconds("broker.quorum-warn")?,
         shutdown_warn: seconds("broker.shutdown-warn")?,

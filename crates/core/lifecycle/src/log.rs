@@ -167,7 +167,10 @@ impl LogService {
             }
         } else {
             self.remote += 1;
-            if cx.rank() > 0 {
+            if cx.rank() == 0 {
+                // What others forward is worth keeping here.
+                self.keep(cx, text);
+            } else {
                 cx.notify::<Append>(To::Upstream, &Raw(Bytes::copy_from_slice(text.as_bytes())));
             }
         }
@@ -322,6 +325,17 @@ mod tests {
             write.text().unwrap(),
             "Nov 20 23:38:27.785629 UTC 2026 kvs.err[0]: lost a blob"
         );
+        rig.finish();
+    }
+
+    #[test]
+    fn the_leader_keeps_what_others_forward_to_it() {
+        let mut rig = rig();
+        append(&mut rig, "<48>1 2026-11-20T23:38:27.785629Z 3 logger - - - hi");
+        let tag = rig.stream("log.dmesg", json!({"follow": false}));
+        let line = rig.responses.pop_front().unwrap();
+        assert!(line.text().unwrap().ends_with(" 3 logger - - - hi"), "{:?}", line.text());
+        assert!(rig.response(tag).is_err());
         rig.finish();
     }
 

@@ -53,6 +53,11 @@ impl Installed {
         }
     }
 
+    /// The same, for a program that is installed.
+    pub(crate) fn site(&self) -> Option<PathBuf> {
+        self.prefix.as_ref().map(|_| self.sysconf())
+    }
+
     /// What `flux config builtin` tells. A part that this program does not have, such as
     /// bindings, has an empty path.
     pub(crate) fn paths(&self) -> BTreeMap<String, String> {

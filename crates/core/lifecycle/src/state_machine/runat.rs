@@ -145,6 +145,11 @@ impl StateMachineService {
         };
         let here = To::Rank(cx.rank());
         cx.notify::<Notify>(here, &Text(format!("STATUS=Running {line}")));
+        if matches!(group, Group::Rc1 | Group::Rc3)
+            && let Some(script) = request.cmd.cmdline.first().filter(|word| word.contains(".d/"))
+        {
+            cx.log(Level::Info, format!("running {script}"));
+        }
         cx.stream::<Exec>(here, &request, Wait::Command(group));
     }
 
