@@ -394,7 +394,12 @@ impl ExecService {
         }
         job.r.expiration = expiration;
         if expiration > 0.0 && job.step <= Step::Running {
-            let left = (expiration - cx.wall()).max(0.0);
+            // Never more than the whole of it: the clock may have been set back.
+            let whole = match job.r.starttime {
+                start if start > 0.0 => (expiration - start).max(0.0),
+                _ => f64::INFINITY,
+            };
+            let left = (expiration - cx.wall()).clamp(0.0, whole);
             job.expiration = Some(cx.timer((left * 1e6) as u64, Wait::Expired(id)));
         }
     }

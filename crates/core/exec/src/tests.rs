@@ -225,6 +225,28 @@ fn a_job_that_starts_late_gets_its_time_back() {
 }
 
 #[test]
+fn a_clock_that_was_set_back_gives_no_job_more_time() {
+    let mut rig = rig();
+    let mut r = r("0", "a");
+    // The job was given its resources when the clock was an hour ahead.
+    r["execution"]["starttime"] = json!(1_700_003_600.0);
+    r["execution"]["expiration"] = json!(1_700_003_610.0);
+    let body = json!({"id": ID, "userid": 1000, "jobspec": {}, "reattach": false, "R": r});
+    let tag = rig.request("job-exec.start", body);
+    let shell = launched(&mut rig, 1).remove(0);
+    rig.reply(&shell, json!({"type": "started", "pid": 9}));
+    rig.response(tag).unwrap();
+    rig.advance(10_000_000);
+    let alarm = rig.expect("launch.kill");
+    rig.reply(&alarm, Value::Null);
+    assert_eq!(rig.response(tag).unwrap()["data"]["type"], json!("timeout"));
+    rig.reply(&shell, json!({"type": "finished", "status": 142 << 8}));
+    rig.fail(&shell, Errno::ENODATA);
+    finish(&mut rig, tag, 142 << 8);
+    rig.finish();
+}
+
+#[test]
 fn a_shell_that_cannot_be_launched_is_an_exception() {
     let mut rig = rig();
     let tag = start(&mut rig, "0", "a", json!({}));

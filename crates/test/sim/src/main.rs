@@ -46,6 +46,9 @@ fn options() -> Result<Options, String> {
     Ok(options)
 }
 
+/// So often a sweep tells on stderr how far it is.
+const PROGRESS: u64 = 1000;
+
 /// What all seeds of a sweep came to.
 #[derive(Default)]
 struct Sum {
@@ -59,6 +62,15 @@ struct Sum {
 }
 
 impl Sum {
+    fn table(&self, out: &mut impl Write) -> io::Result<()> {
+        let Self { seeds, failed, seconds, steps, .. } = self;
+        writeln!(
+            out,
+            "{seeds} seeds, {failed} failed, {seconds:.0} virtual seconds, {steps} events"
+        )?;
+        self.counts.iter().try_for_each(|(name, count)| writeln!(out, "  {name}: {count}"))
+    }
+
     fn add(&mut self, seed: u64, report: &Report, out: &mut impl Write) -> io::Result<()> {
         self.seeds += 1;
         self.seconds += report.seconds;
@@ -90,6 +102,10 @@ fn sweep(options: &Options, out: &mut (impl Write + Send)) -> io::Result<bool> {
             let Ok(mut shared) = shared.lock() else { break };
             let (sum, out) = &mut *shared;
             let added = sum.add(seed, &report, out);
+            if sum.seeds % PROGRESS == 0 {
+                // Nobody to tell when stderr is closed.
+                sum.table(&mut io::stderr()).ok();
+            }
             if added.is_err() || (options.stop && sum.failed > 0) {
                 over.store(true, Ordering::Relaxed);
             }
@@ -105,12 +121,8 @@ fn sweep(options: &Options, out: &mut (impl Write + Send)) -> io::Result<bool> {
     if let Some(error) = sum.trouble {
         return Err(error);
     }
-    let Sum { seeds, failed, seconds, steps, .. } = sum;
-    writeln!(out, "{seeds} seeds, {failed} failed, {seconds:.0} virtual seconds, {steps} events")?;
-    for (name, count) in sum.counts {
-        writeln!(out, "  {name}: {count}")?;
-    }
-    Ok(failed == 0)
+    sum.table(out)?;
+    Ok(sum.failed == 0)
 }
 
 /// Runs one seed and shows everything that happened.

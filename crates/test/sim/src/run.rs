@@ -139,6 +139,8 @@ struct Run {
     logs: BTreeMap<u64, String>,
     /// Events of each job from the journal of the present leader.
     journal: BTreeMap<u64, Vec<Value>>,
+    /// The present leader was told to stop: it stops its queues before it ends.
+    leaving: bool,
     /// The instance will be shut down and started again.
     again: bool,
     counts: BTreeMap<&'static str, u64>,
@@ -175,6 +177,7 @@ pub fn run(scenario: Scenario, verbose: bool) -> Report {
         all_online: false,
         logs: BTreeMap::new(),
         journal: BTreeMap::new(),
+        leaving: false,
         again,
         counts: BTreeMap::new(),
     };
@@ -257,6 +260,7 @@ impl Run {
                     self.world.kill(rank);
                     self.stopped();
                 } else if rank == 0 {
+                    self.leaving = false;
                     self.attend();
                 }
             }

@@ -275,7 +275,9 @@ impl Run {
                 let started = status.start || status.blocked.is_some();
                 let stopped = if started { Some(0) } else { reason(status.stop_reason) };
                 self.see(&Key::Disabled(queue), disabled);
-                self.see(&Key::Stopped(queue), stopped);
+                if !self.leaving {
+                    self.see(&Key::Stopped(queue), stopped);
+                }
             }
             Asked::Jobs if ok => {
                 self.admin.missing.remove("jobs");

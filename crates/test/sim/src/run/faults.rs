@@ -107,6 +107,7 @@ impl Run {
                 // As the service manager stops it; the instance goes on without.
                 if faults.leader && self.world.is_alive(0) && self.rng.chance(25) {
                     self.world.signal(0, 15);
+                    self.leaving = true;
                     self.count("leaders stopped");
                 } else if let Some(rank) = self.follower()
                     && self.world.is_alive(rank)
