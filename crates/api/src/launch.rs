@@ -55,6 +55,10 @@ bodies! {
         /// A node that was booted later has lost its records, and answers `lost`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub since: Option<f64>,
+        /// The same as seconds that have passed, which the node holds against its uptime, since its
+        /// clock may be another one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub age: Option<f64>,
         /// Bytes of stdout that are known already, should it run.
         #[serde(default)]
         pub stdout: u64,

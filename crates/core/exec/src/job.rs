@@ -165,9 +165,22 @@ pub struct Job {
     pub reattach: bool,
     /// Wall clock of the first attempt to launch its shells, as far as is known.
     pub began: f64,
+    /// The same in monotonic microseconds, if this broker made it.
+    pub began_us: Option<u64>,
 }
 
 impl Job {
+    /// Seconds since the first attempt to launch its shells.
+    #[must_use]
+    pub fn age(&self, now_us: u64, wall: f64) -> f64 {
+        match self.began_us {
+            Some(began) => now_us.saturating_sub(began) as f64 / 1e6,
+            // A clock that was set back tells nothing: longer ago than any node has been up.
+            None if wall < self.began => 1e12,
+            None => wall - self.began,
+        }
+    }
+
     /// Name of the guest namespace.
     #[must_use]
     pub fn namespace(&self) -> String {

@@ -111,6 +111,7 @@ impl ExecService {
         }
         let Some(job) = self.jobs.get_mut(&id) else { return };
         let over = job.is_over();
+        let age = job.age(cx.now_us(), cx.wall());
         let Some(shell) = job.shells.get_mut(&rank) else { return };
         if shell.stage != Stage::Wanted {
             return;
@@ -128,6 +129,7 @@ impl ExecService {
             return;
         }
         let since = shell.asked.then_some(job.began);
+        let age = shell.asked.then_some(age);
         let ShellCommand { cmdline, env } = match self.settings.shell_command(job.id, job.guest) {
             Ok(command) => command,
             Err(note) => {
@@ -151,6 +153,7 @@ impl ExecService {
             signaller: imp.map(|imp| vec![imp, "kill".to_string()]).unwrap_or_default(),
             unit,
             since,
+            age,
             stdout,
             stderr,
         };

@@ -260,6 +260,7 @@ impl ExecService {
             commits: 0,
             reported: false,
             began: request.resume.as_ref().map_or(cx.wall(), |resume| resume.since),
+            began_us: request.resume.is_none().then(|| cx.now_us()),
             resume: request.resume,
             reattach: request.reattach,
         };

@@ -20,13 +20,23 @@ pub struct Queue {
     pub stop_reason: Option<String>,
     /// What `start` will be after a restart.
     pub sticky: bool,
+    /// What `stop_reason` will be then.
+    sticky_reason: Option<String>,
     /// The queue whose resources it uses.
     pub parent: Option<String>,
 }
 
 impl Queue {
     fn new(start: bool, parent: Option<String>) -> Self {
-        Self { enable: true, disable_reason: None, start, stop_reason: None, sticky: start, parent }
+        Self {
+            enable: true,
+            disable_reason: None,
+            start,
+            stop_reason: None,
+            sticky: start,
+            sticky_reason: None,
+            parent,
+        }
     }
 }
 
@@ -204,11 +214,16 @@ impl Queues {
         sticky: bool,
     ) -> Result<(), RpcError> {
         for queue in self.select(name, all)? {
-            queue.start = start;
-            queue.stop_reason = reason.clone().filter(|_| !start);
+            let reason = reason.clone().filter(|_| !start);
             if sticky {
                 queue.sticky = start;
+                queue.sticky_reason.clone_from(&reason);
+            } else if !start && !queue.start {
+                // It is stopped for a reason that stays.
+                continue;
             }
+            queue.start = start;
+            queue.stop_reason = reason;
         }
         Ok(())
     }
@@ -220,6 +235,7 @@ impl Queues {
                 queue.start = false;
                 queue.stop_reason = Some(reason.to_string());
                 queue.sticky = false;
+                queue.sticky_reason.clone_from(&queue.stop_reason);
             }
         }
     }
@@ -251,6 +267,7 @@ impl Queues {
                 queue.start = start;
                 queue.sticky = start;
                 queue.stop_reason = text("stop_reason").filter(|_| !start);
+                queue.sticky_reason.clone_from(&queue.stop_reason);
             }
         }
     }
@@ -276,8 +293,31 @@ fn save(name: Option<&str>, queue: &Queue) -> Value {
     if let Some(reason) = &queue.disable_reason {
         entry.insert("disable_reason".into(), json!(reason));
     }
-    if let Some(reason) = queue.stop_reason.as_ref().filter(|_| !queue.sticky) {
+    if let Some(reason) = queue.sticky_reason.as_ref().filter(|_| !queue.sticky) {
         entry.insert("stop_reason".into(), json!(reason));
     }
     Value::Object(entry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_that_is_not_remembered_takes_no_reason_away() {
+        let mut queues = Queues::default();
+        queues.start(None, false, false, Some("repair".to_string()), true).unwrap();
+        queues.start(None, true, false, None, false).unwrap();
+        assert_eq!(queues.status(None, true).unwrap().stop_reason.as_deref(), Some("repair"));
+        let mut again = Queues::default();
+        again.restore(&queues.save());
+        assert_eq!(again.status(None, true).unwrap().stop_reason.as_deref(), Some("repair"));
+        // One that was started starts again.
+        queues.start(None, false, true, None, true).unwrap();
+        queues.start(None, true, false, Some("the end".to_string()), false).unwrap();
+        assert_eq!(queues.status(None, true).unwrap().stop_reason.as_deref(), Some("the end"));
+        let mut again = Queues::default();
+        again.restore(&queues.save());
+        assert!(again.status(None, true).unwrap().start);
+    }
 }

@@ -418,7 +418,7 @@ impl State {
 
     fn start(&mut self, call: Call<Start_>, back: &DriverHandle) {
         let Call { request, answer } = call;
-        let LaunchStart { id, since, stdout, stderr, .. } = request;
+        let LaunchStart { id, since, age, stdout, stderr, .. } = request;
         let known = [stdout, stderr];
         if let Some(record) = self.records.get_mut(&id) {
             return record.follow(answer, known, back);
@@ -426,7 +426,7 @@ impl State {
         if request.cmdline.is_empty() {
             return answer.err(&mut back.clone(), RpcError::new(Errno::EINVAL, "no program"));
         }
-        if since.is_some_and(|since| proc::booted_at() > since) {
+        if proc::was_booted(since, age) {
             let note = Some("the node was restarted".to_string());
             answer.item(&mut back.clone(), &LaunchEvent { note, ..event("lost") });
             return answer.end(&mut back.clone());

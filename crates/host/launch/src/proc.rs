@@ -19,12 +19,20 @@ pub(crate) fn wall() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-/// When this node was booted, by the wall clock as it is now.
-pub(crate) fn booted_at() -> f64 {
+/// Seconds since this node was booted.
+fn uptime() -> f64 {
     match clock_gettime(ClockId::CLOCK_BOOTTIME) {
-        Ok(up) => wall() - (up.tv_sec() as f64 + up.tv_nsec() as f64 * 1e-9),
-        Err(_) => 0.0,
+        Ok(up) => up.tv_sec() as f64 + up.tv_nsec() as f64 * 1e-9,
+        Err(_) => f64::INFINITY,
     }
+}
+
+/// Whether this node was booted after something that happened at `since` by the wall clock of the
+/// leader, and `age` seconds ago when that was sent. Clocks may differ, and a message may be late:
+/// either tells.
+pub(crate) fn was_booted(since: Option<f64>, age: Option<f64>) -> bool {
+    let up = uptime();
+    age.is_some_and(|age| up < age) || since.is_some_and(|since| wall() - up > since)
 }
 
 /// The fields of `/proc/PID/stat` after the name, which may hold anything.
@@ -187,8 +195,15 @@ mod tests {
     }
 
     #[test]
+    fn a_boot_is_told_by_either_clock() {
+        let now = wall();
+        assert!(!was_booted(None, None) && !was_booted(Some(now), Some(0.0)));
+        assert!(was_booted(Some(1.0), None) && was_booted(Some(now), Some(1e12)));
+    }
+
+    #[test]
     fn the_boot_lies_in_the_past_and_has_a_name() {
-        assert!(booted_at() < wall() && booted_at() > 0.0);
+        assert!(uptime() > 0.0 && uptime() < wall());
         assert_eq!(boot_id().len(), 36);
     }
 }

@@ -236,9 +236,10 @@ impl World {
         let booted = self.booted.get(&rank).copied();
         // As the clock of the node shows it now.
         let booted = booted.map(|at| self.clock(rank).wall - (self.now - at) as f64 / 1e6);
-        if let (Some(since), Some(booted)) = (request.since, booted)
-            && booted > since
-        {
+        let up = self.booted.get(&rank).map(|at| (self.now - at) as f64 / 1e6);
+        let later = |since: f64| booted.is_some_and(|booted| booted > since);
+        let younger = |age: f64| up.is_some_and(|up| up < age);
+        if request.since.is_some_and(later) || request.age.is_some_and(younger) {
             let note = Some("the node was restarted".to_string());
             answer.item(out, &LaunchEvent { note, ..event("lost") });
             return answer.end(out);

@@ -30,37 +30,105 @@ fn sweep(seeds: std::ops::Range<u64>) {
     }
 }
 
-/// In parts, so that they run side by side, and none takes long on a busy machine.
-macro_rules! sweeps {
-    ($($name:ident: $seeds:expr,)*) => {$(
-        #[test]
-        fn $name() {
-            sweep($seeds);
-        }
-    )*};
+// In parts, so that they run side by side, and none takes long on a busy machine.
+#[test]
+fn seeds_0_to_9_keep_all_laws() {
+    sweep(0..10);
 }
 
-sweeps! {
-    seeds_0_to_9_keep_all_laws: 0..10,
-    seeds_10_to_19_keep_all_laws: 10..20,
-    seeds_20_to_29_keep_all_laws: 20..30,
-    seeds_30_to_39_keep_all_laws: 30..40,
-    seeds_40_to_49_keep_all_laws: 40..50,
-    seeds_50_to_59_keep_all_laws: 50..60,
-    seeds_60_to_69_keep_all_laws: 60..70,
-    seeds_70_to_79_keep_all_laws: 70..80,
-    seeds_80_to_89_keep_all_laws: 80..90,
-    seeds_90_to_99_keep_all_laws: 90..100,
-    seeds_100_to_109_keep_all_laws: 100..110,
-    seeds_110_to_119_keep_all_laws: 110..120,
-    seeds_120_to_129_keep_all_laws: 120..130,
-    seeds_130_to_139_keep_all_laws: 130..140,
-    seeds_140_to_149_keep_all_laws: 140..150,
-    seeds_150_to_159_keep_all_laws: 150..160,
-    seeds_160_to_169_keep_all_laws: 160..170,
-    seeds_170_to_179_keep_all_laws: 170..180,
-    seeds_180_to_189_keep_all_laws: 180..190,
-    seeds_190_to_199_keep_all_laws: 190..200,
+#[test]
+fn seeds_10_to_19_keep_all_laws() {
+    sweep(10..20);
+}
+
+#[test]
+fn seeds_20_to_29_keep_all_laws() {
+    sweep(20..30);
+}
+
+#[test]
+fn seeds_30_to_39_keep_all_laws() {
+    sweep(30..40);
+}
+
+#[test]
+fn seeds_40_to_49_keep_all_laws() {
+    sweep(40..50);
+}
+
+#[test]
+fn seeds_50_to_59_keep_all_laws() {
+    sweep(50..60);
+}
+
+#[test]
+fn seeds_60_to_69_keep_all_laws() {
+    sweep(60..70);
+}
+
+#[test]
+fn seeds_70_to_79_keep_all_laws() {
+    sweep(70..80);
+}
+
+#[test]
+fn seeds_80_to_89_keep_all_laws() {
+    sweep(80..90);
+}
+
+#[test]
+fn seeds_90_to_99_keep_all_laws() {
+    sweep(90..100);
+}
+
+#[test]
+fn seeds_100_to_109_keep_all_laws() {
+    sweep(100..110);
+}
+
+#[test]
+fn seeds_110_to_119_keep_all_laws() {
+    sweep(110..120);
+}
+
+#[test]
+fn seeds_120_to_129_keep_all_laws() {
+    sweep(120..130);
+}
+
+#[test]
+fn seeds_130_to_139_keep_all_laws() {
+    sweep(130..140);
+}
+
+#[test]
+fn seeds_140_to_149_keep_all_laws() {
+    sweep(140..150);
+}
+
+#[test]
+fn seeds_150_to_159_keep_all_laws() {
+    sweep(150..160);
+}
+
+#[test]
+fn seeds_160_to_169_keep_all_laws() {
+    sweep(160..170);
+}
+
+#[test]
+fn seeds_170_to_179_keep_all_laws() {
+    sweep(170..180);
+}
+
+#[test]
+fn seeds_180_to_189_keep_all_laws() {
+    sweep(180..190);
+}
+
+#[test]
+fn seeds_190_to_199_keep_all_laws() {
+    sweep(190..200);
 }
 
 /// Steps until something that a script may want to know happened.

@@ -44,6 +44,7 @@ fn start(id: u64, unit: bool) -> Order {
         signaller: Vec::new(),
         unit,
         since: None,
+        age: None,
         stdout: 0,
         stderr: 0,
     }))
