@@ -47,6 +47,16 @@ bodies! {
         pub data: Value,
     }
 
+    /// Body of `job-exec.signal`.
+    pub struct Signalled {
+        /// Job id.
+        pub id: u64,
+        /// Number of the signal among all signals; shells take each once.
+        pub n: u64,
+        /// The signal, 1 to 64.
+        pub signum: i32,
+    }
+
     /// Body of `job-exec.critical-ranks`.
     pub struct CriticalRanks {
         /// Job id.
@@ -76,6 +86,9 @@ api! {
         Start = "job-exec.start", owner, either, StartRequest => StartResponse;
         /// Moves the end of a running job.
         Expiration = "job-exec.expiration", owner, unary, JobExpiration => Empty;
+        /// A signal was published to the shells of a job. Answered when those that could not hear
+        /// it will be told whatever happens: it is in the execution log.
+        Signal = "job-exec.signal", owner, unary, Signalled => Empty;
         /// Says which shells a job cannot lose.
         CriticalRanks_ = "job-exec.critical-ranks", user, unary, CriticalRanks => Empty;
         /// Answered when every shell of the job has called.

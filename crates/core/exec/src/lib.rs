@@ -46,6 +46,7 @@ use serde_json::{Map, Value, json};
 use crate::job::{Ending, Job, Shell, Stage, Step};
 use crate::ranks::Node;
 use crate::settings::Settings;
+use crate::signals::Asked;
 
 /// What the service waits for.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,6 +63,8 @@ pub enum Wait {
     Shell(u64, u32),
     /// Word on a signal.
     Signal,
+    /// A signal to be on record.
+    SignalKept(u64),
     /// The time limit.
     Expired(u64),
     /// The next kill signal.
@@ -140,6 +143,8 @@ pub struct ExecService {
     forgotten: BTreeMap<u32, Vec<u64>>,
     /// The instance stops, and its jobs stay: nodes that go are no loss.
     held: bool,
+    /// Who asked for signals that are not yet on record.
+    asked: Asked,
 }
 
 /// How long after a restart a barrier waits for shells that may have passed it before, in
@@ -180,6 +185,7 @@ impl ExecService {
             looking: None,
             forgotten: BTreeMap::new(),
             held: false,
+            asked: Asked::default(),
         }
     }
 
@@ -432,7 +438,6 @@ impl Service for ExecService {
 
     fn start(&mut self, cx: &mut Cx<'_, Wait>) {
         cx.subscribe("job-exception");
-        cx.subscribe("shell-");
         Self::watch_nodes(cx);
         Self::hello(cx);
         cx.ready();
@@ -450,6 +455,7 @@ impl Service for ExecService {
                     call.answer.err(cx, RpcError::new(Errno::ENOENT, "job not found"));
                 }
             }
+            Exec::Signal(call) => self.signalled(cx, &call.request, call.answer),
             Exec::CriticalRanks_(call) => {
                 let result = self.set_critical(&call.request, call.answer.cred());
                 call.answer.respond(cx, result);
@@ -487,6 +493,7 @@ impl Service for ExecService {
             Wait::Stray(id, rank) => self.stray(cx, id, rank, &reply),
             Wait::Heard { .. } => self.heard(cx, wait, &reply),
             Wait::Told(..) => self.told_gone(cx, wait, &reply),
+            Wait::SignalKept(ticket) => self.signal_kept(cx, ticket, &reply),
             Wait::Recall(id) => self.recalled(cx, id, &reply),
             Wait::RecallGuest(id) => self.recalled_guest(cx, id, &reply),
             Wait::Drained => {
@@ -538,13 +545,6 @@ impl Service for ExecService {
             wait_status: Option<i32>,
         }
         let Ok(body) = event.json::<Value>() else { return };
-        if event.topic().starts_with("shell-") {
-            // Every guest can publish events; only those of the instance are signals.
-            if event.cred.is_owner() {
-                self.signalled(cx, event.topic(), &body);
-            }
-            return;
-        }
         let raised = (|| {
             Some(Raised {
                 id: body.get("id")?.as_u64()?,

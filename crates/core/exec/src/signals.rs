@@ -6,12 +6,16 @@
 //! next. It takes each number once. What is told so is in the execution log too, for a leader that
 //! is restarted before the shell is back.
 
+use std::collections::BTreeMap;
+
+use flux_api::job::exec::{Signal as ToShells, Signalled};
 use flux_api::kvs::{Commit, CommitRequest};
+use flux_api::{Answer, Empty};
 use flux_proto::{Errno, Message};
 use flux_svc::{Cx, Reply, To};
 use serde_json::{Value, json};
 
-use crate::job::{Stage, Step};
+use crate::job::{Job, Stage, Step};
 use crate::ranks::is_away;
 use crate::{ExecService, Wait, append};
 
@@ -31,8 +35,15 @@ pub struct Signal {
     pub signum: i32,
 }
 
+/// Who is answered when a signal is on record, by ticket.
+#[derive(Debug, Default)]
+pub struct Asked {
+    next: u64,
+    answers: BTreeMap<u64, Answer<ToShells>>,
+}
+
 impl Signal {
-    /// From an event of the execution log, or of the shells.
+    /// From an event of the execution log.
     pub(crate) fn read(body: &Value) -> Option<Self> {
         let signum = body.get("signum")?.as_i64()?.try_into().ok()?;
         Some(Self { n: body.get("n")?.as_u64()?, signum })
@@ -41,15 +52,18 @@ impl Signal {
 
 impl ExecService {
     /// An event for the shells of a job was published.
-    pub(crate) fn signalled(&mut self, cx: &mut Cx<'_, Wait>, topic: &str, body: &Value) {
-        let id = topic.strip_prefix("shell-").and_then(|rest| rest.strip_suffix(".kill"));
-        let Some(id) = id.and_then(|id| id.parse::<u64>().ok()) else { return };
-        let (Some(job), Some(signal)) = (self.jobs.get_mut(&id), Signal::read(body)) else {
-            return;
+    pub(crate) fn signalled(
+        &mut self,
+        cx: &mut Cx<'_, Wait>,
+        request: &Signalled,
+        answer: Answer<ToShells>,
+    ) {
+        let Signalled { id, n, signum } = *request;
+        let signal = Signal { n, signum };
+        let running = |job: &&mut Job| job.step <= Step::Running && !job.is_mock();
+        let Some(job) = self.jobs.get_mut(&id).filter(running) else {
+            return answer.ok(cx, &Empty);
         };
-        if job.step > Step::Running || job.is_mock() {
-            return;
-        }
         if job.signals.len() >= KEPT {
             job.signals.remove(0);
         }
@@ -60,20 +74,31 @@ impl ExecService {
             .filter(|(_, shell)| !shell.listens && !shell.has_exited())
             .map(|(rank, _)| *rank)
             .collect();
-        if deaf.is_empty() {
-            return;
-        }
-        if job.step >= Step::Starting {
+        if deaf.is_empty() || job.step < Step::Starting {
+            answer.ok(cx, &Empty);
+        } else {
             let context = json!({"n": signal.n, "signum": signal.signum});
             let request = CommitRequest {
                 namespace: job.namespace(),
                 flags: 0,
                 ops: vec![append(cx, "exec.eventlog", &[("signal", context)])],
             };
-            cx.call::<Commit>(To::Rank(0), &request, Wait::Logged);
+            let ticket = self.asked.next;
+            self.asked.next += 1;
+            self.asked.answers.insert(ticket, answer);
+            cx.call::<Commit>(To::Rank(0), &request, Wait::SignalKept(ticket));
         }
         for rank in deaf {
             self.tell_signals(cx, id, rank, 0);
+        }
+    }
+
+    /// A signal is on record, or cannot be.
+    pub(crate) fn signal_kept(&mut self, cx: &mut Cx<'_, Wait>, ticket: u64, reply: &Reply) {
+        let Some(answer) = self.asked.answers.remove(&ticket) else { return };
+        match reply.error() {
+            Some(error) => answer.err(cx, error.clone()),
+            None => answer.ok(cx, &Empty),
         }
     }
 

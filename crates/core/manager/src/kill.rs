@@ -1,13 +1,20 @@
 //! Signals to the tasks of jobs.
+//!
+//! A signal is an event to the shells. Execution remembers it for those that cannot hear it; who
+//! asked for it has the answer when execution has said so.
 
-use flux_api::job::manager::{CountResponse, Kill, KillAll};
-use flux_api::{Call, Empty, RpcError};
+use std::collections::BTreeMap;
+
+use flux_api::job::exec::Signalled;
+use flux_api::job::manager::{CountResponse, Kill, KillAll, KillRequest};
+use flux_api::{Answer, Call, Empty, RpcError};
 use flux_model::job_event::JobState;
-use flux_proto::{Errno, Rolemask};
-use flux_svc::Cx;
+use flux_proto::{Errno, Message, Rolemask};
+use flux_svc::{Cx, Reply, To};
 use serde_json::{Map, Value};
 
 use crate::exception::{may_touch, wanted_user};
+use crate::job::Job;
 use crate::service::{JobManager, Wait};
 
 /// Greatest signal number of Linux.
@@ -20,23 +27,34 @@ fn check(signum: i32) -> Result<(), RpcError> {
     Err(RpcError::new(Errno::EINVAL, "Invalid signal number"))
 }
 
-fn publish(cx: &mut Cx<'_, Wait>, id: u64, signum: i32) {
-    let mut body = Map::new();
-    body.insert("signum".into(), Value::from(signum));
-    // Shells that may have missed it are told again, and take each number once. JSON numbers are
-    // exact up to 53 bits.
-    body.insert("n".into(), Value::from(cx.random() >> 11));
-    cx.publish(&format!("shell-{id}.kill"), &body, false);
+/// Who is answered when a signal is sure to arrive.
+#[derive(Debug)]
+enum Asked {
+    One(Answer<Kill>),
+    All(Answer<KillAll>, CountResponse),
+}
+
+/// Signals that execution has not yet taken.
+#[derive(Debug, Default)]
+pub struct Signals {
+    next: u64,
+    /// By ticket: who asked, and how many jobs execution has not answered for.
+    asked: BTreeMap<u64, (Asked, u64)>,
 }
 
 impl JobManager {
     /// `job-manager.kill`.
     pub(crate) fn kill(&mut self, cx: &mut Cx<'_, Wait>, call: Call<Kill>) {
-        let result = self.try_kill(cx, &call).map(|()| Empty);
-        call.answer.respond(cx, result);
+        match self.try_kill(&call) {
+            Ok(()) => {
+                let KillRequest { id, signum, .. } = call.request;
+                self.signal(cx, &[id], signum, Asked::One(call.answer));
+            }
+            Err(error) => call.answer.err(cx, error),
+        }
     }
 
-    fn try_kill(&self, cx: &mut Cx<'_, Wait>, call: &Call<Kill>) -> Result<(), RpcError> {
+    fn try_kill(&self, call: &Call<Kill>) -> Result<(), RpcError> {
         let invalid = |text: &str| RpcError::new(Errno::EINVAL, text);
         check(call.request.signum)?;
         let id = call.request.id;
@@ -53,17 +71,23 @@ impl JobManager {
         if self.jobs.get(&id).is_none_or(|job| !states.contains(&job.state())) {
             return Err(invalid("job is not running"));
         }
-        publish(cx, id, call.request.signum);
         Ok(())
     }
 
     /// `job-manager.killall`.
     pub(crate) fn kill_all(&mut self, cx: &mut Cx<'_, Wait>, call: Call<KillAll>) {
-        let result = self.try_kill_all(cx, &call).map(|count| CountResponse { count, errors: 0 });
-        call.answer.respond(cx, result);
+        match self.to_kill(&call) {
+            Ok(jobs) => {
+                let answer = CountResponse { count: jobs.len() as u64, errors: 0 };
+                let jobs = if call.request.dry_run { Vec::new() } else { jobs };
+                self.signal(cx, &jobs, call.request.signum, Asked::All(call.answer, answer));
+            }
+            Err(error) => call.answer.err(cx, error),
+        }
     }
 
-    fn try_kill_all(&self, cx: &mut Cx<'_, Wait>, call: &Call<KillAll>) -> Result<u64, RpcError> {
+    /// The jobs that a `killall` means.
+    fn to_kill(&self, call: &Call<KillAll>) -> Result<Vec<u64>, RpcError> {
         let request = &call.request;
         check(request.signum)?;
         let user = wanted_user(request.userid)?;
@@ -71,17 +95,64 @@ impl JobManager {
         if !cred.rolemask.contains(Rolemask::OWNER) && user != Some(cred.userid) {
             return Err(RpcError::new(Errno::EPERM, "guests can only kill their own jobs"));
         }
-        let mut count = 0;
-        for job in self.jobs.values() {
-            if matches!(job.state(), JobState::Run | JobState::Cleanup)
+        let meant = |job: &&Job| {
+            matches!(job.state(), JobState::Run | JobState::Cleanup)
                 && user.is_none_or(|user| user == job.status.userid)
-            {
-                count += 1;
-                if !request.dry_run {
-                    publish(cx, job.id, request.signum);
+        };
+        Ok(self.jobs.values().filter(meant).map(|job| job.id).collect())
+    }
+
+    /// Publishes a signal for each of these jobs, and hands it to execution.
+    fn signal(&mut self, cx: &mut Cx<'_, Wait>, jobs: &[u64], signum: i32, asked: Asked) {
+        let ticket = self.signals.next;
+        self.signals.next += 1;
+        for id in jobs {
+            let mut body = Map::new();
+            body.insert("signum".into(), Value::from(signum));
+            // Shells that may have missed it are told again, and take each number once. JSON
+            // numbers are exact up to 53 bits.
+            let n = cx.random() >> 11;
+            body.insert("n".into(), Value::from(n));
+            cx.publish(&format!("shell-{id}.kill"), &body, false);
+            let service = self.exec.service().unwrap_or("job-exec");
+            let message = Message::request(format!("{service}.signal")).with_json(&Signalled {
+                id: *id,
+                n,
+                signum,
+            });
+            cx.request(To::Any, message, Wait::Signal(ticket));
+        }
+        self.signals.asked.insert(ticket, (asked, jobs.len() as u64));
+        self.signal_taken(cx, ticket);
+    }
+
+    /// Execution has taken a signal, or could not.
+    pub(crate) fn signal_reply(&mut self, cx: &mut Cx<'_, Wait>, ticket: u64, reply: &Reply) {
+        let Some((asked, left)) = self.signals.asked.get_mut(&ticket) else { return };
+        *left -= 1;
+        // Without this service there is nobody who could remember it: shells that listen have it.
+        if let Some(error) = reply.error().filter(|error| error.errno != Errno::ENOSYS) {
+            match asked {
+                Asked::All(_, answer) => answer.errors += 1,
+                Asked::One(_) => {
+                    if let Some((Asked::One(answer), _)) = self.signals.asked.remove(&ticket) {
+                        answer.err(cx, error.clone());
+                    }
+                    return;
                 }
             }
         }
-        Ok(count)
+        self.signal_taken(cx, ticket);
+    }
+
+    fn signal_taken(&mut self, cx: &mut Cx<'_, Wait>, ticket: u64) {
+        if self.signals.asked.get(&ticket).is_none_or(|(_, left)| *left > 0) {
+            return;
+        }
+        match self.signals.asked.remove(&ticket) {
+            Some((Asked::One(answer), _)) => answer.ok(cx, &Empty),
+            Some((Asked::All(answer, count), _)) => answer.ok(cx, &count),
+            None => {}
+        }
     }
 }

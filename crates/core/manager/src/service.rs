@@ -17,6 +17,7 @@ use crate::housekeeping::Allocations;
 use crate::inactive::{History, Inactive};
 use crate::job::Job;
 use crate::journal::{Journal, Part};
+use crate::kill::Signals;
 use crate::procedure::{Run, Runs, Stage};
 use crate::purge::Purges;
 use crate::queue::Queues;
@@ -93,6 +94,8 @@ pub enum Wait {
     Expiration(u64),
     /// The instance's own resources.
     Lifetime,
+    /// Execution was told a signal.
+    Signal(u64),
     /// Execution was told the new end of this job.
     ExecExpiration(u64),
     /// The process of a procedure on a rank.
@@ -137,6 +140,7 @@ pub struct JobManager {
     pub(crate) commits: Commits,
     pub(crate) waiting: Waiters,
     pub(crate) updates: Updates,
+    pub(crate) signals: Signals,
     /// Prologs, epilogs and housekeeping that run.
     pub(crate) procedures: Runs,
     /// Prologs and epilogs that ended, and whose nodes are being drained.
@@ -297,6 +301,7 @@ impl Service for JobManager {
             }
             Wait::Lifetime => self.lifetime_read(cx, &reply),
             Wait::Feasibility(_) | Wait::Expiration(_) => self.update_reply(cx, &wait, &reply),
+            Wait::Signal(ticket) => self.signal_reply(cx, ticket, &reply),
             Wait::ExecExpiration(id) => {
                 if let Some(error) = reply.error() {
                     let text = format!("{}: expiration not updated: {error}", JobId(id).f58());

@@ -7,8 +7,9 @@ fn patient() -> Rig<ExecService> {
     met(Rig::new(ExecService::new(settings)))
 }
 
-fn signal(rig: &mut Rig<ExecService>, n: u64, signum: i32) {
-    rig.event(&format!("shell-{ID}.kill"), json!({"n": n, "signum": signum}));
+/// Tells of a signal; the matchtag of the request.
+fn signal(rig: &mut Rig<ExecService>, n: u64, signum: i32) -> u32 {
+    rig.request("job-exec.signal", json!({"id": ID, "n": n, "signum": signum}))
 }
 
 /// The record of a signal in the execution log.
@@ -72,13 +73,15 @@ fn a_shell_that_has_just_started_is_told_until_it_hears() {
 fn a_shell_whose_node_is_away_is_told_when_it_is_back() {
     let mut rig = patient();
     let (tag, shell) = one(&mut rig);
-    signal(&mut rig, 1, 12);
+    let asked = signal(&mut rig, 1, 12);
     recorded(&mut rig, 1);
+    assert_eq!(rig.response(asked), Ok(Value::Null));
     let (message, _) = told(&mut rig, 0);
     rig.reply(&message, Value::Null);
     rig.fail(&shell, Errno::EHOSTUNREACH);
-    signal(&mut rig, 2, 15);
+    let asked = signal(&mut rig, 2, 15);
     recorded(&mut rig, 2);
+    assert_eq!(rig.response(asked), Ok(Value::Null));
     assert!(rig.requests.is_empty());
     let attach = returns(&mut rig);
     // It may have missed both: it knows which it has taken.
@@ -95,12 +98,27 @@ fn a_shell_whose_node_is_away_is_told_when_it_is_back() {
 }
 
 #[test]
-fn a_signal_that_any_guest_could_publish_is_none() {
+fn a_signal_is_answered_when_it_is_on_record() {
     let mut rig = patient();
     let (_, _shell) = one(&mut rig);
-    let mut event = Message::event(format!("shell-{ID}.kill"));
-    event = event.with_json(&json!({"n": 7, "signum": 15}));
-    event.cred = rig.guest(1000);
-    rig.deliver(event);
+    let tag = signal(&mut rig, 7, 15);
+    assert!(rig.try_response(tag).is_none());
+    recorded(&mut rig, 7);
+    assert_eq!(rig.response(tag), Ok(Value::Null));
+    let (message, _) = told(&mut rig, 0);
+    rig.reply(&message, Value::Null);
+    // Who listens needs no record.
+    let tag = signal(&mut rig, 8, 15);
+    assert_eq!(rig.response(tag), Ok(Value::Null));
     assert!(rig.requests.is_empty());
+}
+
+#[test]
+fn a_signal_that_cannot_be_recorded_is_refused() {
+    let mut rig = patient();
+    let (_, _shell) = one(&mut rig);
+    let tag = signal(&mut rig, 7, 15);
+    let commit = rig.expect("kvs.commit");
+    rig.fail(&commit, Errno::ENOSPC);
+    assert_eq!(rig.response(tag).unwrap_err().errno, Errno::ENOSPC);
 }

@@ -140,7 +140,10 @@ fn a_signal_is_an_event_to_the_shells() {
     let mut bench = Bench::online();
     bench.submit(1);
     bench.run(1);
-    assert_eq!(bench.call("job-manager.kill", json!({"id": 1, "signum": 15})), Ok(Value::Null));
+    let kill = |bench: &mut Bench, signum: i32| {
+        bench.rig.request("job-manager.kill", json!({"id": 1, "signum": signum}))
+    };
+    let tag = kill(&mut bench, 15);
     let published = |bench: &mut Bench, signum: i32| {
         let event = bench.published().concat();
         let text = event.strip_prefix("shell-1.kill ").unwrap();
@@ -149,9 +152,22 @@ fn a_signal_is_an_event_to_the_shells() {
         body["n"].as_u64().unwrap()
     };
     let first = published(&mut bench, 15);
+    assert!(bench.rig.try_response(tag).is_none(), "execution has not taken it");
+    let (request, body) = bench.expect("job-exec.signal");
+    assert_eq!(body, json!({"id": 1, "n": first, "signum": 15}));
+    bench.rig.reply(&request, Value::Null);
+    assert_eq!(bench.rig.response(tag), Ok(Value::Null));
     let all = json!({"dry_run": false, "userid": -1, "signum": 2});
-    assert_eq!(bench.call("job-manager.killall", all), Ok(json!({"count": 1, "errors": 0})));
+    let tag = bench.rig.request("job-manager.killall", all);
+    let (request, _) = bench.expect("job-exec.signal");
+    bench.rig.reply(&request, Value::Null);
+    assert_eq!(bench.rig.response(tag), Ok(json!({"count": 1, "errors": 0})));
     assert!(published(&mut bench, 2) != first, "each has a number of its own");
+    let tag = kill(&mut bench, 9);
+    let (request, _) = bench.expect("job-exec.signal");
+    bench.rig.fail(&request, Errno::ENOSPC);
+    assert_eq!(bench.rig.response(tag).unwrap_err().errno, Errno::ENOSPC);
+    published(&mut bench, 9);
     bench.finish();
 }
 
