@@ -57,6 +57,11 @@ def parse(text):
     return [(heading, steps) for heading, steps in sections if steps]
 
 
+def needs_more(steps):
+    """Whether a section is about a node that is not there from the beginning."""
+    return any(isinstance(step, Command) and step.node == "node5" for step in steps)
+
+
 def _steps(kind, block, start):
     if kind == "toml" and block and block[0].startswith("# /"):
         return [File(start, block[0][2:].strip(), "\n".join(block) + "\n")]

@@ -9,6 +9,7 @@ pub mod job_event;
 pub mod jobspec;
 pub mod kv;
 pub mod resource_set;
+pub mod roster;
 pub mod shape;
 pub mod sign;
 pub mod stdio;

@@ -64,6 +64,8 @@ pub(crate) fn run(mut options: BrokerOptions) -> Result<i32, String> {
 
 fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i32, String> {
     let (mut boot, topology) = place::find(options, hostname, rundir)?;
+    let removed = boot.removed.clone();
+    let (own_key, listed) = (boot.own_key.take(), std::mem::take(&mut boot.listed));
     let recovery = options.attributes.is_on("broker.recovery-mode");
     if recovery {
         if boot.rank > 0 {
@@ -137,7 +139,7 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
         config: options.config.clone(),
         life: Settings {
             can_return: instance.is_some(),
-            ..life(options, &hosts, boot.size, installed.site().as_deref())?
+            ..life(options, &hosts, brokers(&boot), installed.site().as_deref())?
         },
         resources: ResourceSettings {
             ranks_return: instance.is_some() || reparent.is_some(),
@@ -167,6 +169,12 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
     config.fixed_parent = boot.method == "config";
     config.tbon = links::settings(&options.attributes);
     config.reparent = reparent;
+    config.removed = removed;
+    config.own_key = own_key;
+    config.keys = listed;
+    if config.fixed_parent {
+        config.topo_uri = options.attributes.get("tbon.topo").map(str::to_string);
+    }
     let node = Node::new(config, services::builtins(&plan)?, services::modules(&plan))
         .with_loader(Box::new(move |name, _| services::module_named(&plan, name)));
     if rank == 0
@@ -213,6 +221,7 @@ fn host_options(socket: &str, boot: Boot, connect: ConnectOptions) -> HostOption
     let mut host = HostOptions::new(socket);
     host.link = connect;
     host.bind = boot.bind;
+    host.bind_later = boot.later;
     host.parents = boot.uplinks;
     host.keys = boot.keys;
     host
@@ -308,6 +317,11 @@ fn resources(
         has_bootstrap: options.config.contains_key("bootstrap"),
         ..ResourceSettings::default()
     })
+}
+
+/// Brokers that may be there.
+fn brokers(boot: &Boot) -> u32 {
+    boot.size.saturating_sub(u32::try_from(boot.removed.len()).unwrap_or(u32::MAX)).max(1)
 }
 
 fn life(

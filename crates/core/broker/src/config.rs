@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use flux_id::Idset;
 use flux_proto::RouteId;
 use serde_json::{Map, Value};
 
@@ -41,6 +42,14 @@ pub struct NodeConfig {
     /// A broker whose parent is lost for so many seconds goes to its grandparent
     /// (`tbon.reparent`); nothing: it waits for its parent.
     pub reparent: Option<f64>,
+    /// `tbon.topo`, where hosts may come and go while the instance runs: it is configured.
+    pub topo_uri: Option<String>,
+    /// Ranks whose hosts are gone for good (`bootstrap.hosts`, `removed = true`).
+    pub removed: Idset,
+    /// The public key of this broker on links to other hosts.
+    pub own_key: Option<String>,
+    /// The public key of each rank, where brokers have keys of their own (`bootstrap.hosts.key`).
+    pub keys: Vec<Option<String>>,
     /// Settings of `[tbon]` from the command line, over those of the configuration.
     pub tbon: Map<String, Value>,
     /// Seconds of idle time on the link to the parent before a heartbeat is sent.
@@ -71,6 +80,10 @@ impl NodeConfig {
             instance: None,
             fixed_parent: false,
             reparent: None,
+            topo_uri: None,
+            removed: Idset::new(),
+            own_key: None,
+            keys: Vec::new(),
             tbon: Map::new(),
             torpid_min: 5.0,
             torpid_max: 30.0,

@@ -254,6 +254,7 @@ impl Engine for Node {
             Input::Client(client, message) => self.take_client(client, message),
             Input::ClientLeft(client) => self.client_left(client),
             Input::Driver(name, message) => self.take_driver(name, message),
+            Input::LinkKey(link, key) => drop(self.overlay.keys.insert(link, key)),
             Input::LinkUp(LinkId::PARENT) => self.parent_up(),
             Input::LinkUp(link) => self.child_link_up(link),
             Input::Link(LinkId::PARENT, message) => self.take_parent(message),

@@ -6,6 +6,8 @@
 
 pub(crate) mod below;
 pub(crate) mod child;
+pub(crate) mod growth;
+pub(crate) mod identity;
 pub(crate) mod parent;
 pub(crate) mod service;
 pub(crate) mod status;
@@ -106,6 +108,8 @@ pub(crate) struct Overlay {
     /// Children by status.
     pub(crate) count: [u32; 6],
     pub(crate) links: BTreeMap<LinkId, Visitor>,
+    /// The key of the other end of each link that has one.
+    pub(crate) keys: BTreeMap<LinkId, String>,
     /// The tree as it is, where that may differ from the configured one.
     pub(crate) below: Option<Below>,
     pub(crate) parent: Parent,
@@ -130,7 +134,8 @@ pub(crate) struct Overlay {
 
 impl Overlay {
     pub(crate) fn new(cfg: &NodeConfig) -> Self {
-        let ranks = cfg.topology.children(cfg.rank);
+        let all = cfg.topology.children(cfg.rank).iter().copied();
+        let ranks: Vec<u32> = all.filter(|rank| !cfg.removed.contains(*rank)).collect();
         let mut count = [0; 6];
         count[Status::Offline as usize] = u32::try_from(ranks.len()).unwrap_or(u32::MAX);
         Self {
@@ -139,6 +144,7 @@ impl Overlay {
             children: ranks.iter().map(|rank| (*rank, Child::default())).collect(),
             count,
             links: BTreeMap::new(),
+            keys: BTreeMap::new(),
             below: cfg.reparent.map(|_| Below::default()),
             parent: Parent::new(cfg),
             way: WayUp::new(cfg),

@@ -3,6 +3,7 @@
 mod boot;
 mod cluster;
 mod event;
+mod growth;
 mod guest;
 mod link;
 mod module;

@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use flux_api::lifecycle::{Attr, AttrNames, AttrSet, AttrValue, Set, Setattr};
 use flux_api::{Answer, Empty, RpcError};
+use flux_id::Hostlist;
+use flux_model::roster::Roster;
 use flux_proto::Errno;
 use flux_svc::{Cx, Reply, Service, To};
+use serde_json::{Map, Value};
 
 /// Not settable on the command line.
 pub const READ_ONLY: u8 = 1;
@@ -278,6 +281,27 @@ impl Service for AttributeService {
     }
 
     fn on_timer(&mut self, _cx: &mut Cx<'_, Approval>, _wait: Approval) {}
+
+    fn on_config(
+        &mut self,
+        _cx: &mut Cx<'_, Approval>,
+        config: &Map<String, Value>,
+    ) -> Result<(), RpcError> {
+        if self.attributes.get("broker.boot-method") != Some("config") {
+            return Ok(());
+        }
+        let invalid = |text: String| RpcError::new(Errno::EINVAL, text);
+        let roster = Roster::of(config).map_err(|error| invalid(error.to_string()))?;
+        if let Some(roster) = roster {
+            let list = Hostlist::from_hosts(&roster.names);
+            let list = list.map_err(|error| invalid(format!("bootstrap.hosts: {error}")))?;
+            let size = roster.size();
+            self.attributes.set("size", size.to_string());
+            self.attributes.set("hostlist", list.to_string());
+            self.attributes.set("broker.mapping", format!("[[0,{size},1,1]]"));
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -99,7 +99,9 @@ impl ConfigService {
     }
 
     fn begin(&mut self, cx: &mut Cx<'_, Wait>, asker: Asker, next: Map<String, Value>) {
-        if self.config.as_ref() == Some(&next) {
+        // Who asks for a reload may have changed a file that the configuration names.
+        let reload = matches!(asker, Asker::Reload(_));
+        if !reload && self.config.as_ref() == Some(&next) {
             return asker.answer(cx, Ok(()));
         }
         if self.config.is_none() {

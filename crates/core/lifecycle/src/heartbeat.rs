@@ -5,6 +5,7 @@ use flux_api::lifecycle::{Heartbeat, HeartbeatStats};
 use flux_api::overlay::{DisconnectParent, DisconnectReason};
 use flux_api::{Empty, RpcError};
 use flux_id::fsd;
+use flux_model::roster::Roster;
 use flux_proto::{Errno, Message};
 use flux_svc::{Cx, Level, Reply, Service, To, Way};
 use serde_json::{Map, Value};
@@ -30,6 +31,9 @@ pub struct HeartbeatService {
     /// When this rank last looked whether pulses come.
     looked_us: u64,
     warned: bool,
+    started: bool,
+    /// The timer runs.
+    armed: bool,
     /// The way to the leader is lost, which is known without pulses.
     cut: bool,
 }
@@ -44,6 +48,8 @@ impl Default for HeartbeatService {
             last_us: 0,
             looked_us: 0,
             warned: false,
+            started: false,
+            armed: false,
             cut: false,
         }
     }
@@ -88,12 +94,14 @@ impl Service for HeartbeatService {
     type Wait = Wait;
 
     fn start(&mut self, cx: &mut Cx<'_, Wait>) {
+        self.started = true;
         self.last_us = cx.now_us();
         self.looked_us = cx.now_us();
         if cx.rank() > 0 {
             cx.subscribe(PULSE);
         }
         if cx.size() > 1 {
+            self.armed = true;
             self.arm(cx);
         }
         cx.ready();
@@ -138,9 +146,15 @@ impl Service for HeartbeatService {
 
     fn on_config(
         &mut self,
-        _cx: &mut Cx<'_, Wait>,
+        cx: &mut Cx<'_, Wait>,
         config: &Map<String, Value>,
     ) -> Result<(), RpcError> {
+        // The first follower may be added later.
+        let more = || matches!(Roster::of(config), Ok(Some(roster)) if roster.size() > 1);
+        if self.started && !self.armed && more() {
+            self.armed = true;
+            self.arm(cx);
+        }
         let mut next = Self::default();
         let table = match config.get("heartbeat") {
             None => return Ok(()),

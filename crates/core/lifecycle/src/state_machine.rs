@@ -31,6 +31,7 @@ use flux_api::lifecycle::{
 use flux_api::overlay::{Join, Leave, Monitor as MonitorChildren, Spurn, SpurnRequest};
 use flux_api::{Answer, Empty, RpcError, Text};
 use flux_id::{Idset, fsd};
+use flux_model::roster::Roster;
 use flux_proto::{Errno, Message};
 use flux_svc::{Cx, Level, Reply, Service, TimerId, To};
 use serde_json::{Map, Value};
@@ -551,6 +552,12 @@ impl Service for StateMachineService {
         config: &Map<String, Value>,
     ) -> Result<(), RpcError> {
         self.leave_jobs = cleanup::leaves_jobs(config)?;
+        // Names for log lines; who refuses a list of hosts is the broker.
+        if let Ok(Some(roster)) = Roster::of(config)
+            && roster.names.len() >= self.settings.hosts.len()
+        {
+            self.settings.hosts = roster.names;
+        }
         Ok(())
     }
 

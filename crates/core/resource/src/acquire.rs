@@ -20,6 +20,13 @@ pub(crate) struct Acquirer {
     held: Vec<HeldPart>,
 }
 
+impl Acquirer {
+    /// R is another one: it is told whole.
+    pub(crate) fn start_anew(&mut self) {
+        self.told = None;
+    }
+}
+
 const NOTHING: AcquireResponse = AcquireResponse {
     resources: None,
     up: None,

@@ -144,8 +144,13 @@ impl ResourceService {
         self.plan_define(cx, Inventory { r, method: "dynamic-discovery" });
     }
 
-    fn plan_define(&mut self, cx: &mut Cx<'_, Wait>, inventory: Inventory) {
-        match exclusion(self.config.exclude.as_deref(), &inventory.r, cx.size()) {
+    pub(crate) fn plan_define(&mut self, cx: &mut Cx<'_, Wait>, inventory: Inventory) {
+        match exclusion(
+            self.config.exclude.as_deref(),
+            &inventory.r,
+            self.brokers(cx.size()),
+            &self.settings.hosts,
+        ) {
             Ok(excluded) => self.want(cx, Change::Define(inventory, excluded)),
             Err(error) => cx.fail(error.message()),
         }
@@ -161,7 +166,16 @@ impl ResourceService {
 }
 
 /// Ranks that `resource.exclude` names.
-pub(crate) fn exclusion(text: Option<&str>, r: &ResourceSet, size: u32) -> Result<Idset, RpcError> {
+///
+/// # Errors
+/// EINVAL when it is neither an idset nor a list of hosts, or names a host or rank that there is not.
+/// One of `hosts` may be without resources.
+pub(crate) fn exclusion(
+    text: Option<&str>,
+    r: &ResourceSet,
+    size: u32,
+    hosts: &[String],
+) -> Result<Idset, RpcError> {
     let Some(text) = text else { return Ok(Idset::new()) };
     let ranks = match text.parse::<Idset>() {
         // A rank may be without resources; one that does not exist is a mistake.
@@ -177,7 +191,14 @@ pub(crate) fn exclusion(text: Option<&str>, r: &ResourceSet, size: u32) -> Resul
         Err(_) => text
             .parse::<Hostlist>()
             .map_err(|error| error.to_string())
-            .and_then(|hosts| r.ranks_of(&hosts).map_err(|error| error.to_string()))
+            .and_then(|named| {
+                let bare = |name: &String| {
+                    !hosts.contains(name) || r.iter().any(|(_, host, _)| host == name.as_str())
+                };
+                let named: Vec<String> = named.iter().filter(bare).collect();
+                let named = Hostlist::from_hosts(&named).map_err(|error| error.to_string())?;
+                r.ranks_of(&named).map_err(|error| error.to_string())
+            })
             .map_err(|error| {
                 RpcError::new(Errno::EINVAL, format!("resource.exclude '{text}': {error}"))
             })?,

@@ -39,7 +39,7 @@ pub(crate) fn choose(
         .map(|r| Inventory { r: renumbered(&r, &settings.hosts), method: "job-info" }))
 }
 
-fn configured(
+pub(crate) fn configured(
     settings: &ResourceSettings,
     config: &ResourceConfig,
 ) -> Result<Option<ResourceSet>, RpcError> {

@@ -12,6 +12,7 @@ mod acquire;
 mod config;
 mod define;
 mod drain;
+mod growth;
 mod inventory;
 mod journal;
 mod monitor;

@@ -49,11 +49,13 @@ impl ResourceService {
                 );
                 return Err(RpcError::new(Errno::EINVAL, text));
             }
-            let excluded = exclusion(self.config.exclude.as_deref(), &r, size)?;
+            let excluded =
+                exclusion(self.config.exclude.as_deref(), &r, size, &self.settings.hosts)?;
             Ok((Inventory { r, method: METHOD }, excluded))
         });
         match read {
             Ok((inventory, excluded)) => {
+                self.growth.wanted = Some(inventory.clone());
                 self.want(cx, Change::Reload(Box::new(inventory), excluded, call.answer));
             }
             Err(error) => call.answer.err(cx, error),

@@ -9,6 +9,7 @@ use flux_api::sched::ResourceStatus as AskScheduler;
 use flux_api::{Answer, Call, Empty, RpcError};
 use flux_id::Idset;
 use flux_model::resource_set::ResourceSet;
+use flux_model::roster::Roster;
 use flux_proto::{Errno, Message};
 use flux_svc::{Cx, Reply, Service, To, Way};
 use serde_json::{Map, Value, json};
@@ -17,6 +18,7 @@ use crate::acquire::Acquirer;
 use crate::config::ResourceConfig;
 use crate::define::exclusion;
 use crate::drain::{DrainState, Hosts};
+use crate::growth::Growth;
 use crate::inventory::Inventory;
 use crate::journal::EventJournal;
 use crate::parts::PartState;
@@ -56,6 +58,8 @@ pub enum Wait {
     WriteAgain,
     /// The scheduler's view.
     Scheduler,
+    /// The file `resource.path`, read again.
+    File,
 }
 
 /// The `resource` service of any rank.
@@ -100,6 +104,7 @@ pub struct ResourceService {
     pub(crate) muted: bool,
     pub(crate) waitups: Vec<Call<flux_api::resource::MonitorWaitup>>,
     sched_status: Vec<Answer<SchedStatus_>>,
+    pub(crate) growth: Growth,
 }
 
 fn only_rank_0() -> RpcError {
@@ -122,6 +127,7 @@ impl ResourceService {
         } else {
             self.copy.clone()
         };
+        let own = own.filter(|_| !self.growth.reading);
         own.ok_or_else(|| RpcError::new(Errno::ENOENT, "R is not known yet"))
     }
 
@@ -131,7 +137,10 @@ impl ResourceService {
             r: r.unwrap_or_default().to_value(),
             drain: self.drained.to_map(),
             online: self.online.to_string(),
-            offline: Idset::first_n(size).difference(&self.online).to_string(),
+            offline: Idset::first_n(size)
+                .difference(&self.online)
+                .difference(&self.growth.removed)
+                .to_string(),
             exclude: self.excluded.to_string(),
             torpid: self.torpid.to_string(),
             drain_parts: self.parts.list(),
@@ -306,6 +315,7 @@ impl Service for ResourceService {
                 }
             }
             Wait::Read(ticket) => self.reloaded(cx, ticket, &reply),
+            Wait::File => self.file_read(cx, &reply),
             Wait::AskParent | Wait::WriteAgain => {}
         }
     }
@@ -358,17 +368,31 @@ impl Service for ResourceService {
         cx: &mut Cx<'_, Wait>,
         config: &Map<String, Value>,
     ) -> Result<(), RpcError> {
+        let hosts = self.next_hosts(config)?;
+        let path = config.get("resource").and_then(|table| table.get("path"));
+        let path = path.and_then(Value::as_str).map(str::to_string);
         let config = ResourceConfig::read(config)?;
+        let names = hosts.as_ref().map_or(&self.settings.hosts, |roster| &roster.names);
+        let size = hosts.as_ref().map_or(cx.size(), Roster::size);
         let excluded = match &self.inventory {
-            Some(inventory) => Some(exclusion(config.exclude.as_deref(), &inventory.r, cx.size())?),
+            Some(inventory) => {
+                Some(exclusion(config.exclude.as_deref(), &inventory.r, size, names)?)
+            }
             None => None,
         };
+        if let Some(set) = &config.config
+            && self.started
+        {
+            self.check_config(set, names)?;
+        }
         self.journal.set_max(config.journal_max);
-        // Everything but this and exclusion needs a restart.
+        // The rest needs a restart.
         if !self.started {
             self.config = config;
         } else {
             self.config.exclude = config.exclude;
+            self.config.config = config.config;
+            self.take_hosts(cx, hosts, path);
         }
         if let Some(excluded) = excluded.filter(|excluded| *excluded != self.excluded) {
             cx.log(

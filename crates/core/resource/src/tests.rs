@@ -1,6 +1,7 @@
 //! The service on rank 0 and on a follower, by transcript; the rules of drain by example.
 
 mod drain;
+mod growth;
 mod start;
 
 use flux_proto::{Errno, Message};

@@ -64,8 +64,13 @@ impl ResourceService {
         }
         let reduction = &mut self.reduction;
         // A broker that came again reports again; the inventory stands already.
-        if reduction.reported || reduction.ranks.intersects(&set.ranks()) {
+        if reduction.ranks.intersects(&set.ranks()) {
             return;
+        }
+        if reduction.reported {
+            // A broker that came to the instance while it runs.
+            reduction.ranks.insert_all(&set.ranks());
+            return if cx.rank() > 0 { self.pass_on(cx, &set) } else { self.found_more(cx, set) };
         }
         reduction.ranks.insert_all(&set.ranks());
         reduction.parts.push(set);
@@ -84,8 +89,12 @@ impl ResourceService {
             cx.notify::<TopoReduce_>(To::Upstream, &report);
             self.reduction.reports = vec![report];
         } else {
-            self.found = Some(set);
-            self.define(cx);
+            if self.discovering {
+                self.found = Some(set);
+                self.define(cx);
+            } else {
+                self.found_more(cx, set);
+            }
         }
     }
 
@@ -102,7 +111,9 @@ impl ResourceService {
         let count = u32::try_from(set.nnodes()).unwrap_or(u32::MAX);
         let report = TopoReduce { count, resource: set.to_value() };
         cx.notify::<TopoReduce_>(To::Upstream, &report);
-        if set.ranks().contains(cx.rank()) {
+        if !self.settings.reparent {
+            self.reduction.reports.push(report);
+        } else if set.ranks().contains(cx.rank()) {
             self.reduction.reports = vec![report];
         }
     }
@@ -112,14 +123,19 @@ impl ResourceService {
         cx.call::<Get>(To::Upstream, &AnyObject::default(), Wait::ParentR);
     }
 
+    /// Asks it later.
+    pub(crate) fn ask_later(&mut self, cx: &mut Cx<'_, Wait>) {
+        let after = self.ask_again_us.max(ASK_US.0);
+        self.ask_again_us = (after * 2).min(ASK_US.1);
+        cx.timer(after, Wait::AskParent);
+    }
+
     /// The parent's R.
     pub(crate) fn parent_r(&mut self, cx: &mut Cx<'_, Wait>, reply: &Reply) {
-        let Ok(got) = reply.decode::<Get>() else {
-            let after = self.ask_again_us.max(ASK_US.0);
-            self.ask_again_us = (after * 2).min(ASK_US.1);
-            cx.timer(after, Wait::AskParent);
+        let Ok(got) = reply.decode::<Get>() else { return self.ask_later(cx) };
+        if self.is_missing(cx, &got) {
             return;
-        };
+        }
         if let Ok(r) = ResourceSet::from_value(&got.r)
             && let Some(reason) = self.faults(&r, &got.method)
         {

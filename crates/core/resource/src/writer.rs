@@ -243,6 +243,12 @@ impl ResourceService {
         self.drained = batch.drained;
         self.parts = batch.parts;
         self.inventory = batch.inventory;
+        if batch.events.iter().any(|event| event.name == "resource-define")
+            && let Some(acquirer) = &mut self.acquirer
+        {
+            // The scheduler begins anew with what there is now.
+            acquirer.start_anew();
+        }
         if let Some(excluded) = batch.excluded {
             self.excluded = excluded;
         }

@@ -82,6 +82,10 @@ impl SchedService {
         self.status = None;
         if let Some(value) = &response.resources {
             let set = ResourceSet::from_value(value).map_err(|error| error.to_string())?;
+            if self.has_pool {
+                // Others than before: the manager says anew who holds what, and who waits.
+                self.reset_jobs();
+            }
             self.instance_end = set.expiration;
             self.pool = Pool::new(set);
             self.has_pool = true;

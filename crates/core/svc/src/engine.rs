@@ -42,6 +42,9 @@ pub enum Input {
     /// A link is up: the connection to the parent, or one accepted from a child (authenticated;
     /// not yet greeted).
     LinkUp(LinkId),
+    /// The public key that the other end of a link has proven to have; told before `LinkUp`. A link
+    /// within a host has none.
+    LinkKey(LinkId, String),
     /// A message from the broker at the other end.
     Link(LinkId, Message),
     /// The connection ended or could not be made.
@@ -70,6 +73,10 @@ pub enum Output {
     ConnectParent(u32),
     /// Accept clients and children from now on.
     Listen,
+    /// Accept children, where a broker that had none is to have some.
+    Adopt,
+    /// Take connections of these public keys only, from now on.
+    Trust(Vec<String>),
     /// Accept no more children.
     StopListening,
     /// A line for stderr, already formatted.

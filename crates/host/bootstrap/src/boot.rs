@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use flux_host::{Bind, LinkKeys};
-use flux_id::Hostlist;
+use flux_id::{Hostlist, Idset};
 use flux_wire::Endpoint;
 
 use crate::config::ConfigError;
@@ -57,6 +57,14 @@ pub struct Boot {
     pub parent: Option<Endpoint>,
     /// Where the parent is, and those above it to whom this broker may go, by rank.
     pub uplinks: BTreeMap<u32, Endpoint>,
+    /// Ranks whose hosts are gone for good.
+    pub removed: Idset,
+    /// Where children connect that this broker may have later.
+    pub later: Option<Endpoint>,
+    /// The public key of this host.
+    pub own_key: Option<String>,
+    /// The public key of each rank, where brokers have keys of their own.
+    pub listed: Vec<Option<String>>,
     /// Keys for TCP links.
     pub keys: Option<LinkKeys>,
     /// Attributes learned: `jobid` (the launcher's name for the job), `instance-level`,
@@ -126,6 +134,10 @@ impl Boot {
             endpoint: None,
             parent: None,
             uplinks: BTreeMap::new(),
+            removed: Idset::new(),
+            later: None,
+            own_key: None,
+            listed: Vec::new(),
             keys: None,
             attributes: BTreeMap::new(),
         };

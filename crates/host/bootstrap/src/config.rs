@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use flux_host::{Bind, LinkKeys};
-use flux_id::Hostlist;
-use flux_wire::{Cert, Endpoint, TlsClient, TlsServer, TrustedKeys};
+use flux_id::{Hostlist, Idset};
+use flux_wire::{Cert, Endpoint, PublicKey, TlsClient, TlsServer, TrustedKeys};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -42,6 +42,8 @@ struct Entry {
     bind: Option<String>,
     connect: Option<String>,
     parent: Option<String>,
+    removed: Option<bool>,
+    key: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -51,6 +53,8 @@ struct Host {
     bind: Option<String>,
     connect: Option<String>,
     parent: Option<String>,
+    removed: bool,
+    key: Option<String>,
 }
 
 /// The `[bootstrap]` table, checked.
@@ -146,6 +150,11 @@ impl ConfigBootstrap {
                 host.entry = index;
                 host.bind = bind.or(host.bind.take());
                 host.connect = connect.or(host.connect.take());
+                if let Some(key) = &entry.key {
+                    key.parse::<PublicKey>().map_err(|e| invalid(format!("key: {e}")))?;
+                    host.key = Some(key.clone());
+                }
+                host.removed = entry.removed.unwrap_or(host.removed);
                 host.parent = entry.parent.clone().or(host.parent.take());
                 if host.parent.as_ref() == Some(&name) {
                     return Err(invalid("parent key refers to self".into()));
@@ -207,6 +216,19 @@ impl ConfigBootstrap {
         }
     }
 
+    /// Ranks whose hosts are gone for good.
+    #[must_use]
+    pub fn removed(&self) -> Idset {
+        let hosts = (0..).zip(&self.hosts);
+        hosts.filter_map(|(rank, host)| host.removed.then_some(rank)).collect()
+    }
+
+    /// The public key of each rank, where brokers have keys of their own.
+    #[must_use]
+    pub fn keys(&self) -> Vec<Option<String>> {
+        self.hosts.iter().map(|host| host.key.clone().filter(|_| !host.removed)).collect()
+    }
+
     /// Parents by rank, when any host names one: hosts that do not are below rank 0.
     #[must_use]
     pub fn parents(&self) -> Option<Vec<Option<u32>>> {
@@ -238,11 +260,21 @@ impl ConfigBootstrap {
     /// # Errors
     /// When the host is not in the table, an endpoint is missing, or the key file cannot be used.
     pub fn boot(&self, hostname: &str, tree_of: &TreeOf<'_>) -> Result<Boot, BootError> {
+        let removed = self.removed();
+        let listed = self.keys();
+        let rank = self.rank(hostname)?;
+        if removed.contains(rank) {
+            let text = format!("{hostname} (rank {rank}) is removed from this instance");
+            return Err(ConfigError(text).into());
+        }
         let place =
             Place { rank: self.rank(hostname)?, size: self.size(), parents: self.parents() };
         if place.size == 1 {
             let boot = Boot::single(hostname)?;
-            return Ok(Boot { method: "config", ..boot });
+            let later = self.endpoint(0, "bind").ok();
+            let loaded = self.cert.as_deref().map(|path| load_keys(path, &listed)).transpose()?;
+            let (keys, own_key) = loaded.unzip();
+            return Ok(Boot { method: "config", later, keys, own_key, listed, ..boot });
         }
         let tree = tree_of(&place).map_err(BootError::Topology)?;
         let parent = tree.parent.map(|parent| self.endpoint(parent, "connect")).transpose()?;
@@ -258,7 +290,9 @@ impl ConfigBootstrap {
             endpoint = Some(own.to_string());
             bind.push(Bind::Endpoint(own));
         }
-        let keys = self.cert.as_deref().map(load_keys).transpose()?;
+        let later = if bind.is_empty() { self.endpoint(place.rank, "bind").ok() } else { None };
+        let loaded = self.cert.as_deref().map(|path| load_keys(path, &listed)).transpose()?;
+        let (keys, own_key) = loaded.unzip();
         let mut boot = Boot {
             method: "config",
             rank: place.rank,
@@ -269,7 +303,11 @@ impl ConfigBootstrap {
             endpoint,
             parent,
             uplinks,
+            removed,
+            later,
             keys,
+            own_key,
+            listed,
             attributes: BTreeMap::new(),
         };
         boot.set("broker.mapping", format!("[[0,{},1,1]]", boot.size));
@@ -278,15 +316,26 @@ impl ConfigBootstrap {
     }
 }
 
-/// One key for the whole instance: whoever holds it is trusted.
-fn load_keys(path: &Path) -> Result<LinkKeys, BootError> {
+/// The key of this host, and whom it trusts: those that are listed, else who has the same one. And
+/// its own public key.
+fn load_keys(path: &Path, listed: &[Option<String>]) -> Result<(LinkKeys, String), BootError> {
     let cert = Cert::load(path)?;
     let keys = cert.keys();
-    let trusted = TrustedKeys::new([keys.public()]);
-    Ok(LinkKeys {
+    let mut known = Vec::new();
+    for text in listed.iter().flatten() {
+        known.push(text.parse::<PublicKey>()?);
+    }
+    if known.is_empty() {
+        known.push(keys.public());
+    }
+    let own = keys.public().to_string();
+    let trusted = TrustedKeys::new(known);
+    let keys = LinkKeys {
+        trusted: trusted.clone(),
         client: TlsClient::new(keys, &trusted)?,
         server: TlsServer::new(keys, &trusted)?,
-    })
+    };
+    Ok((keys, own))
 }
 
 #[cfg(test)]

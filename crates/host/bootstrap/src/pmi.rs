@@ -264,6 +264,7 @@ fn meet<S: Read + Write>(
     }
     let trusted = TrustedKeys::new(trusted);
     boot.keys = Some(LinkKeys {
+        trusted: trusted.clone(),
         client: TlsClient::new(&own, &trusted)?,
         server: TlsServer::new(&own, &trusted)?,
     });

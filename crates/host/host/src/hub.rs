@@ -51,6 +51,8 @@ struct Core {
     listening: bool,
     /// Children are accepted, too.
     adopting: bool,
+    /// Children are expected where there were none.
+    grown: bool,
     exit: Option<i32>,
 }
 
@@ -81,6 +83,7 @@ impl Hub {
             armed: None,
             listening: false,
             adopting: false,
+            grown: false,
             exit: None,
         };
         Ok(Rc::new(Self {
@@ -139,6 +142,11 @@ impl Hub {
     /// Whether children may connect.
     pub(crate) fn is_adopting(&self) -> bool {
         self.core.borrow().adopting
+    }
+
+    /// Whether children are expected where there were none.
+    pub(crate) fn has_grown(&self) -> bool {
+        self.core.borrow().grown
     }
 
     /// Applies `f` to the links.
@@ -275,6 +283,11 @@ impl Hub {
                 Output::Link(id, message) => core.links.send(self, id, message),
                 Output::CloseLink(id) => core.links.close(id),
                 Output::ConnectParent(rank) => core.links.connect_parent(self, rank),
+                Output::Trust(keys) => core.links.trust(&keys),
+                Output::Adopt => {
+                    core.grown = true;
+                    self.changed.notify_one();
+                }
                 Output::StopListening => {
                     core.adopting = false;
                     self.changed.notify_one();

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use flux_proto::Message;
 use flux_svc::engine::{Input, LinkId};
 use flux_wire::{ConnectError, ConnectOptions, Connection, Endpoint, Inbox, Listener};
+use flux_wire::{Peer, PublicKey};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -151,6 +152,19 @@ impl Links {
         self.open.insert(LinkId::PARENT, open);
     }
 
+    /// Connections are made with these public keys only, from now on.
+    pub(crate) fn trust(&mut self, keys: &[String]) {
+        let Some(known) = &self.keys else { return };
+        let mut trusted: Vec<PublicKey> = Vec::new();
+        for text in keys {
+            match text.parse() {
+                Ok(key) => trusted.push(key),
+                Err(error) => write_stderr(&format!("overlay: key '{text}': {error}")),
+            }
+        }
+        known.trusted.replace(trusted);
+    }
+
     /// A number for a link from a child.
     fn add_child(&mut self) -> (LinkId, u64) {
         let serial = self.serial();
@@ -194,6 +208,9 @@ async fn run_link(hub: Rc<Hub>, id: LinkId, serial: u64, connection: Connection)
     }) else {
         return;
     };
+    if let Peer::Key { key, .. } = connection.peer() {
+        hub.feed_one(Input::LinkKey(id, key.to_string()));
+    }
     hub.feed_one(Input::LinkUp(id));
     let mark = move |message| LinkEvent { id, serial, what: What::Message(message) };
     let reason = connection.run(Inbox::new(events, mark), outbox).await;
@@ -232,6 +249,22 @@ pub(crate) async fn bind(options: &mut HostOptions) -> Result<Vec<Listener>, Con
         });
     }
     Ok(listeners)
+}
+
+/// Binds the endpoint for children of a broker that had none when it started.
+pub(crate) async fn bind_later(
+    endpoint: &Endpoint,
+    keys: Option<&LinkKeys>,
+    link: &ConnectOptions,
+) -> Option<Listener> {
+    let tls = keys.map(|keys| keys.server.clone());
+    match Listener::bind(endpoint, tls.as_ref(), link).await {
+        Ok(listener) => Some(listener),
+        Err(error) => {
+            write_stderr(&format!("overlay: no children can connect: {error}"));
+            None
+        }
+    }
 }
 
 /// A peer that is refused for the same reason is told of so often.

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use flux_wire::{ConnectError, ConnectOptions, Endpoint, TlsClient, TlsServer};
+use flux_wire::{ConnectError, ConnectOptions, Endpoint, TlsClient, TlsServer, TrustedKeys};
 
 /// Bounds on what one client of the local socket may hold in memory, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +69,8 @@ pub enum Bind {
 /// Keys of this broker, and whom it trusts: for TCP links.
 #[derive(Debug, Clone)]
 pub struct LinkKeys {
+    /// Whom both trust: may be replaced while they are in use.
+    pub trusted: TrustedKeys,
     /// Towards the parent.
     pub client: TlsClient,
     /// Towards children.
@@ -91,6 +93,8 @@ pub struct HostOptions {
     pub signals: bool,
     /// Where children connect.
     pub bind: Vec<Bind>,
+    /// Where children connect that this broker may have later.
+    pub bind_later: Option<Endpoint>,
     /// Where the parent is, by its rank; with `tbon.reparent` those above it, too.
     pub parents: BTreeMap<u32, Endpoint>,
     /// Keys for TCP links.
@@ -111,6 +115,7 @@ impl HostOptions {
             flush_time: Duration::from_secs(2),
             signals: true,
             bind: Vec::new(),
+            bind_later: None,
             parents: BTreeMap::new(),
             keys: None,
             link: ConnectOptions::default(),

@@ -53,6 +53,8 @@ pub async fn serve(
     let listeners = links::bind(&mut options).await?;
     let socket = Rc::new(LocalSocket::bind(&options.local_socket)?);
     let flush_time = options.flush_time;
+    let mut later = options.bind_later.take();
+    let (keys, link) = (options.keys.clone(), options.link);
     let signals = options.signals;
     let (links, events) = Links::new(&mut options);
     let hub = Hub::new(engine, options, drivers, links)?;
@@ -89,6 +91,20 @@ pub async fn serve(
             }
         } else if listeners.is_none() {
             adopters.drain(..).for_each(|adopter| adopter.abort());
+        }
+        if hub.has_grown()
+            && let Some(endpoint) = later.take()
+            && let Some(listener) = links::bind_later(&endpoint, keys.as_ref(), &link).await
+        {
+            match &mut listeners {
+                Some(listeners) => listeners.push(listener),
+                None => {
+                    let task = links::accept_children(Rc::clone(&hub), listener);
+                    adopters.push(tokio::task::spawn_local(task));
+                }
+            }
+            // It may have been told to take in nobody meanwhile.
+            continue;
         }
         let deadline = hub.arm().map(|at| hub.instant(at));
         tokio::select! {

@@ -137,7 +137,8 @@ fn a_child_that_is_early_connects_later_over_a_unix_socket() {
 
 fn keys(own: &KeyPair, trusted: &TrustedKeys) -> Option<LinkKeys> {
     let client = TlsClient::new(own, trusted).unwrap();
-    Some(LinkKeys { client, server: TlsServer::new(own, trusted).unwrap() })
+    let server = TlsServer::new(own, trusted).unwrap();
+    Some(LinkKeys { trusted: trusted.clone(), client, server })
 }
 
 #[test]

@@ -429,6 +429,7 @@ impl World {
             Output::Driver(name, message) => self.drive(rank, name, message),
             Output::Link(link, message) => self.send_on_link(rank, link, &message),
             Output::CloseLink(link) => self.close_link(rank, link),
+            Output::Adopt | Output::Trust(_) => {}
             Output::ConnectParent(parent) => self.connect_parent(rank, parent),
             Output::Listen => self.listen(rank, true),
             Output::StopListening => self.listen(rank, false),

@@ -36,6 +36,11 @@ pub(crate) struct Nodes {
     dir: tempfile::TempDir,
     /// Words before the command of each broker, if any.
     wrappers: Vec<Vec<String>>,
+    /// Everything of the configuration but the hosts.
+    pub(crate) head: String,
+    tcp: bool,
+    /// An entry of the configuration for each host.
+    pub(crate) hosts: Vec<String>,
     pub(crate) brokers: Vec<Option<Child>>,
 }
 
@@ -59,24 +64,46 @@ impl Nodes {
         let path = dir.path().display().to_string();
         let keygen = Command::new(program()).args(["keygen", &format!("{path}/key")]).output();
         assert!(keygen.unwrap().status.success());
-        let mut hosts = String::new();
-        for (rank, endpoint) in endpoints.into_iter().enumerate() {
-            let endpoint = endpoint.unwrap_or_else(|| format!("ipc://{path}/tree{rank}"));
-            hosts += &format!(
-                "[[bootstrap.hosts]]\nhost = \"n{rank}\"\nbind = \"{endpoint}\"\n\
-                 connect = \"{endpoint}\"\n"
-            );
-        }
-        let config = format!(
-            "[tbon]\ntopo = \"kary:2\"\n{tbon}\n[bootstrap]\ncurve_cert = \"{path}/key\"\n{hosts}"
+        let head = format!(
+            "[tbon]\ntopo = \"kary:2\"\n{tbon}\n[bootstrap]\ncurve_cert = \"{path}/key\"\n"
         );
-        fs::write(dir.path().join("flux.toml"), config).unwrap();
-        let mut nodes = Self { dir, wrappers, brokers: (0..size).map(|_| None).collect() };
+        let tcp = endpoints.iter().any(Option::is_some);
+        let mut nodes = Self { dir, wrappers, head, tcp, hosts: Vec::new(), brokers: Vec::new() };
+        for (rank, endpoint) in endpoints.into_iter().enumerate() {
+            nodes.name_at(&format!("n{rank}"), endpoint);
+        }
+        nodes.write_config();
         for rank in 0..size {
             nodes.boot(rank);
         }
         nodes.wait_for_all();
         nodes
+    }
+
+    /// Appends a host to the list, with a place for its broker.
+    pub(crate) fn name(&mut self, host: &str) {
+        let endpoint = self.tcp.then(|| format!("tcp://127.0.0.1:{}", free_port()));
+        self.name_at(host, endpoint);
+    }
+
+    fn name_at(&mut self, host: &str, endpoint: Option<String>) {
+        let rank = self.brokers.len();
+        let socket = || format!("ipc://{}/tree{rank}", self.dir.path().display());
+        let endpoint = endpoint.unwrap_or_else(socket);
+        self.hosts.push(format!(
+            "[[bootstrap.hosts]]\nhost = \"{host}\"\nbind = \"{endpoint}\"\n\
+             connect = \"{endpoint}\"\n"
+        ));
+        self.brokers.push(None);
+        if self.wrappers.len() < self.brokers.len() {
+            self.wrappers.push(Vec::new());
+        }
+    }
+
+    /// Writes the configuration of all.
+    pub(crate) fn write_config(&self) {
+        let text = format!("{}{}", self.head, self.hosts.concat());
+        fs::write(self.path("flux.toml"), text).unwrap();
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -97,7 +124,10 @@ impl Nodes {
         if !self.wrappers[rank].is_empty() {
             command.args(words).arg(program());
         }
-        command.args(["broker", "-c"]).arg(self.path("flux.toml"));
+        // A file of its own, if there is one; the leader's counts once it has joined.
+        let own = self.path(&format!("flux{rank}.toml"));
+        command.args(["broker", "-c"]);
+        command.arg(if own.exists() { own } else { self.path("flux.toml") });
         for setting in [
             format!("hostname=n{rank}"),
             format!("rundir={}", rundir.display()),

@@ -27,6 +27,7 @@ impl Node {
     }
 
     pub(crate) fn child_link_down(&mut self, link: LinkId, _reason: &str) {
+        self.overlay.keys.remove(&link);
         if let Some(Visitor::Child(rank)) = self.overlay.links.remove(&link) {
             self.child_failed(rank, "failed");
             self.child_gone(rank, Status::Lost, "lost connection");
@@ -56,7 +57,7 @@ impl Node {
         }
     }
 
-    fn turn_away(&mut self, link: LinkId) {
+    pub(crate) fn turn_away(&mut self, link: LinkId) {
         self.overlay.links.remove(&link);
         self.out.push_back(Output::Link(link, Message::control(control::DISCONNECT, 0)));
         self.out.push_back(Output::CloseLink(link));
@@ -76,6 +77,10 @@ impl Node {
             && name != configured
         {
             let text = format!("rank {} is {name} where {configured} is expected", hello.rank);
+            return Err(RpcError::new(Errno::EINVAL, text));
+        }
+        if self.cfg.removed.contains(hello.rank) {
+            let text = format!("rank {} is removed from this instance", hello.rank);
             return Err(RpcError::new(Errno::EINVAL, text));
         }
         // One that runs already may have been started before the instance grew.
@@ -107,7 +112,13 @@ impl Node {
         if self.overlay.spurn {
             return self.turn_away(link);
         }
-        let result = self.check_hello(message);
+        let result = self.check_hello(message).and_then(|(hello, status)| {
+            if self.may_be(link, hello.rank) {
+                return Ok((hello, status));
+            }
+            let text = format!("the key of rank {} is another one", hello.rank);
+            Err(RpcError::new(Errno::EPERM, text))
+        });
         let rank = Hello::take(message).map(|hello| hello.rank).ok();
         let result = result.and_then(|(hello, status)| {
             let own = &self.overlay.way.instance;

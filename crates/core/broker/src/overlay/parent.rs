@@ -149,6 +149,7 @@ impl Node {
     }
 
     fn call_parent(&mut self) {
+        self.overlay.keys.remove(&LinkId::PARENT);
         let rank = self.next_parent();
         self.overlay.parent.rank = rank;
         self.overlay.parent.state = Uplink::Connecting;
@@ -235,6 +236,10 @@ impl Node {
     pub(crate) fn parent_up(&mut self) {
         if !matches!(self.overlay.parent.state, Uplink::Connecting | Uplink::Waiting(_)) {
             return;
+        }
+        if !self.may_be(LinkId::PARENT, self.overlay.parent.rank) {
+            self.out.push_back(Output::CloseLink(LinkId::PARENT));
+            return self.parent_down("it has not the key that is listed for its host");
         }
         self.overlay.parent.state = Uplink::Greeting;
         self.overlay.parent.greet_by = self.clock.mono_us + GREET_MAX;

@@ -156,7 +156,8 @@ impl Node {
         let mut order = vec![rank];
         let mut at = 0;
         while let Some(rank) = order.get(at) {
-            order.extend_from_slice(children(*rank));
+            let there = children(*rank).iter().copied();
+            order.extend(there.filter(|rank| !self.cfg.removed.contains(*rank)));
             at += 1;
         }
         let mut done: std::collections::BTreeMap<u32, Subtree> = std::collections::BTreeMap::new();

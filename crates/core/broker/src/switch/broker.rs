@@ -257,12 +257,16 @@ impl Node {
     pub(crate) fn configure(&mut self, config: Map<String, Value>) -> Result<(), RpcError> {
         let access = Access::from_config(&config)
             .map_err(|error| RpcError::new(Errno::EINVAL, error.to_string()))?;
+        let growth = self.plan_growth(&config)?;
         let former = std::mem::replace(&mut self.config, config);
         if let Err(error) = self.configure_overlay() {
             self.config = former;
             return Err(error);
         }
         self.access = access;
+        if let Some((roster, topology)) = growth {
+            self.grow(roster, topology);
+        }
         Ok(())
     }
 

@@ -218,6 +218,7 @@ pub(crate) fn without_modules(cfg: NodeConfig, notes: &Shared) -> Node {
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Option<Node>>,
     pub(crate) notes: Vec<Shared>,
+    uri: String,
     topology: Topology,
     maker: Maker,
     clock: Clock,
@@ -231,6 +232,12 @@ pub(crate) struct Cluster {
     pub(crate) driven: Vec<(u32, &'static str, Message)>,
     pub(crate) stderr: Vec<(u32, String)>,
     pub(crate) exits: Vec<(u32, i32)>,
+    /// Ranks that listen since they got children.
+    pub(crate) listening: Vec<u32>,
+    /// What ranks were told to trust.
+    pub(crate) trusted: Vec<(u32, Vec<String>)>,
+    /// Keys of ranks that have one.
+    pub(crate) keys: BTreeMap<u32, String>,
     tags: u32,
 }
 
@@ -243,6 +250,7 @@ impl Cluster {
         let mut cluster = Self {
             nodes: Vec::new(),
             notes: Vec::new(),
+            uri: uri.to_string(),
             topology: Topology::parse(uri, size, &[]).unwrap(),
             maker,
             clock: Clock { mono_us: 1_000_000, wall: 1_700_000_000.0 },
@@ -255,6 +263,9 @@ impl Cluster {
             driven: Vec::new(),
             stderr: Vec::new(),
             exits: Vec::new(),
+            listening: Vec::new(),
+            trusted: Vec::new(),
+            keys: BTreeMap::new(),
             tags: 0,
         };
         for rank in 0..size {
@@ -272,8 +283,23 @@ impl Cluster {
         let hosts: Vec<String> =
             (0..self.topology.size()).map(|rank| format!("node{rank}")).collect();
         cfg.hostlist = Arc::from(hosts);
+        cfg.own_key = self.keys.get(&rank).cloned();
         cfg.seed = self.incarnation * 1000 + u64::from(rank);
         cfg
+    }
+
+    /// Brokers that are started from now on know of so many.
+    pub(crate) fn grow(&mut self, size: u32) {
+        self.topology = Topology::parse(&self.uri, size, &[]).unwrap();
+        while self.nodes.len() < size as usize {
+            self.nodes.push(None);
+            self.notes.push(Shared::default());
+        }
+    }
+
+    /// The same, where there are less than before.
+    pub(crate) fn shrink(&mut self, size: u32) {
+        self.topology = Topology::parse(&self.uri, size, &[]).unwrap();
     }
 
     /// Starts a broker, in place of a former one if there was one.
@@ -382,12 +408,21 @@ impl Cluster {
                 }
             }
             Output::CloseLink(link) => self.cut((rank, link)),
+            Output::Trust(keys) => self.trusted.push((rank, keys)),
+            Output::Adopt => self.listening.push(rank),
             Output::ConnectParent(parent) => {
                 if self.nodes.get(parent as usize).is_some_and(Option::is_some) {
                     let link = LinkId(self.next);
                     self.next += 1;
                     self.wires.insert((rank, LinkId::PARENT), (parent, link));
                     self.wires.insert((parent, link), (rank, LinkId::PARENT));
+                    if let Some(key) = self.keys.get(&rank) {
+                        self.queue.push_back((parent, Input::LinkKey(link, key.clone())));
+                    }
+                    if let Some(key) = self.keys.get(&parent) {
+                        let told = Input::LinkKey(LinkId::PARENT, key.clone());
+                        self.queue.push_back((rank, told));
+                    }
                     self.queue.push_back((parent, Input::LinkUp(link)));
                     self.queue.push_back((rank, Input::LinkUp(LinkId::PARENT)));
                 } else {
