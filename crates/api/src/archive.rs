@@ -157,6 +157,10 @@ bodies! {
         pub keep: Option<u64>,
         /// Ids wanted, at most [`CHUNK_MAX`]; the oldest first.
         pub max: u64,
+        /// Jobs that are never beyond, and are not counted: who asks remembers them itself, and
+        /// does not know whether they are here already.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pub except: Vec<u64>,
     }
 
     /// Jobs beyond a limit.

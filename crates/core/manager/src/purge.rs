@@ -22,6 +22,8 @@ pub const EVENT: &str = "job-purge-inactive";
 pub const PERIOD_US: u64 = 2_000_000;
 /// When there is more to purge, in microseconds.
 pub const PERIOD_BUSY_US: u64 = 50_000;
+/// Finished jobs of this memory that are named to the archive at most.
+const EXCEPT_MAX: usize = 10_000;
 /// Jobs purged at once by the limits.
 pub const BATCH: usize = 100;
 
@@ -164,14 +166,18 @@ impl JobManager {
 
     /// Purges what is beyond the limits, or counts it.
     fn purge_within(&mut self, cx: &mut Cx<'_, Wait>, limits: Limits, asker: Asker) {
-        if !self.archive {
+        // As long as very many jobs are not in the archive, its turn has not come.
+        if !self.archive || self.inactive.len() > EXCEPT_MAX {
             return self.purge_found(cx, limits, asker, 0, Vec::new());
         }
+        // Jobs may be in the archive before that is said here: those are not counted twice.
+        let except: Vec<u64> = self.inactive.oldest().map(|(id, _)| id).collect();
         let keep = limits.number.map(|number| number.saturating_sub(self.inactive.len()) as u64);
         let request = ArchiveLimits {
             ended_before: limits.age.map(|age| cx.wall() - age),
             keep,
             max: limits.max.unwrap_or(0) as u64,
+            except,
         };
         let ticket = self.purges.next;
         self.purges.next += 1;

@@ -365,24 +365,37 @@ impl JobArchive {
     /// # Errors
     /// When the file can't be read.
     pub fn beyond(&self, limits: &ArchiveLimits) -> Result<ArchiveBeyond, StoreError> {
-        let by_number = limits.keep.map_or(0, |keep| self.count.saturating_sub(keep));
+        let except: Vec<String> = limits.except.iter().map(|id| signed(*id).to_string()).collect();
+        let except = format!("[{}]", except.join(","));
+        let count_of = |text: &str, values: &[&dyn ToSql]| -> Result<u64, StoreError> {
+            let count: i64 = self
+                .connection
+                .prepare_cached(text)
+                .and_then(|mut statement| statement.query_row(values, |row| row.get(0)))
+                .map_err(self.sql())?;
+            Ok(unsigned(count))
+        };
+        let mut here = self.count;
+        if !limits.except.is_empty() {
+            let text = "SELECT count(*) FROM jobs WHERE id IN (SELECT value FROM json_each(?1))";
+            here = here.saturating_sub(count_of(text, params![except])?);
+        }
+        let by_number = limits.keep.map_or(0, |keep| here.saturating_sub(keep));
         let by_age = match limits.ended_before {
             None => 0,
             Some(time) => {
-                let text = "SELECT count(*) FROM jobs WHERE t_inactive <= ?1";
-                let count: i64 = self
-                    .connection
-                    .prepare_cached(text)
-                    .and_then(|mut statement| statement.query_row([time], |row| row.get(0)))
-                    .map_err(self.sql())?;
-                unsigned(count)
+                let text = "SELECT count(*) FROM jobs WHERE t_inactive <= ?1 \
+                            AND id NOT IN (SELECT value FROM json_each(?2))";
+                count_of(text, params![time, except])?
             }
         };
         let unlimited = limits.keep.is_none() && limits.ended_before.is_none();
-        let count = if unlimited { self.count } else { by_number.max(by_age) };
-        let text = "SELECT id FROM jobs ORDER BY t_inactive, id LIMIT ?1";
+        let count = if unlimited { here } else { by_number.max(by_age) };
+        let text = "SELECT id FROM jobs WHERE id NOT IN (SELECT value FROM json_each(?2)) \
+                    ORDER BY t_inactive, id LIMIT ?1";
         let wanted = count.min(limits.max);
-        let ids = if wanted == 0 { Vec::new() } else { self.ids(text, params![limit(wanted)])? };
+        let ids =
+            if wanted == 0 { Vec::new() } else { self.ids(text, params![limit(wanted), except])? };
         Ok(ArchiveBeyond { count, ids })
     }
 

@@ -269,6 +269,22 @@ fn the_journal_tells_of_archived_jobs_too_when_it_shall_be_full() {
 }
 
 #[test]
+fn a_job_of_which_it_is_not_yet_said_that_it_is_archived_counts_once() {
+    let mut bench = online(Left::default());
+    for id in 1..=6 {
+        finish(&mut bench, id, 0);
+        bench.rig.advance(1_000_000);
+    }
+    archive(&mut bench, &[1, 2, 3, 4]);
+    bench.put(&[5]);
+    let purge = json!({"age_limit": -1.0, "num_limit": 3, "batch": 100, "force": true});
+    assert_eq!(bench.call("job-manager.purge", purge.clone()).unwrap()["count"], 3);
+    assert_eq!(bench.call("job-manager.purge", purge).unwrap()["count"], 0);
+    assert_eq!(bench.archive.as_ref().unwrap().keys().collect::<Vec<_>>(), [&4, &5]);
+    bench.rig.drain();
+}
+
+#[test]
 fn archived_jobs_are_purged_oldest_first_and_ids_never_go_back() {
     let mut bench = online(Left::default());
     for id in 1..=6 {

@@ -195,6 +195,8 @@ impl Bench {
             "archive.beyond" => {
                 let mut all: Vec<(f64, u64)> =
                     jobs.values().map(|job| (job.t_inactive, job.id)).collect();
+                let except = body["except"].as_array().cloned().unwrap_or_default();
+                all.retain(|(_, id)| !except.contains(&json!(id)));
                 all.sort_by(|a, b| a.partial_cmp(b).unwrap());
                 let keep =
                     body["keep"].as_u64().map(|keep| all.len().saturating_sub(keep as usize));

@@ -72,7 +72,8 @@ fn the_oldest_are_beyond_the_limits_first() {
     let jobs: Vec<ArchivedJob> = (1..=6).map(|id| job(id, 1, 10.0 - id as f64)).collect();
     archive.put(&jobs).unwrap();
     let beyond = |archive: &JobArchive, ended_before, keep, max| {
-        let found = archive.beyond(&ArchiveLimits { ended_before, keep, max }).unwrap();
+        let limits = ArchiveLimits { ended_before, keep, max, except: Vec::new() };
+        let found = archive.beyond(&limits).unwrap();
         (found.count, found.ids)
     };
     assert_eq!(beyond(&archive, None, None, 2), (6, vec![6, 5]));
@@ -80,6 +81,10 @@ fn the_oldest_are_beyond_the_limits_first() {
     assert_eq!(beyond(&archive, Some(6.0), Some(4), 9), (3, vec![6, 5, 4]));
     assert_eq!(beyond(&archive, Some(6.0), None, 0), (3, vec![]));
     assert_eq!(beyond(&archive, None, Some(9), 9), (0, vec![]));
+    let limits =
+        ArchiveLimits { ended_before: Some(6.0), keep: Some(3), max: 9, except: vec![5, 1, 99] };
+    let found = archive.beyond(&limits).unwrap();
+    assert_eq!((found.count, found.ids), (2, vec![6, 4]), "5 and 1 are somebody else's");
     archive.remove(&[6, 5, 77]).unwrap();
     assert_eq!(archive.info().unwrap().count, 4);
     assert_eq!(beyond(&archive, None, Some(4), 9), (0, vec![]));
