@@ -277,7 +277,7 @@ const MISTAKES: &[(&str, i32, &str)] = &[
     (
         "flux resource drain 0:",
         1,
-        "flux-resource: ERROR: [Errno 22] invalid targets: invalid hosts: 0:",
+        "flux-resource: ERROR: [Errno 22] invalid targets: '' is not like core[0-3],gpu0",
     ),
     ("flux resource undrain 0", 1, "flux-resource: ERROR: rank 0 not drained"),
     ("flux resource undrain 9", 1, "flux-resource: ERROR: idset is out of range"),

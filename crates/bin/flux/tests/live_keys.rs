@@ -352,6 +352,10 @@ const POLICY: &[Row] = &[
 const ELSEWHERE: &[(&str, &str)] = &[
     ("access.roles.admin.groups", "broker: access::tests"),
     ("access.roles.admin.users", "broker: access::tests"),
+    ("bootstrap.hosts", "hosts.rs; cluster: faults.py"),
+    ("bootstrap.hosts.host", "hosts.rs; cluster: faults.py"),
+    ("bootstrap.hosts.key", "hosts.rs"),
+    ("bootstrap.hosts.removed", "hosts.rs; cluster: faults.py"),
     ("exec.sdexec-properties.*", "cluster: units.py"),
     ("exec.service", "cluster: units.py"),
     ("policy.access.allow-group", "not enforced yet: manager: tests::queues"),
