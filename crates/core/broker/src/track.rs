@@ -5,10 +5,22 @@ use std::collections::BTreeMap;
 
 use flux_proto::{Message, RouteId};
 
-/// Outstanding requests of one link, by requester and matchtag.
+/// Which request: the way it came, whose first hop is who has asked, and its matchtag.
+///
+/// Requester and matchtag alone are not enough. Who was told that a request has failed, because a
+/// link on its way was lost, may use the tag again while the request is still here; its next one
+/// comes another way, since each link has new names every time that it comes up.
+type Key = (Vec<RouteId>, u32);
+
+fn key(message: &Message) -> Key {
+    (message.routes.clone(), message.matchtag())
+}
+
+/// Outstanding requests of one link, or of one who serves. A response has to be shown with the
+/// route stack that its request had.
 #[derive(Debug, Default)]
 pub(crate) struct Tracker {
-    open: BTreeMap<(RouteId, u32), Open>,
+    open: BTreeMap<Key, Open>,
 }
 
 /// A request that has no last response yet.
@@ -33,33 +45,22 @@ impl Tracker {
             return;
         };
         if message.method().ends_with("disconnect") && message.no_response() {
-            let range = (client.clone(), 0)..=(client.clone(), u32::MAX);
-            let gone: Vec<_> = self.open.range(range).map(|(key, _)| key.clone()).collect();
+            let range = self.open.range((vec![client.clone()], 0)..);
+            let keys = range.map(|(key, _)| key).take_while(|key| key.0.first() == Some(client));
+            let gone: Vec<Key> = keys.cloned().collect();
             for key in gone {
                 self.open.remove(&key);
             }
         }
         if !message.no_response() && message.matchtag() != 0 {
             let open = Open { head: head(message), since: now };
-            self.open.insert((client.clone(), message.matchtag()), open);
+            self.open.insert(key(message), open);
         }
     }
 
-    /// Whether a response goes back the way its request came.
-    pub(crate) fn returns(&self, message: &Message) -> bool {
-        let Some(client) = message.first_route() else {
-            return false;
-        };
-        let request = self.open.get(&(client.clone(), message.matchtag()));
-        request.is_some_and(|request| request.head.routes == message.routes)
-    }
-
-    /// A response comes back. Whether the request was known.
+    /// A response goes back the way its request came. Whether the request was known.
     pub(crate) fn response(&mut self, message: &Message) -> bool {
-        let Some(client) = message.first_route() else {
-            return false;
-        };
-        let key = (client.clone(), message.matchtag());
+        let key = key(message);
         if message.is_streaming() && message.errnum().0 == 0 {
             return self.open.contains_key(&key);
         }
@@ -192,6 +193,26 @@ mod tests {
         let left: Vec<_> = tracker.take().collect();
         assert_eq!(left.len(), 1);
         assert_eq!(left[0].first_route(), Some(&RouteId::from("y")));
+    }
+
+    #[test]
+    fn a_tag_that_is_used_again_another_way_is_another_request() {
+        let mut tracker = Tracker::default();
+        let (mut old, mut new) = (request("a.b", 1, "x"), request("a.c", 1, "x"));
+        old.push_route(RouteId::from("before"));
+        new.push_route(RouteId::from("after"));
+        tracker.request(&old, 7);
+        tracker.request(&new, 8);
+        assert!(!tracker.response(&Message::response_to(&request("a.b", 1, "x"))));
+        assert!(tracker.response(&Message::response_to(&old)));
+        let left: Vec<_> = tracker.take().collect();
+        assert_eq!(left.iter().map(Message::topic).collect::<Vec<_>>(), ["a.c"]);
+        // Who goes away leaves none, whichever way they came.
+        tracker.request(&old, 9);
+        tracker.request(&new, 9);
+        tracker.request(&request("a.b", 1, "xy"), 9);
+        tracker.request(&request("a.disconnect", 0, "x").with_no_response(), 9);
+        assert_eq!(tracker.len(), 1);
     }
 
     #[test]

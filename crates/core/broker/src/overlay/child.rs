@@ -273,6 +273,10 @@ impl Node {
                 }
             }
             MsgType::Response => {
+                // The request was noted before it got this broker's name on the link.
+                if message.last_route() == child.face.as_ref() {
+                    message.pop_route();
+                }
                 child.traffic.sent.response(&message);
                 self.route_response(message);
             }
@@ -369,11 +373,12 @@ impl Node {
         }
     }
 
-    /// A response to a request that came from a child.
-    pub(crate) fn response_down(&mut self, rank: u32, message: Message) {
+    /// A response to a request that came from a child, whose name is still on top.
+    pub(crate) fn response_down(&mut self, rank: u32, mut message: Message) {
         if let Some(child) = self.overlay.children.get_mut(&rank) {
             child.traffic.streams.response(&message);
         }
+        message.pop_route();
         self.send_down(rank, message);
     }
 

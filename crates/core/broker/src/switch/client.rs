@@ -115,8 +115,7 @@ impl Node {
                 // A client may only answer what it was asked, and only who has asked; what has no
                 // tag nobody remembers.
                 let untold = message.matchtag() == 0 && client.cred.is_owner();
-                let returns = client.cred.is_owner() || client.serving.returns(&message);
-                if (returns && client.serving.response(&message)) || untold {
+                if client.serving.response(&message) || untold {
                     self.route_response(message);
                 }
             }

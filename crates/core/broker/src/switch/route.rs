@@ -109,10 +109,10 @@ impl Node {
             Peer::Own => self.serve(message),
             Peer::Module(_) if message.method() == "rusage" => self.rusage(message),
             Peer::Module(seat) => {
+                message.push_route(self.cfg.uuid.clone());
                 if let Some(seat) = self.seats.get_mut(seat) {
                     seat.serving.request(&message, self.clock.mono_us);
                 }
-                message.push_route(self.cfg.uuid.clone());
                 self.work.push_back(Work::Deliver(seat, message));
             }
             Peer::Driver(at) => {
@@ -135,9 +135,11 @@ impl Node {
             let Some(peer) = message.last_route().and_then(|id| self.ids.get(id)) else {
                 return;
             };
-            if peer == Peer::Parent {
+            match peer {
                 // The parent finds its own id on top and takes it off.
-                return self.response_up(message);
+                Peer::Parent => return self.response_up(message),
+                Peer::Child(rank) => return self.response_down(rank, message),
+                _ => {}
             }
             message.pop_route();
             match peer {
@@ -145,8 +147,7 @@ impl Node {
                 Peer::Module(seat) => return self.work.push_back(Work::Deliver(seat, message)),
                 Peer::Driver(at) => return self.give_driver(at, message),
                 Peer::Client(client) => return self.send_client(client, message),
-                Peer::Child(rank) => return self.response_down(rank, message),
-                Peer::Parent => return,
+                Peer::Child(_) | Peer::Parent => return,
             }
         }
     }

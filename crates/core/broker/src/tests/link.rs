@@ -286,3 +286,82 @@ fn a_break_between_two_living_brokers_is_seen_by_both() {
         assert!(cluster.received(caller).is_empty());
     }
 }
+
+/// Asks with a tag of the caller's own choice.
+fn ask_tagged(cluster: &mut Cluster, caller: Caller, rank: u32, tag: u32) {
+    let body = json!({ "from": caller.rank });
+    cluster.ask_with(caller, "probe.hold", rank, body, |mut message| {
+        message.set_matchtag(tag);
+        message
+    });
+}
+
+/// The service of a rank answers the oldest request that it keeps.
+fn release(cluster: &mut Cluster, rank: u32) {
+    let mut notes = cluster.notes[rank as usize].borrow_mut();
+    let request = notes.held.remove(0);
+    notes.late.push(Message::response_to(&request));
+    drop(notes);
+    let caller = cluster.client(rank, OWNER);
+    cluster.send(caller, Message::request("probe.release").with_no_response());
+}
+
+fn join_again(cluster: &mut Cluster, rank: u32) {
+    let caller = cluster.client(rank, OWNER);
+    let join = json!({ "topic": "overlay.join" });
+    cluster.ask_with(caller, "state-machine.do", rank, join, Message::with_no_response);
+}
+
+#[test]
+fn a_late_answer_from_before_a_child_came_back_leaves_its_new_request_tracked() {
+    // 4 and 2 are children of 0, and 3 is a child of 2.
+    let mut cluster = Cluster::new("binomial", 6);
+    let caller = cluster.client(4, OWNER);
+    ask_tagged(&mut cluster, caller, 3, 1);
+    cluster.break_uplink(4);
+    unreachable(&mut cluster, caller, 1, Some("overlay disconnect"));
+    // The tag is free again, and its next request goes over the same link of rank 0.
+    join_again(&mut cluster, 4);
+    ask_tagged(&mut cluster, caller, 2, 1);
+    release(&mut cluster, 3);
+    assert!(cluster.answers(caller, 1).is_empty(), "an answer to the request that has failed");
+    cluster.break_uplink(2);
+    unreachable(&mut cluster, caller, 1, None);
+    for rank in [0, 2, 4] {
+        assert_eq!(cluster.nodes[rank].as_ref().unwrap().tracked(), 0, "rank {rank}");
+    }
+}
+
+#[test]
+fn a_late_answer_from_before_a_parent_came_back_leaves_its_new_request_tracked() {
+    let mut cluster = Cluster::new("kary:1", 3);
+    let root = cluster.client(0, OWNER);
+    ask_tagged(&mut cluster, root, 2, 1);
+    cluster.break_uplink(1);
+    unreachable(&mut cluster, root, 1, None);
+    join_again(&mut cluster, 1);
+    ask_tagged(&mut cluster, root, 2, 1);
+    // Rank 1 now knows both; the first is answered, and nobody waits for that.
+    release(&mut cluster, 2);
+    assert!(cluster.answers(root, 1).is_empty(), "an answer to the request that has failed");
+    cluster.kill(2);
+    unreachable(&mut cluster, root, 1, None);
+    for rank in [0, 1] {
+        assert_eq!(cluster.nodes[rank].as_ref().unwrap().tracked(), 0, "rank {rank}");
+    }
+}
+
+#[test]
+fn a_module_that_fails_after_a_late_answer_still_ends_the_new_request() {
+    let mut cluster = Cluster::new("kary:1", 2);
+    let leaf = cluster.client(1, OWNER);
+    ask_tagged(&mut cluster, leaf, 0, 1);
+    cluster.break_uplink(1);
+    unreachable(&mut cluster, leaf, 1, Some("overlay disconnect"));
+    join_again(&mut cluster, 1);
+    ask_tagged(&mut cluster, leaf, 0, 1);
+    release(&mut cluster, 0);
+    let root = cluster.client(0, OWNER);
+    cluster.send(root, Message::request("probe.fail").with_no_response());
+    unreachable(&mut cluster, leaf, 1, Some("module disconnect"));
+}
