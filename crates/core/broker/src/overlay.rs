@@ -73,7 +73,8 @@ pub(crate) struct Child {
     /// Its identity on the link while it is online.
     pub(crate) uuid: Option<RouteId>,
     /// This broker's identity on the link: its uuid the first time, another one each time that
-    /// the child comes back, so that answers from before do not meet requests from now.
+    /// the child comes back or is taken in, so that answers from before do not meet requests from
+    /// now.
     pub(crate) face: Option<RouteId>,
     pub(crate) status: Status,
     /// Since when it has that status, monotonic microseconds.

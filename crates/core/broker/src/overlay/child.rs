@@ -212,12 +212,13 @@ impl Node {
     fn new_face(&mut self, rank: u32) -> Option<String> {
         let child = self.overlay.children.get_mut(&rank)?;
         match child.face.take() {
-            None => {
+            // One that was taken in may have been here before, which nobody remembers.
+            None if !child.adopted => {
                 child.face = Some(self.cfg.uuid.clone());
                 None
             }
-            Some(former) => {
-                if former != self.cfg.uuid {
+            former => {
+                if let Some(former) = former.filter(|former| *former != self.cfg.uuid) {
                     self.ids.remove(&former, Peer::Own);
                 }
                 let face = self.ids.make(Peer::Own);

@@ -258,3 +258,36 @@ fn nobody_takes_in_who_is_not_below() {
     assert_eq!(shape(&mut cluster), "0(1(3,4),2(5,6))");
     all_talk(&mut cluster, &[0, 1, 2, 3, 4, 5, 6]);
 }
+
+#[test]
+fn who_is_taken_in_again_brings_no_answers_from_before() {
+    let mut cluster = movable("kary:1", 4);
+    let root = cluster.client(0, OWNER);
+    let ask = |cluster: &mut Cluster| {
+        cluster.ask_with(root, "probe.hold", 2, json!({}), |mut message| {
+            message.set_matchtag(1);
+            message
+        })
+    };
+    cluster.kill(1);
+    rejoin(&mut cluster, 2);
+    cluster.advance(4_000_000);
+    assert_eq!(shape(&mut cluster), "0(1,2(3))");
+    ask(&mut cluster);
+    cluster.break_uplink(2);
+    assert_eq!(cluster.answers(root, 1)[0].as_ref().unwrap_err().errno, Errno::EHOSTUNREACH);
+    rejoin(&mut cluster, 2);
+    cluster.advance(15_000_000);
+    assert_eq!(shape(&mut cluster), "0(1,2(3))");
+    // The tag is used again; the answer to its first request has nowhere to go.
+    ask(&mut cluster);
+    let poke = Message::request("probe.release").with_no_response();
+    for text in ["first", "second"] {
+        let request = cluster.notes[2].borrow_mut().held.remove(0);
+        let answer = Message::response_to(&request).with_json(&json!({ "is": text }));
+        cluster.notes[2].borrow_mut().late.push(answer);
+        let caller = cluster.client(2, OWNER);
+        cluster.send(caller, poke.clone());
+    }
+    assert_eq!(cluster.answers(root, 1), [Ok(json!({ "is": "second" }))]);
+}
