@@ -75,14 +75,14 @@ fn the_leader_is_killed_and_started(size: usize) {
     let done = submit(&nodes, last, &[], "true");
     nodes.text(0, &["job", "wait-event", "-qt60", &done, "clean"]);
     nodes.text(last, &["kvs", "put", "acknowledged=yes"]);
-    // Two that run: on all nodes, and on the last one.
+    let debug = noting(&nodes, 0, "debug", &["-n1", "-qdebug"]);
+    nodes.text(0, &["job", "wait-event", "-qt60", &debug, "clean"]);
+    // Two that run, which is all that two cores can do: on all nodes, and on the last one.
     let wide = waiting(&nodes, last, "wide", &["-N", &all, "-n", &all, "-t1h"]);
     nodes.wait("start", |nodes| lines(nodes, "wide").len() == size);
     let on_last = format!("--requires=ranks:{last}");
     let narrow = waiting(&nodes, 0, "narrow", &["-n1", &on_last]);
     nodes.wait("start", |nodes| lines(nodes, "narrow").len() == 1);
-    let debug = noting(&nodes, 0, "debug", &["-n1", "-qdebug"]);
-    nodes.text(0, &["job", "wait-event", "-qt60", &debug, "clean"]);
     // Some that wait for whole nodes; they will run one after the other.
     let whole = ["-N", &most, "-n", &most, "--exclusive"];
     let whole = |more: &[&'static str]| [&whole[..], more].concat();
