@@ -87,17 +87,21 @@ fn what_a_guest_does_not_read_or_finish_is_bounded() {
         loud.write_all(&event).unwrap();
     }
     others_work(&instance);
-    assert!(resident(&instance) < before + 700_000, "{} KiB", resident(&instance));
+    // 4.8 GB in all. 256 MiB may wait, in buffers that grow by doubling; what was closed goes a
+    // little later.
+    let unread = resident(&instance);
+    assert!(unread < before + 1_500_000, "{unread} KiB");
     assert!(instance.log().contains(&format!("user {} is disconnected", ALICE.id)));
     drop(deaf);
     // Messages that do not end, and one that is announced too long.
     let begun = encode(&Message::request("kvs.commit").with_raw(vec![0; 60 << 20]));
-    let mut halves: Vec<UnixStream> = (0..12).map(|_| socket(ALICE).unwrap()).collect();
+    let mut halves: Vec<UnixStream> = (0..32).map(|_| socket(ALICE).unwrap()).collect();
     for half in &mut halves {
         drop(half.write_all(&begun[..50 << 20]));
     }
     others_work(&instance);
-    assert!(resident(&instance) < before + 900_000, "{} KiB", resident(&instance));
+    // 1.6 GB in all.
+    assert!(resident(&instance) < unread + 700_000, "{} KiB", resident(&instance));
     drop(halves);
     let mut long = socket(ALICE).unwrap();
     let announced = [&begun[..4], &(1_u32 << 30).to_be_bytes()].concat();
