@@ -4,6 +4,8 @@ use flux_model::constraint::{ConstraintError, node::NodeConstraint};
 use flux_model::jobspec::{Count, JobspecError, Layout, Request, Vertex};
 use serde_json::Value;
 
+use crate::special::is_special;
+
 /// Why a request can never be met.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum DemandError {
@@ -58,6 +60,8 @@ pub struct Demand {
     pub cores: u32,
     /// Gpus of each unit.
     pub gpus: u32,
+    /// Other types than nodes, slots, cores and gpus are asked for, too.
+    pub special: bool,
 }
 
 impl Demand {
@@ -66,18 +70,18 @@ impl Demand {
     /// # Errors
     /// A jobspec without resources or with counts that are not supported.
     pub fn of(jobspec: &Value) -> Result<Self, DemandError> {
-        let resources = jobspec
-            .get("resources")
-            .filter(|list| list.as_array().is_some_and(|list| !list.is_empty()))
-            .ok_or_else(|| DemandError::Jobspec("jobspec has no resources".to_string()))?;
-        let vertices = Vertex::list_from_value(resources).map_err(DemandError::from)?;
-        let request = Request::of(&vertices).map_err(|error| match error.to_string().as_str() {
-            "resources: contains no slot" => {
-                DemandError::Jobspec("Unable to determine slot count".to_string())
-            }
-            _ => error.into(),
-        })?;
-        Self::from_request(&request)
+        let vertices = resources(jobspec)?;
+        let mut request =
+            Request::of(&vertices).map_err(|error| match error.to_string().as_str() {
+                "resources: contains no slot" => {
+                    DemandError::Jobspec("Unable to determine slot count".to_string())
+                }
+                _ => error.into(),
+            })?;
+        let special = is_special(&vertices);
+        // Who asks for such things has whole nodes.
+        request.exclusive |= special;
+        Ok(Self { special, ..Self::from_request(&request)? })
     }
 
     /// Reduces a request to numbers per node or slot.
@@ -104,6 +108,7 @@ impl Demand {
                 units_per_slot: 1,
                 cores: narrow(cores.saturating_mul(per_node)),
                 gpus: narrow(gpus.saturating_mul(per_node)),
+                special: false,
             },
             (Layout::NodesInSlots, Some(nodes)) => {
                 let each = nodes.min().max(1);
@@ -116,6 +121,7 @@ impl Demand {
                     units_per_slot: each,
                     cores: narrow(cores.div_ceil(each)),
                     gpus: narrow(gpus.div_ceil(each)),
+                    special: false,
                 }
             }
             _ => Self {
@@ -126,6 +132,7 @@ impl Demand {
                 units_per_slot: 1,
                 cores: narrow(cores),
                 gpus: narrow(gpus),
+                special: false,
             },
         };
         Ok(demand)
@@ -190,6 +197,18 @@ impl Demand {
 
 fn simple(count: &Count, what: &'static str) -> Result<(), DemandError> {
     if count.is_simple() { Ok(()) } else { Err(DemandError::Discrete(what)) }
+}
+
+/// The resources that a jobspec asks for.
+///
+/// # Errors
+/// A jobspec without resources, or with some that make no sense.
+pub fn resources(jobspec: &Value) -> Result<Vec<Vertex>, DemandError> {
+    let resources = jobspec
+        .get("resources")
+        .filter(|list| list.as_array().is_some_and(|list| !list.is_empty()))
+        .ok_or_else(|| DemandError::Jobspec("jobspec has no resources".to_string()))?;
+    Vertex::list_from_value(resources).map_err(DemandError::from)
 }
 
 /// More than fits is more than any node has.

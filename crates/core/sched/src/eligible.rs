@@ -11,6 +11,13 @@ pub enum Eligible {
     Classes(Vec<usize>),
     /// These ranks.
     Ranks(Idset),
+    /// So many ranks of one group, of as many groups as it takes.
+    Groups {
+        /// Ranks that go together; none is empty.
+        groups: Vec<Idset>,
+        /// Nodes of each group that is used.
+        each: u64,
+    },
 }
 
 impl Eligible {
@@ -20,6 +27,16 @@ impl Eligible {
         match self {
             Self::Classes(classes) => classes.is_empty(),
             Self::Ranks(ranks) => ranks.is_empty(),
+            Self::Groups { groups, .. } => groups.is_empty(),
+        }
+    }
+
+    /// Whether it has a rank that is a node of this class.
+    pub(crate) fn contains(&self, rank: u32, class: usize) -> bool {
+        match self {
+            Self::Classes(classes) => classes.binary_search(&class).is_ok(),
+            Self::Ranks(ranks) => ranks.contains(rank),
+            Self::Groups { groups, .. } => groups.iter().any(|ranks| ranks.contains(rank)),
         }
     }
 }

@@ -170,8 +170,12 @@ fn succeed(cx: &mut Cx<'_, Wait>, grant: Grant) {
         }
     }
     let annotations = Some(json!({ "sched": sched }));
-    let body =
-        AllocResponse { annotations, r: Some(grant.r), ..response(grant.id, ALLOC_SUCCESS, None) };
+    let mut r = grant.r;
+    if let Some(r) = r.as_object_mut() {
+        // For those who schedule within the job only; they read it in the KVS.
+        r.remove("scheduling");
+    }
+    let body = AllocResponse { annotations, r: Some(r), ..response(grant.id, ALLOC_SUCCESS, None) };
     grant.job.answer.ok(cx, &body);
 }
 

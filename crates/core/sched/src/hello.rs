@@ -15,6 +15,7 @@ use flux_model::treeobj::Treeobj;
 use flux_proto::Errno;
 use flux_svc::{Cx, Level, Reply, To};
 
+use crate::graph::Graph;
 use crate::pool::Pool;
 use crate::queue::Holding;
 use crate::service::{SchedService, Wait};
@@ -87,7 +88,12 @@ impl SchedService {
                 self.reset_jobs();
             }
             self.instance_end = set.expiration;
-            self.pool = Pool::new(set);
+            let graph = Graph::of(&set).unwrap_or_else(|error| {
+                let text = format!("R: {error}; resources are nodes, cores and gpus only");
+                cx.log(Level::Warning, text);
+                None
+            });
+            self.pool = Pool::new(set).with_graph(graph.map(Arc::new));
             self.has_pool = true;
         }
         let ids = |text: &Option<String>| {

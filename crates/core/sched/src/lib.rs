@@ -15,12 +15,14 @@ pub mod demand;
 pub mod eligible;
 pub mod forecast;
 mod grants;
+pub mod graph;
 mod hello;
 mod index;
 mod pass;
 pub mod pool;
 mod queue;
 mod service;
+pub mod special;
 
 pub use config::{Policy, SchedSettings};
 pub use demand::{Demand, DemandError};

@@ -14,9 +14,11 @@ use flux_model::resource_set::{Children, ResourceSet, ResourceSetError};
 
 use crate::demand::{Demand, DemandError, Unit};
 use crate::eligible::{Eligible, View, only_properties};
+use crate::graph::Graph;
 use crate::index::Index;
 
 mod held;
+mod special;
 
 /// Most classes by property; with more, classes are by size only and every constraint is worked
 /// out rank by rank.
@@ -70,6 +72,8 @@ pub struct Pool {
     held: BTreeMap<u32, Arc<Children>>,
     cache: BTreeMap<String, Arc<Eligible>>,
     everything: Arc<Eligible>,
+    /// Resources beyond nodes, cores and gpus.
+    graph: Option<Arc<Graph>>,
     /// Nodes looked at while placing, for tests of the cost.
     pub examined: u64,
 }
@@ -146,6 +150,7 @@ impl Pool {
             held: BTreeMap::new(),
             cache: BTreeMap::new(),
             everything,
+            graph: None,
             examined: 0,
         }
     }
@@ -262,6 +267,11 @@ impl Pool {
                 .ids()
                 .filter_map(|rank| self.nodes.get(&rank))
                 .fold(0, |mask, node| mask | bit(node.class)),
+            Eligible::Groups { groups, .. } => groups
+                .iter()
+                .flat_map(Idset::ids)
+                .filter_map(|rank| self.nodes.get(&rank))
+                .fold(0, |mask, node| mask | bit(node.class)),
         }
     }
 
@@ -291,6 +301,17 @@ impl Pool {
                     add(self.classes[node.class].all, 1);
                 }
             }
+            Eligible::Groups { groups, each } => {
+                for ranks in groups {
+                    let nodes = ranks.ids().filter_map(|rank| self.nodes.get(&rank));
+                    let alls = nodes.filter(|node| !node.barred);
+                    let alls = alls.map(|node| self.classes[node.class].all);
+                    let fits = alls.filter(|all| demand.fit(*all, *all) > 0);
+                    for all in fits.take(usize::try_from(*each).unwrap_or(usize::MAX)) {
+                        add(all, 1);
+                    }
+                }
+            }
         }
         if totals.0 >= demand.min {
             return Ok(());
@@ -314,6 +335,10 @@ impl Pool {
                 .ids()
                 .map(|rank| self.fit(demand, eligible, rank, None))
                 .fold(0, u64::saturating_add),
+            Eligible::Groups { groups, each } => {
+                let fits = |ranks: &&Idset| self.first(demand, ranks, *each).len() as u64 == *each;
+                each.saturating_mul(groups.iter().filter(fits).count() as u64)
+            }
         }
     }
 
@@ -326,12 +351,12 @@ impl Pool {
         free: Option<(u32, u32)>,
     ) -> u64 {
         let Some(node) = self.nodes.get(&rank).filter(|node| node.up) else { return 0 };
-        let may = match eligible {
-            Eligible::Classes(classes) => classes.binary_search(&node.class).is_ok(),
-            Eligible::Ranks(ranks) => ranks.contains(rank),
-        };
         let free = free.unwrap_or_else(|| node.free());
-        if may { demand.fit(free, self.classes[node.class].all) } else { 0 }
+        if eligible.contains(rank, node.class) {
+            demand.fit(free, self.classes[node.class].all)
+        } else {
+            0
+        }
     }
 
     /// What is free on a node, up or down.
@@ -391,10 +416,20 @@ impl Pool {
                     }
                 }
             }
+            Eligible::Groups { groups, each } => {
+                for ranks in groups {
+                    let chosen = self.first(demand, ranks, *each);
+                    // Groups that are used are used whole.
+                    if chosen.len() as u64 == *each && !chosen.iter().all(|rank| take(*rank, 1)) {
+                        break;
+                    }
+                }
+            }
             _ => {
                 let (classes, within): (Vec<usize>, _) = match eligible {
                     Eligible::Classes(classes) => (classes.clone(), None),
                     Eligible::Ranks(ranks) => ((0..self.classes.len()).collect(), Some(ranks)),
+                    Eligible::Groups { .. } => (Vec::new(), None),
                 };
                 for (rank, fit) in merged(&self.classes, &classes, demand) {
                     if within.is_none_or(|ranks| ranks.contains(rank)) && !take(rank, fit) {
@@ -485,6 +520,7 @@ impl Pool {
             }
         }
         set.nslots = Some(placement.nslots);
+        set.scheduling = self.scheduling(&placement.parts);
         Ok(set)
     }
 

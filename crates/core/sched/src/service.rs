@@ -136,7 +136,12 @@ impl SchedService {
     ) -> Result<(Demand, std::sync::Arc<crate::Eligible>, f64), DemandError> {
         let demand = Demand::of(jobspec)?;
         let duration = demand::duration(jobspec)?;
-        let eligible = self.pool.eligible(demand::constraint(jobspec)?);
+        let constraint = demand::constraint(jobspec)?;
+        let eligible = if demand.special {
+            self.pool.eligible_special(constraint, &demand::resources(jobspec)?)?
+        } else {
+            self.pool.eligible(constraint)
+        };
         self.pool.feasible(&demand, &eligible)?;
         Ok((demand, eligible, duration))
     }
@@ -272,7 +277,7 @@ impl SchedService {
         self.abandon_grants();
         self.running = Running::default();
         self.pool = {
-            let mut pool = Pool::new(self.pool.set().clone());
+            let mut pool = Pool::new(self.pool.set().clone()).with_graph(self.pool.graph());
             pool.mark(self.pool.up(), true);
             pool.bar(self.pool.barred());
             pool.hold(self.pool.held());

@@ -2,6 +2,7 @@
 
 mod placement;
 mod protocol;
+mod special;
 
 use serde_json::{Value, json};
 

@@ -195,6 +195,7 @@ fn demands() -> impl Strategy<Value = Demand> {
             units_per_slot: 1,
             cores,
             gpus,
+            special: false,
         }
     })
 }
