@@ -18,6 +18,7 @@ use flux_id::JobId;
 use flux_model::{
     eventlog::Event,
     stdio::{Header, StdioEvent},
+    wait_status,
 };
 
 use crate::{
@@ -93,7 +94,7 @@ struct Followed {
     open: u32,
     header: Option<Header>,
     running: bool,
-    finish: Option<i64>,
+    finish: Option<i32>,
     fatal: bool,
     started: bool,
     seen: bool,
@@ -387,7 +388,7 @@ impl Follower {
                 self.tally.running += 1;
             }
             "clean" => job.clean = true,
-            "finish" => job.finish = event.get_i64("status"),
+            "finish" => job.finish = event.get_i64("status").map(ending::status_of),
             "exception" => {
                 let severity = event.get_i64("severity").unwrap_or(0);
                 job.fatal |= severity == 0;
@@ -473,7 +474,7 @@ impl Follower {
             self.tally.running -= 1;
         }
         let code = match job.finish {
-            Some(status) => ending::exit_code(status),
+            Some(status) => wait_status::exit_code(status),
             None => i32::from(job.fatal),
         };
         self.tally.done += 1;

@@ -1,5 +1,6 @@
 //! One run of an entry.
 
+use flux_model::wait_status;
 use serde_json::{Map, Value};
 
 /// Where a run is.
@@ -97,8 +98,11 @@ impl Task {
         if self.timed_out {
             map.insert("timedout".into(), true.into());
         }
-        if self.ended.is_some() && self.errnum.is_none() && self.status & 0x7f == 0 {
-            map.insert("code".into(), ((self.status >> 8) & 0xff).into());
+        if self.ended.is_some()
+            && self.errnum.is_none()
+            && wait_status::signal(self.status).is_none()
+        {
+            map.insert("code".into(), wait_status::code(self.status).into());
         }
         Value::Object(map)
     }

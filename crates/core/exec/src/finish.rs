@@ -3,12 +3,12 @@
 use flux_api::RpcError;
 use flux_api::kvs::{Commit, CommitRequest, NamespaceRemove, NamespaceRequest, Operation, PRIMARY};
 use flux_id::Idset;
+use flux_model::{signal, wait_status};
 use flux_proto::Errno;
 use flux_svc::{Cx, Level, Reply, To};
 use serde_json::{Value, json};
 
 use crate::job::{Stage, Step};
-use crate::lost::signal_of;
 use crate::{ExecService, Wait, append, disarm};
 
 impl ExecService {
@@ -38,7 +38,8 @@ impl ExecService {
             self.exception(cx, id, 0, "exec", &note);
         }
         let Some(job) = self.jobs.get(&id) else { return };
-        let killed = signal_of(status).filter(|_| multi).map(|signal| job.killed_by(rank, &signal));
+        let signum = wait_status::signal(status).filter(|_| multi);
+        let killed = signum.map(|signum| job.killed_by(rank, &signal::describe(signum)));
         if let Some(note) = &killed
             && job.leader() == Some(rank)
             && !job.reported

@@ -6,6 +6,7 @@ use flux_api::Answer;
 use flux_api::job::exec::{Resume, ShellBarrier_, Start};
 use flux_id::{Idset, JobId};
 use flux_model::resource_set::ResourceSet;
+use flux_model::wait_status;
 use flux_svc::{Tag, TimerId};
 use serde_json::Value;
 
@@ -232,10 +233,10 @@ impl Job {
     pub fn finish_status(&self) -> i32 {
         match &self.ending {
             None => self.status,
-            Some(Ending { wait_status: Some(status), .. }) => {
-                let signal = status & 0x7f;
-                if signal == 0 { *status } else { (128 + signal) << 8 }
-            }
+            Some(Ending { wait_status: Some(status), .. }) => match wait_status::signal(*status) {
+                None => *status,
+                Some(_) => wait_status::exit_code(*status) << 8,
+            },
             Some(_) => self.status.max(1 << 8),
         }
     }

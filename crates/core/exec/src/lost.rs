@@ -15,33 +15,6 @@ const TELL_AGAIN: u64 = 500_000;
 /// Seconds that nodes have at least to come (back) after a start of the leader.
 const RETURN_GRACE: f64 = 30.0;
 
-/// Signals by name, as far as processes die of them.
-const SIGNALS: [(i32, &str); 13] = [
-    (1, "Hangup"),
-    (2, "Interrupt"),
-    (3, "Quit"),
-    (4, "Illegal instruction"),
-    (6, "Aborted"),
-    (7, "Bus error"),
-    (8, "Floating point exception"),
-    (9, "Killed"),
-    (11, "Segmentation fault"),
-    (13, "Broken pipe"),
-    (14, "Alarm clock"),
-    (15, "Terminated"),
-    (24, "CPU time limit exceeded"),
-];
-
-/// The signal in a wait status, for people.
-pub(crate) fn signal_of(status: i32) -> Option<String> {
-    let signum = status & 0x7f;
-    if signum == 0 || signum == 0x7f {
-        return None;
-    }
-    let known = SIGNALS.iter().find(|(number, _)| *number == signum);
-    Some(known.map_or_else(|| format!("Signal {signum}"), |(_, name)| (*name).to_string()))
-}
-
 impl Job {
     /// What is said of a shell that a signal has ended.
     pub(crate) fn killed_by(&self, rank: u32, signal: &str) -> String {
@@ -175,18 +148,5 @@ impl ExecService {
         }
         self.end_shell(cx, id, rank, 9);
         self.shell_gone(cx, id, rank, note);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn signals_have_names() {
-        assert_eq!(signal_of(9).as_deref(), Some("Killed"));
-        assert_eq!(signal_of(0x80 | 11).as_deref(), Some("Segmentation fault"));
-        assert_eq!(signal_of(50).as_deref(), Some("Signal 50"));
-        assert_eq!((signal_of(0), signal_of(9 << 8)), (None, None));
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use flux_id::fsd;
+use flux_model::signal;
 use flux_model::unit_limit::UnitLimit;
 use serde_json::{Map, Value};
 
@@ -91,8 +92,8 @@ impl Settings {
                         .filter(|seconds| *seconds > 0.0)
                         .ok_or("exec.kill-timeout: must be greater than 0")?;
                 }
-                "term-signal" => next.term_signal = signal(key, value)?,
-                "kill-signal" => next.kill_signal = signal(key, value)?,
+                "term-signal" => next.term_signal = signal_of(key, value)?,
+                "kill-signal" => next.kill_signal = signal_of(key, value)?,
                 "max-kill-count" => {
                     next.max_kill_count = value
                         .as_u64()
@@ -165,28 +166,12 @@ fn duration(key: &str, value: &Value) -> Result<Option<f64>, String> {
     }
 }
 
-fn signal(key: &str, value: &Value) -> Result<i32, String> {
-    const NAMES: [(&str, i32); 11] = [
-        ("HUP", 1),
-        ("INT", 2),
-        ("QUIT", 3),
-        ("ABRT", 6),
-        ("KILL", 9),
-        ("USR1", 10),
-        ("USR2", 12),
-        ("ALRM", 14),
-        ("TERM", 15),
-        ("CONT", 18),
-        ("XCPU", 24),
-    ];
-    let named = value.as_str().and_then(|text| {
-        let text = text.trim_start_matches("SIG");
-        NAMES.iter().find(|(name, _)| *name == text).map(|(_, number)| *number)
-    });
-    let number = value.as_i64().and_then(|number| i32::try_from(number).ok());
-    named
-        .or_else(|| number.filter(|number| (1..=64).contains(number)))
-        .ok_or_else(|| format!("exec.{key}: must be a signal"))
+fn signal_of(key: &str, value: &Value) -> Result<i32, String> {
+    let number = match value {
+        Value::String(text) => signal::number(text),
+        _ => value.as_i64().and_then(|number| signal::number(&number.to_string())),
+    };
+    number.ok_or_else(|| format!("exec.{key}: must be a signal"))
 }
 
 #[cfg(test)]
@@ -201,6 +186,10 @@ mod tests {
         let config = json!({"exec": {"kill-timeout": "1s", "term-signal": "SIGINT", "barrier-timeout": "none"}});
         let next = base.with_config(config.as_object().unwrap()).unwrap();
         assert_eq!((next.kill_timeout, next.term_signal, next.barrier_timeout), (1.0, 2, None));
+        for (given, signum) in [(json!("winch"), Some(28)), (json!(64), Some(64)), (json!(0), None)]
+        {
+            assert_eq!(signal_of("term-signal", &given).ok(), signum, "{given}");
+        }
         let config = json!({"exec": {"imp": "flux-imp"}});
         assert!(base.with_config(config.as_object().unwrap()).unwrap_err().contains("absolute"));
         let config = json!({"exec": {"imp": "/usr/libexec/flux/flux-imp"}});

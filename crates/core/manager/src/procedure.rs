@@ -14,6 +14,7 @@ use flux_api::rexec::{
 use flux_id::{Idset, JobId};
 use flux_model::resource_set::ResourceSet;
 use flux_model::stdio::{Encoding, IoData};
+use flux_model::wait_status;
 use flux_proto::Errno;
 use flux_svc::{Cx, Level, Reply, TimerId, To};
 use serde_json::{Map, Value};
@@ -164,9 +165,9 @@ fn micros(seconds: f64) -> u64 {
 
 /// How a wait status reads.
 fn ending(status: i32) -> String {
-    match status & 0x7f {
-        0 => format!("exited with code={}", (status >> 8) & 0xff),
-        signal => format!("killed by signal {signal}"),
+    match wait_status::signal(status) {
+        None => format!("exited with code={}", wait_status::code(status)),
+        Some(signum) => format!("killed by signal {signum}"),
     }
 }
 

@@ -6,6 +6,7 @@ use flux_api::job::manager::{Drain, Idle, IdleResponse, Wait as WaitRpc, WaitRes
 use flux_api::job::{FLAG_WAITABLE, JOBID_ANY};
 use flux_api::{Answer, Call, Empty, RpcError};
 use flux_model::job_event::{JobState, JobStatus};
+use flux_model::{signal, wait_status};
 use flux_proto::{Errno, Message};
 use flux_svc::Cx;
 
@@ -49,59 +50,18 @@ impl Waiters {
     }
 }
 
-/// Name of a signal for people, as strsignal(3) prints it in the C locale.
-fn strsignal(signum: i64) -> String {
-    let known = match signum {
-        1 => "Hangup",
-        2 => "Interrupt",
-        3 => "Quit",
-        4 => "Illegal instruction",
-        5 => "Trace/breakpoint trap",
-        6 => "Aborted",
-        7 => "Bus error",
-        8 => "Floating point exception",
-        9 => "Killed",
-        10 => "User defined signal 1",
-        11 => "Segmentation fault",
-        12 => "User defined signal 2",
-        13 => "Broken pipe",
-        14 => "Alarm clock",
-        15 => "Terminated",
-        16 => "Stack fault",
-        17 => "Child exited",
-        18 => "Continued",
-        19 => "Stopped (signal)",
-        20 => "Stopped",
-        21 => "Stopped (tty input)",
-        22 => "Stopped (tty output)",
-        23 => "Urgent I/O condition",
-        24 => "CPU time limit exceeded",
-        25 => "File size limit exceeded",
-        26 => "Virtual timer expired",
-        27 => "Profiling timer expired",
-        28 => "Window changed",
-        29 => "I/O possible",
-        30 => "Power failure",
-        31 => "Bad system call",
-        other if (34..=64).contains(&other) => return format!("Real-time signal {}", other - 34),
-        other => return format!("Unknown signal {other}"),
-    };
-    known.to_string()
-}
-
 /// How a job ended: success, or why not.
 fn result(status: &JobStatus) -> (bool, String) {
     if let Some(exception) = &status.fatal_exception {
         let text = format!("Fatal exception type={} {}", exception.kind, exception.note);
         return (false, text);
     }
-    let status = i64::from(status.finish_status.unwrap_or(1 << 8));
-    let (signal, code) = (status & 0x7f, (status >> 8) & 0xff);
-    match (signal, code) {
-        (0, 0) => (true, String::new()),
-        (0, 129..) => (false, format!("task(s) {}", strsignal(code - 128))),
-        (0, _) => (false, format!("task(s) exited with exit code {code}")),
-        _ => (false, format!("job shell {}", strsignal(signal))),
+    let status = status.finish_status.unwrap_or(1 << 8);
+    match (wait_status::signal(status), wait_status::code(status)) {
+        (Some(signum), _) => (false, format!("job shell {}", signal::describe(signum))),
+        (None, 0) => (true, String::new()),
+        (None, code @ 129..) => (false, format!("task(s) {}", signal::describe(code - 128))),
+        (None, code) => (false, format!("task(s) exited with exit code {code}")),
     }
 }
 

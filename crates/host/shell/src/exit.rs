@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use flux_id::fsd;
+use flux_model::{signal, wait_status};
 
 /// The end of a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,61 +18,10 @@ pub struct Exit {
     pub shell: bool,
 }
 
-/// The signal that ended a process, if one did.
-#[must_use]
-pub fn signal(wait_status: i32) -> Option<i32> {
-    let signum = wait_status & 0x7f;
-    (signum != 0 && signum != 0x7f).then_some(signum)
-}
-
-/// The code a shell would have for this: exit code, or 128 and the signal.
-#[must_use]
-pub fn code(wait_status: i32) -> i32 {
-    signal(wait_status).map_or((wait_status >> 8) & 0xff, |signum| 128 + signum)
-}
-
-const SIGNALS: [&str; 32] = [
-    "",
-    "Hangup",
-    "Interrupt",
-    "Quit",
-    "Illegal instruction",
-    "Trace/breakpoint trap",
-    "Aborted",
-    "Bus error",
-    "Floating point exception",
-    "Killed",
-    "User defined signal 1",
-    "Segmentation fault",
-    "User defined signal 2",
-    "Broken pipe",
-    "Alarm clock",
-    "Terminated",
-    "Stack fault",
-    "Child exited",
-    "Continued",
-    "Stopped (signal)",
-    "Stopped",
-    "Stopped (tty input)",
-    "Stopped (tty output)",
-    "Urgent I/O condition",
-    "CPU time limit exceeded",
-    "File size limit exceeded",
-    "Virtual timer expired",
-    "Profiling timer expired",
-    "Window changed",
-    "I/O possible",
-    "Power failure",
-    "Bad system call",
-];
-
-fn describe(wait_status: i32) -> String {
-    match signal(wait_status) {
-        Some(signum) => match usize::try_from(signum).ok().and_then(|n| SIGNALS.get(n)) {
-            Some(text) => (*text).to_string(),
-            None => format!("Signal {signum}"),
-        },
-        None => format!("Exit {}", code(wait_status)),
+fn describe(status: i32) -> String {
+    match wait_status::signal(status) {
+        Some(signum) => signal::describe(signum),
+        None => format!("Exit {}", wait_status::code(status)),
     }
 }
 
@@ -104,7 +54,7 @@ impl Policy {
     /// Notes an end. Returns whether it is the first of the job, and an exception that follows.
     pub fn exited(&mut self, exit: Exit, now: Instant) -> (bool, Option<Verdict>) {
         let mut verdict = None;
-        if self.on_error && !self.done && code(exit.wait_status) != 0 {
+        if self.on_error && !self.done && exit.wait_status != 0 {
             self.done = true;
             let Exit { rank, host, wait_status, .. } = &exit;
             let what = describe(*wait_status);
@@ -163,13 +113,6 @@ mod tests {
 
     fn exit(rank: u32, wait_status: i32) -> Exit {
         Exit { rank, host: "h0".into(), wait_status, shell: false }
-    }
-
-    #[test]
-    fn codes_are_those_of_a_shell() {
-        assert_eq!((code(3 << 8), signal(3 << 8)), (3, None));
-        assert_eq!((code(15), signal(15)), (143, Some(15)));
-        assert_eq!(code(11 | 0x80), 139);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use flux_model::{
     eventlog::Event,
     job_event::JobStatus,
     stdio::{Header, IoData, Log, StdioEvent},
+    wait_status,
 };
 use serde_json::Value;
 
@@ -70,7 +71,7 @@ pub(crate) struct Machine {
     /// What the job's own log says.
     pub(crate) status: Option<JobStatus>,
     submitted: f64,
-    finish: Option<i64>,
+    finish: Option<i32>,
     seen_until: bool,
     job_ended: bool,
     /// The last event of the job's own log was there.
@@ -119,7 +120,7 @@ impl Machine {
             Some(status) => drop(status.apply(event)),
         }
         if event.name == "finish" {
-            self.finish = event.get_i64("status");
+            self.finish = event.get_i64("status").map(ending::status_of);
         }
         self.cleaned |= event.name == "clean";
         let past = self.seen_until;
@@ -238,7 +239,7 @@ impl Machine {
     /// The exit status of the job; 1 when it never ran.
     pub(crate) fn exit_code(&self) -> i32 {
         match self.finish {
-            Some(status) => ending::exit_code(status),
+            Some(status) => wait_status::exit_code(status),
             // Left at an earlier event, as asked.
             None if self.seen_until => 0,
             None => 1,

@@ -9,13 +9,14 @@ use flux_api::cron::{
 };
 use flux_client::{Client, To};
 use flux_id::fsd;
+use flux_model::{signal, wait_status};
 use serde_json::{Map, Value};
 
 use super::{
     human_time::{LocalZone, strftime},
     program::{Program, flag, rest, text, texts, value, word},
 };
-use crate::{dispatch::Invocation, failure::Failure, output, submission::when};
+use crate::{dispatch::Invocation, ending, failure::Failure, output, submission::when};
 
 const PROGRAM: Program = Program::binary("flux-cron");
 
@@ -281,7 +282,8 @@ fn list(client: &Client) -> Result<(), Failure> {
         let status = match (task["state"].as_str(), task["code"].as_i64()) {
             (Some("Failed"), Some(code)) => format!("Exit {code}"),
             (Some("Failed"), None) => {
-                crate::ending::strsignal(task["status"].as_i64().unwrap_or(0) & 0x7f)
+                let status = ending::status_of(task["status"].as_i64().unwrap_or(0));
+                signal::describe(wait_status::signal(status).unwrap_or(0))
             }
             (Some(state), _) => state.to_string(),
             (None, _) => String::new(),

@@ -10,9 +10,7 @@ use super::{
     LocalZone,
     program::{Program, flag, text, texts, value},
 };
-use crate::{
-    dispatch::Invocation, failure::Failure, listing, output, submission::shell::signal_number,
-};
+use crate::{dispatch::Invocation, failure::Failure, listing, output};
 
 const PROGRAM: Program = Program::script("flux-housekeeping");
 const FORMATS: &[(&str, &str, &str)] = &[(
@@ -140,8 +138,7 @@ impl Row for Held {
 
 fn kill(client: &Client, matches: &ArgMatches) -> Result<(), Failure> {
     let name = text(matches, "signal").unwrap_or("SIGTERM");
-    let signum = signal_number(name)
-        .and_then(|number| i32::try_from(number).ok())
+    let signum = flux_model::signal::number(name)
         .ok_or_else(|| PROGRAM.fail(format!("invalid signal {name}")))?;
     let ranks = match text(matches, "targets") {
         None => None,

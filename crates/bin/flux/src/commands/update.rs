@@ -9,6 +9,7 @@ use flux_api::job::{
 use flux_client::{Client, To};
 use flux_id::JobId;
 use flux_model::job_event::JobState;
+use flux_model::wait_status;
 use serde_json::{Map, Value};
 
 use super::program::{Program, counted, flag, text, texts, word, words};
@@ -117,7 +118,9 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
     let attrs = vec!["waitstatus".into()];
     let request = ListId { id: id.0, attrs, state: Some(JobState::Inactive.bit()) };
     let answer = client.call::<ListId_>(To::Any, &request).map_err(|e| UPDATE.error(&e))?;
-    Ok(answer.job["waitstatus"].as_i64().map_or(1, ending::exit_code))
+    Ok(answer.job["waitstatus"]
+        .as_i64()
+        .map_or(1, |told| wait_status::exit_code(ending::status_of(told))))
 }
 
 #[cfg(test)]

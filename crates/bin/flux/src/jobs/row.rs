@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use flux_format::{Field, LocalTime, Row, TimeZone, format_fsd, strftime};
 use flux_id::{JobId, JobIdForm};
 use flux_model::job_event::{JobResult, JobState, StringForm};
+use flux_model::{signal, wait_status};
 use serde_json::{Map, Value};
 
 use super::instance::Instance;
@@ -102,13 +103,16 @@ impl JobRow {
 
     /// The exit code, the negative signal that ended the shell, or -128 when it was canceled before
     /// it ran.
-    pub(crate) fn returncode(&self) -> Option<i64> {
+    pub(crate) fn returncode(&self) -> Option<i32> {
         if self.state() != Some(JobState::Inactive) {
             return None;
         }
         match self.job["waitstatus"].as_i64() {
-            Some(status) if status & 0x7f != 0 => Some(-(status & 0x7f)),
-            Some(status) => Some(status >> 8 & 0xff),
+            Some(status) => {
+                let status = ending::status_of(status);
+                let signum = wait_status::signal(status);
+                Some(signum.map_or_else(|| wait_status::code(status), |signum| -signum))
+            }
             None if self.result() == Some(JobResult::Canceled) => Some(-128),
             None => None,
         }
@@ -184,8 +188,8 @@ impl JobRow {
                 Some(126) => "Command invoked cannot execute".into(),
                 Some(127) => "command not found".into(),
                 Some(128) => "Invalid argument to exit".into(),
-                Some(code) if code > 128 => ending::strsignal(code - 128),
-                Some(code) if code < 0 => ending::strsignal(-code),
+                Some(code) if code > 128 => signal::describe(code - 128),
+                Some(code) if code < 0 => signal::describe(-code),
                 Some(code) => format!("Exit {code}"),
                 None if fatal => format!("Exception: type={kind}"),
                 None => String::new(),
@@ -343,7 +347,7 @@ impl JobRow {
             "t_remaining" => Field::Duration(self.remaining()),
             "runtime" => Field::Duration(self.runtime()),
             "success" => self.job[name].as_bool().map_or(Field::Empty, Field::Bool),
-            "returncode" => self.returncode().map_or(Field::Empty, Field::Int),
+            "returncode" => self.returncode().map_or(Field::Empty, |code| Field::Int(code.into())),
             "dependencies" => Field::from(self.dependencies().join(",")),
             "contextual_info" => Field::from(self.contextual_info()),
             "contextual_time" => Field::Duration(self.contextual_time()),

@@ -9,23 +9,6 @@ use super::{
     options::{Common, Streams},
 };
 
-/// Signals by number, as Linux on x86, arm and riscv counts them.
-const SIGNALS: [&str; 31] = [
-    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
-    "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
-    "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
-];
-
-/// The number of a signal given as number, `USR1` or `SIGUSR1`.
-pub(crate) fn signal_number(text: &str) -> Option<i64> {
-    if let Ok(number) = text.parse::<i64>() {
-        return (1..=64).contains(&number).then_some(number);
-    }
-    let upper = text.to_ascii_uppercase();
-    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    SIGNALS.iter().position(|s| *s == name).and_then(|at| i64::try_from(at + 1).ok())
-}
-
 /// The shell option `signal` of `--signal=[SIG][@TIME]`.
 ///
 /// # Errors
@@ -36,8 +19,8 @@ pub(crate) fn signal(text: &str) -> Result<Value, SubmitError> {
         None => (text, None),
     };
     let name = if name.is_empty() { "USR1" } else { name };
-    let signum =
-        signal_number(name).ok_or_else(|| SubmitError::Signal(text.into(), name.into()))?;
+    let signum = flux_model::signal::number(name)
+        .ok_or_else(|| SubmitError::Signal(text.into(), name.into()))?;
     let timeleft = match time {
         None => Value::from(60),
         Some(time) => {

@@ -230,10 +230,12 @@ impl Nodes {
         })
     }
 
-    /// Everything works, on every rank.
+    /// Everything works, on every rank, once those that gave up a silent parent have joined again.
     #[track_caller]
     pub(crate) fn use_all(&self) {
-        self.text(0, &["exec", "-r", "all", "true"]);
+        self.wait("answer of every rank", |nodes| {
+            nodes.run(0, &["exec", "-r", "all", "true"]).status.success()
+        });
         let last = self.brokers.len() - 1;
         let count = self.brokers.len().to_string();
         let names = self.text(last, &["run", "-N", &count, "-n", &count, "sh", "-c", "echo on"]);

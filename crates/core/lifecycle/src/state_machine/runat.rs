@@ -8,6 +8,7 @@ use flux_api::driver::Notify;
 use flux_api::lifecycle::RunatPush;
 use flux_api::rexec::{self, Command, Exec, ExecRequest, Kill, KillRequest};
 use flux_id::fsd;
+use flux_model::wait_status;
 use flux_proto::Errno;
 use flux_svc::{Cx, Level, Reply, To};
 use serde_json::Map;
@@ -107,12 +108,6 @@ impl Runat {
     }
 }
 
-/// Exit code of a wait status: the code, or 128 and the signal.
-fn exit_code(status: i32) -> i32 {
-    let signal = status & 0x7f;
-    if signal == 0 { (status >> 8) & 0xff } else { 128 + signal }
-}
-
 impl StateMachineService {
     pub(super) fn run_group(&mut self, cx: &mut Cx<'_, Wait>, group: Group) {
         let Some(commands) = self.runat.groups.get_mut(&group) else { return };
@@ -175,11 +170,10 @@ impl StateMachineService {
                 }
                 "finished" => {
                     let status = response.status.unwrap_or(0);
-                    let code = exit_code(status);
-                    let what = if status & 0x7f == 0 {
-                        format!("Exited (rc={code})")
-                    } else {
-                        format!("Killed by signal {} (rc={code})", status & 0x7f)
+                    let code = wait_status::exit_code(status);
+                    let what = match wait_status::signal(status) {
+                        None => format!("Exited (rc={code})"),
+                        Some(signum) => format!("Killed by signal {signum} (rc={code})"),
                     };
                     self.command_ended(cx, group, code, &what);
                 }

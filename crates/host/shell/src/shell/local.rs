@@ -4,12 +4,13 @@ use std::io::Write;
 use std::time::Instant;
 
 use flux_client::To;
+use flux_model::wait_status;
 use flux_pmi::Action;
 use flux_proto::Message;
 use serde_json::{Value, json};
 
 use super::{Shell, Waiting};
-use crate::exit::{self, Exit};
+use crate::exit::Exit;
 use crate::log::Level;
 use crate::outbox::Letter;
 use crate::output::Stream;
@@ -56,7 +57,7 @@ impl Shell {
         task.process.stdin = None;
         let pid = task.process.pid.as_raw_nonzero().get();
         let (rank, index) = (task.rank, task.index);
-        self.code = self.code.max(exit::code(status));
+        self.code = self.code.max(wait_status::exit_code(status));
         self.drain_terminal(at);
         self.on_pmi(at);
         let context = json!({
@@ -65,8 +66,8 @@ impl Shell {
             "state": "Exited",
             "pid": pid,
             "wait_status": status,
-            "signaled": exit::signal(status).unwrap_or(0),
-            "exitcode": if exit::signal(status).is_some() { -1 } else { exit::code(status) },
+            "signaled": wait_status::signal(status).unwrap_or(0),
+            "exitcode": if wait_status::signal(status).is_some() { -1 } else { wait_status::code(status) },
         });
         let host = self.tags.host.clone();
         if self.is_leader() {

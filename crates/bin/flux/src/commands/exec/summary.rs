@@ -6,7 +6,7 @@ use flux_api::RpcError;
 use flux_id::Idset;
 use flux_proto::Errno;
 
-use crate::ending::strsignal;
+use flux_model::{signal, wait_status};
 
 /// Exit status of a rank that cannot be reached.
 const UNREACHABLE: i32 = 68;
@@ -37,7 +37,7 @@ pub(crate) struct Summary {
 impl Summary {
     /// A process ended with a wait(2) status.
     pub(crate) fn add(&mut self, rank: u32, status: i32) {
-        self.code = self.code.max(crate::ending::exit_code(i64::from(status)));
+        self.code = self.code.max(wait_status::exit_code(status));
         if status != 0 {
             self.ended.entry(status).or_default().insert(rank);
         }
@@ -55,9 +55,9 @@ impl Summary {
             .map(|(status, ranks)| {
                 let several = ranks.len() > 1;
                 let ranks = if several { ranks.to_bracketed() } else { ranks.to_string() };
-                match status & 0x7f {
-                    0 => format!("{ranks}: Exit {}", status >> 8 & 0xff),
-                    signal => format!("{ranks}: {}", strsignal(i64::from(signal))),
+                match wait_status::signal(*status) {
+                    None => format!("{ranks}: Exit {}", wait_status::code(*status)),
+                    Some(signum) => format!("{ranks}: {}", signal::describe(signum)),
                 }
             })
             .collect()

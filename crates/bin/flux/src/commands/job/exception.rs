@@ -10,14 +10,13 @@ use flux_api::{
 };
 use flux_client::{Client, Pending, To};
 use flux_id::JobId;
+use flux_model::signal;
 
 use super::{JOB, ids_of, states, user_of};
 use crate::{
     commands::program::{flag, text, texts, value, words},
-    ending::strsignal,
     failure::Failure,
     output, session,
-    submission::shell::signal_number,
 };
 
 fn severity(default: &'static str) -> Arg {
@@ -144,9 +143,7 @@ fn settle<R: flux_api::Rpc>(verb: &str, sent: Vec<(JobId, Pending<R>)>) -> i32 {
 
 fn signal_of(matches: &ArgMatches) -> Result<i32, Failure> {
     let name = text(matches, "signal").unwrap_or("SIGTERM");
-    signal_number(name)
-        .and_then(|number| i32::try_from(number).ok())
-        .ok_or_else(|| JOB.fail(format!("invalid signal {name}")))
+    signal::number(name).ok_or_else(|| JOB.fail(format!("invalid signal {name}")))
 }
 
 pub(super) fn kill(matches: &ArgMatches) -> Result<i32, Failure> {
@@ -189,7 +186,7 @@ pub(super) fn killall(matches: &ArgMatches) -> Result<i32, Failure> {
     let force = matches.get_flag("force");
     let request = KillAllRequest { dry_run: !force, userid: of_user(matches)?, signum };
     let answer = JOB.open()?.call::<KillAll>(To::Any, &request);
-    conclude(answer, force, &strsignal(i64::from(signum)))
+    conclude(answer, force, &signal::describe(signum))
 }
 
 fn raise_all(

@@ -9,6 +9,7 @@ use flux_api::job::{
 use flux_client::To;
 use flux_id::JobId;
 use flux_model::job_event::JobState;
+use flux_model::{signal, wait_status};
 use flux_proto::Errno;
 use serde_json::Value;
 
@@ -36,10 +37,10 @@ pub(super) fn command() -> Command {
 fn outcome(job: &Value, exception_code: Option<i32>) -> (i32, String) {
     let fatal = job["exception_occurred"].as_bool() == Some(true)
         && job["exception_severity"].as_i64() == Some(0);
-    let status = job["waitstatus"].as_i64();
+    let status = job["waitstatus"].as_i64().map(ending::status_of);
     let code = match (status, exception_code) {
         (_, Some(code)) if fatal => code,
-        (Some(status), _) => ending::exit_code(status),
+        (Some(status), _) => wait_status::exit_code(status),
         (None, _) => 1,
     };
     let text = match status {
@@ -47,14 +48,13 @@ fn outcome(job: &Value, exception_code: Option<i32>) -> (i32, String) {
             let kind = job["exception_type"].as_str().unwrap_or_default();
             format!("exception type={kind}")
         }
-        Some(status) if status & 0x7f != 0 => {
-            format!("job shell died by signal: {}", ending::strsignal(status & 0x7f))
-        }
-        Some(status) if status >> 8 & 0xff > 128 => {
-            let signal = (status >> 8 & 0xff) - 128;
-            format!("died by signal: {}", ending::strsignal(signal))
-        }
-        Some(status) => format!("exited with exit code {}", status >> 8 & 0xff),
+        Some(status) => match (wait_status::signal(status), wait_status::code(status)) {
+            (Some(signum), _) => {
+                format!("job shell died by signal: {}", signal::describe(signum))
+            }
+            (None, code @ 129..) => format!("died by signal: {}", signal::describe(code - 128)),
+            (None, code) => format!("exited with exit code {code}"),
+        },
         None => "did not run".to_owned(),
     };
     (code, text)
