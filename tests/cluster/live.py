@@ -6,7 +6,7 @@ Claims, as in checks.py; KEYS says which keys a claim is about.
 
 import contextlib
 
-from checks import claim, free, gap, need, submit
+from checks import claim, free, need, submit
 from machines import until
 
 KEYS = [
@@ -61,7 +61,7 @@ def access_follows_a_reload(cluster):
         leader.out(f"flux cancel {job}")
 
 
-@gap("policy.access is read, and a warning says that it is not enforced")
+@claim
 def who_may_submit_follows_a_reload(cluster):
     node = cluster[2]
     for key, user in (("allow-user", "alice"), ("allow-group", "alice")):

@@ -44,6 +44,7 @@ pub const SERVICES: &[Entry] = &[
     entry::<crate::launch::Launch>(),
     entry::<crate::driver::Console>(),
     entry::<crate::driver::Topo>(),
+    entry::<crate::driver::Users>(),
 ];
 
 /// Every RPC.

@@ -7,7 +7,7 @@
 
 pub mod catalogue;
 
-use flux_id::fsd;
+use flux_id::{fsd, size};
 use serde_json::{Map, Value};
 
 use self::catalogue::{KEYS, Key, Kind};
@@ -205,7 +205,8 @@ fn misfit(expected: Kind, value: &Value) -> Option<&'static str> {
         Kind::Duration => duration(value),
         Kind::Texts => texts(value),
         Kind::TextOrTexts => value.is_string() || texts(value),
-        Kind::Size | Kind::Signal => value.is_string() || value.is_u64(),
+        Kind::Size => value.is_u64() || value.as_str().and_then(size::parse).is_some(),
+        Kind::Signal => value.is_string() || value.is_u64(),
         Kind::Tables => value.is_array(),
         Kind::Switches => value.is_boolean() || value.is_object(),
         Kind::Any => true,

@@ -3,6 +3,8 @@
 //! The simulator answers the same topics. `rexec` (processes) and `content-backing` (the store)
 //! are drivers too, declared in their own files.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 use crate::body::{AnyObject, Empty, Text};
@@ -49,6 +51,37 @@ bodies! {
         /// Idset of gpu ids; may be empty.
         pub gpus: String,
     }
+
+    /// Body of `users.numbers`.
+    pub struct NamesRequest {
+        /// Login names.
+        pub users: Vec<String>,
+        /// Names of groups.
+        pub groups: Vec<String>,
+    }
+
+    /// The numbers of users and groups; a name that this host does not know is missing.
+    pub struct Numbers {
+        /// User ids by login name.
+        pub users: BTreeMap<String, u32>,
+        /// Group ids by name.
+        pub groups: BTreeMap<String, u32>,
+    }
+
+    /// Body of `users.groups`.
+    pub struct PersonRequest {
+        /// User id.
+        pub userid: u32,
+    }
+
+    /// A user of this host (`users.groups`).
+    pub struct Person {
+        /// Login name; none for a number that nobody has.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub name: Option<String>,
+        /// The groups the user is in, primary and supplementary.
+        pub groups: Vec<u32>,
+    }
 }
 
 api! {
@@ -74,5 +107,15 @@ api! {
         Read = "topo.read", owner, unary, ReadResources => ResourcesRead;
         /// The topology as hwloc XML.
         Xml = "topo.xml", owner, unary, Empty => Text;
+    }
+}
+
+api! {
+    /// Users and groups as this host knows them: files, or a directory service.
+    pub enum Users("users") {
+        /// The numbers that belong to names.
+        Numbers_ = "users.numbers", owner, unary, NamesRequest => Numbers;
+        /// Name and groups of a user id.
+        Groups = "users.groups", owner, unary, PersonRequest => Person;
     }
 }

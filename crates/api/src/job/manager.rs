@@ -36,6 +36,9 @@ bodies! {
     pub struct SubmitErrors {
         /// Pairs of job id and why.
         pub errors: Vec<(u64, String)>,
+        /// Pairs of job id and error number, for those that are not EINVAL.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pub errnums: Vec<(u64, u32)>,
     }
 
     /// Answer of `job-manager.getinfo`.

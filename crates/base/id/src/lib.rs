@@ -16,6 +16,7 @@ pub mod fsd;
 pub mod hostlist;
 pub mod idset;
 pub mod range;
+pub mod size;
 
 pub use fluid::{Generator, JobId, JobIdError, JobIdForm};
 pub use fsd::{Fsd, FsdError};

@@ -20,7 +20,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use flux_bootstrap::Boot;
 use flux_broker::{Node, NodeConfig, Topology};
-use flux_host::{Calendar, Console, Driver, HostOptions, Topo};
+use flux_host::{Calendar, Console, Driver, HostOptions, Topo, Users};
 use flux_id::fsd;
 use flux_launch::{Choice, LaunchDriver, LaunchOptions, Supervised, Units};
 use flux_lifecycle::{Attributes, Settings};
@@ -96,6 +96,7 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
     let mut drivers: Vec<Box<dyn Driver>> = vec![
         Box::new(Console::new(options.config_path.clone())),
         Box::new(Calendar::default()),
+        Box::new(Users::default()),
         Box::new(Topo::new(topology_source()).named(options.attributes.given("hostname"))),
     ];
     let mut instance = None;

@@ -358,10 +358,27 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("bootstrap.hosts.removed", "hosts.rs; cluster: faults.py"),
     ("exec.sdexec-properties.*", "cluster: units.py"),
     ("exec.service", "cluster: units.py"),
-    ("policy.access.allow-group", "not enforced yet: manager: tests::queues"),
-    ("policy.access.allow-user", "not enforced yet: manager: tests::queues"),
-    ("queues.*.policy.access.allow-group", "not enforced yet: manager: tests::queues"),
-    ("queues.*.policy.access.allow-user", "not enforced yet: manager: tests::queues"),
+    (
+        "policy.access.allow-group",
+        "manager: tests::access; multiuser: instance.rs; cluster: live.py",
+    ),
+    (
+        "policy.access.allow-user",
+        "manager: tests::access; multiuser: instance.rs; cluster: live.py",
+    ),
+    (
+        "queues.*.policy.access.allow-group",
+        "manager: tests::access; multiuser: instance.rs; cluster: live.py",
+    ),
+    (
+        "queues.*.policy.access.allow-user",
+        "manager: tests::access; multiuser: instance.rs; cluster: live.py",
+    ),
+    ("job-manager.guest-max-active-bytes", "manager: tests::access; multiuser: exhaustion.rs"),
+    ("job-manager.guest-max-active-jobs", "manager: tests::access; multiuser: exhaustion.rs"),
+    ("kvs.guest-namespace-max", "kvs: service::tests::namespaces; multiuser: exhaustion.rs"),
+    ("ingest.buffer-size", "ingest: tests; multiuser: exhaustion.rs"),
+    ("kvs.transaction-merge", "kvs: service::tests::writing"),
     ("policy.scheduler", "read by schedulers of others"),
     ("queues.*.policy.scheduler", "read by schedulers of others"),
 ];

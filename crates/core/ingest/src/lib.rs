@@ -24,6 +24,7 @@ use flux_api::job::{
     FLAG_DEBUG, FLAG_NOVALIDATE, FLAG_WAITABLE, URGENCY_DEFAULT, URGENCY_EXPEDITE,
 };
 use flux_api::{Answer, Call, RpcError};
+use flux_id::size;
 use flux_model::jobspec::Jobspec;
 use flux_model::sign::{self, Mechanism};
 use flux_proto::{Cred, Errno, Message, Rolemask};
@@ -41,6 +42,9 @@ const STOPPING: &str = "job-ingest is shutting down";
 
 /// Submissions that may wait here; more are refused with EAGAIN.
 const WAITING_MAX: usize = 65_536;
+
+/// Bytes of a request, unless `ingest.buffer-size` says something else.
+const REQUEST_MAX: u64 = 10 << 20;
 
 /// What the service waits for.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,6 +76,8 @@ pub struct IngestService {
     started_us: u64,
     policy: Policy,
     allow_root_jobs: bool,
+    /// Longest request, in bytes.
+    request_max: u64,
     early: Vec<(SubmitRequest, Answer<Submit>)>,
     early_info: Vec<Answer<Getinfo>>,
     waiting: Vec<Entry>,
@@ -99,6 +105,7 @@ impl IngestService {
             started_us: 0,
             policy: Policy::default(),
             allow_root_jobs,
+            request_max: REQUEST_MAX,
             early: Vec::new(),
             early_info: Vec::new(),
             waiting: Vec::new(),
@@ -199,6 +206,14 @@ impl IngestService {
         if request.flags & FLAG_WAITABLE != 0 && !owner {
             let text = "only the instance owner can submit with FLUX_JOB_WAITABLE";
             return Err(invalid(text.to_string()));
+        }
+        let bytes = request.j.len() as u64;
+        if bytes > self.request_max {
+            let max = size::format(self.request_max);
+            let text = format!(
+                "the job request has {bytes} bytes, and {max} are allowed (ingest.buffer-size)"
+            );
+            return Err(RpcError::new(Errno::EMSGSIZE, text));
         }
         let unwrapped = sign::unwrap(&request.j)
             .map_err(|error| invalid(format!("could not unwrap jobspec: {error}")))?;
@@ -337,12 +352,15 @@ impl IngestService {
         match reply.decode::<ManagerSubmit>() {
             Ok(response) => {
                 let refused: BTreeMap<u64, String> = response.errors.into_iter().collect();
+                let errnums: BTreeMap<u64, u32> = response.errnums.into_iter().collect();
                 for entry in entries {
                     match refused.get(&entry.job.id) {
                         None => entry.answer.ok(cx, &SubmitResponse { id: entry.job.id }),
                         Some(text) => {
                             self.errors += 1;
-                            entry.answer.err(cx, RpcError::new(Errno::EINVAL, text.clone()));
+                            let errno = errnums.get(&entry.job.id).map(|number| Errno(*number));
+                            let errno = errno.unwrap_or(Errno::EINVAL);
+                            entry.answer.err(cx, RpcError::new(errno, text.clone()));
                         }
                     }
                 }
@@ -450,8 +468,17 @@ impl Service for IngestService {
         _cx: &mut Cx<'_, Wait>,
         config: &Map<String, Value>,
     ) -> Result<(), RpcError> {
-        self.policy =
-            Policy::from_config(config).map_err(|text| RpcError::new(Errno::EINVAL, text))?;
+        let invalid = |text: String| RpcError::new(Errno::EINVAL, text);
+        let given = config.get("ingest").and_then(|ingest| ingest.get("buffer-size"));
+        let request_max = match given {
+            None => REQUEST_MAX,
+            Some(value) => value
+                .as_str()
+                .map_or_else(|| value.as_u64(), size::parse)
+                .ok_or_else(|| invalid(format!("ingest.buffer-size: {value} is no size")))?,
+        };
+        self.policy = Policy::from_config(config).map_err(invalid)?;
+        self.request_max = request_max;
         Ok(())
     }
 

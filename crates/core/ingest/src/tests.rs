@@ -182,3 +182,38 @@ fn rank_0_gives_ids_to_followers() {
     assert!(rig.response(tag).is_ok());
     rig.finish();
 }
+
+#[test]
+fn a_request_is_as_long_as_the_configuration_allows() {
+    let mut rig = rig();
+    let reload = |rig: &mut Rig<IngestService>, size: Value| {
+        let tag = rig.request("job-ingest.config-reload", json!({"ingest": {"buffer-size": size}}));
+        rig.response(tag).map(|_| ())
+    };
+    reload(&mut rig, json!("100")).unwrap();
+    let body = json!({"J": signed(1000), "urgency": 16, "flags": 0});
+    let tag = rig.request("job-ingest.submit", body.clone());
+    let error = rig.response(tag).unwrap_err();
+    assert_eq!(error.errno, Errno::EMSGSIZE);
+    let text = error.message();
+    assert!(text.ends_with("bytes, and 100 are allowed (ingest.buffer-size)"), "{text}");
+    assert!(reload(&mut rig, json!("many")).is_err());
+    reload(&mut rig, json!(1_000_000)).unwrap();
+    rig.request("job-ingest.submit", body);
+    let submit = rig.expect("job-manager.submit");
+    rig.reply(&submit, json!({"errors": []}));
+}
+
+#[test]
+fn the_number_of_a_refusal_is_that_of_the_manager() {
+    let mut rig = rig();
+    let body = json!({"J": signed(1000), "urgency": 16, "flags": 0});
+    let tag = rig.request("job-ingest.submit", body);
+    let submit = rig.expect("job-manager.submit");
+    let id = submit.json::<SubmitBatch>().unwrap().jobs[0].id;
+    let errnum = Errno::EDQUOT.0;
+    rig.reply(&submit, json!({"errors": [[id, "no more"]], "errnums": [[id, errnum]]}));
+    let error = rig.response(tag).unwrap_err();
+    assert_eq!((error.errno, error.message().as_str()), (Errno::EDQUOT, "no more"));
+    rig.finish();
+}

@@ -45,6 +45,23 @@ pub(crate) struct Op {
     pub(crate) change: Change,
 }
 
+impl Op {
+    /// Bytes that it brings, about.
+    pub(crate) fn weight(&self) -> u64 {
+        let data = match &self.change {
+            Change::Remove | Change::Prune => 0,
+            Change::Append(data) | Change::Put(Node::Val(data), _) => data.len(),
+            Change::Put(_, blobs) => blobs.iter().map(|(_, data)| data.len()).sum(),
+        };
+        (self.key.len() + data) as u64
+    }
+
+    /// Whether something is there afterwards that was not there before.
+    pub(crate) fn brings(&self) -> bool {
+        !matches!(self.change, Change::Remove | Change::Prune)
+    }
+}
+
 /// Checks the operations of a request. Guests may commit only plain values and empty directories.
 pub(crate) fn check(ops: Vec<Operation>, guest: bool, hash: HashAlg) -> Result<Vec<Op>, KvsError> {
     let mut checked = Vec::with_capacity(ops.len());

@@ -41,6 +41,14 @@ pub enum KvsError {
     /// A guest commits what only the owner may.
     #[error("guests may not commit {0} objects")]
     GuestObject(&'static str),
+    /// A guest puts more into a namespace than it may hold.
+    #[error("kvs: namespace '{name}' may get {max} from its user (kvs.guest-namespace-max)")]
+    Quota {
+        /// Namespace.
+        name: String,
+        /// How much, for people.
+        max: String,
+    },
     /// A guest reads below a root of its choice.
     #[error("kvs: guests read by namespace, not by root")]
     GuestRoot,
@@ -95,6 +103,7 @@ impl KvsError {
         match self {
             Self::NoNamespace(_) | Self::Primary | Self::AppendLink(_) => Errno::EOPNOTSUPP,
             Self::NotOwner(_) | Self::GuestObject(_) | Self::GuestRoot => Errno::EPERM,
+            Self::Quota { .. } => Errno::EDQUOT,
             Self::Missing(_) => Errno::ENOENT,
             Self::IsDirectory(_) | Self::AppendDirectory(_) => Errno::EISDIR,
             Self::NotDirectory(_) => Errno::ENOTDIR,

@@ -14,7 +14,7 @@ use flux_api::kvs::{
 };
 use flux_api::{Call, Empty, RpcError};
 use flux_model::blobref::{Blobref, HashAlg};
-use flux_proto::{Cred, Message};
+use flux_proto::{Cred, Errno, Message};
 use flux_svc::{Cx, Reply, Service, Way};
 use serde_json::{Map, Value, json};
 
@@ -77,6 +77,9 @@ enum Phase {
     Draining,
 }
 
+/// Bytes that a guest may put into a namespace, unless `kvs.guest-namespace-max` says otherwise.
+const GUEST_MAX: u64 = 2 << 30;
+
 /// The `kvs` service.
 #[derive(Debug)]
 pub struct KvsService {
@@ -101,6 +104,10 @@ pub struct KvsService {
     paid_us: u64,
     pacing: bool,
     waiting_txns: usize,
+    /// Bytes that a guest may put into a namespace.
+    guest_max: u64,
+    /// Transactions that wait may share a version.
+    merge: bool,
     /// Why the last commit to the store failed, if it did.
     failing: Option<flux_api::RpcError>,
     /// The next commit carries the empty directory: a root refers to it.
@@ -139,6 +146,8 @@ impl KvsService {
             paid_us: 0,
             pacing: false,
             waiting_txns: 0,
+            guest_max: GUEST_MAX,
+            merge: true,
             failing: None,
             store_empty: false,
             asking: BTreeMap::new(),
@@ -459,6 +468,30 @@ impl Service for KvsService {
                 reading.forget();
             }
         }
+    }
+
+    fn on_config(
+        &mut self,
+        _cx: &mut Context<'_>,
+        config: &Map<String, Value>,
+    ) -> Result<(), RpcError> {
+        let get = |key: &str| config.get("kvs").and_then(|table| table.get(key));
+        let wrong = |text: &str| RpcError::new(Errno::EINVAL, text);
+        let guest_max = match get("guest-namespace-max") {
+            None => GUEST_MAX,
+            Some(value) => value
+                .as_str()
+                .map_or_else(|| value.as_u64(), flux_id::size::parse)
+                .ok_or_else(|| wrong("kvs.guest-namespace-max: must be a size"))?,
+        };
+        let merge = match get("transaction-merge") {
+            None => true,
+            Some(value) => value
+                .as_bool()
+                .ok_or_else(|| wrong("kvs.transaction-merge: must be true or false"))?,
+        };
+        (self.guest_max, self.merge) = (guest_max, merge);
+        Ok(())
     }
 
     fn on_drain(&mut self, cx: &mut Context<'_>) {

@@ -53,6 +53,8 @@ pub(crate) struct Space {
     pub(crate) work: Work,
     /// Transactions committed here since the start.
     pub(crate) transactions: u64,
+    /// Bytes that a guest has put here, on rank 0.
+    pub(crate) put: u64,
 }
 
 impl Space {
@@ -65,6 +67,7 @@ impl Space {
             waiters: BTreeMap::new(),
             work: Work::new(root),
             transactions: 0,
+            put: 0,
         }
     }
 

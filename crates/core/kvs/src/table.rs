@@ -149,7 +149,10 @@ impl Table {
 
 fn entry(space: &Space) -> Node {
     let root = space.work.newest;
-    let info = json!({ "flags": space.flags, "owner": space.owner, "seq": root.seq });
+    let mut info = json!({ "flags": space.flags, "owner": space.owner, "seq": root.seq });
+    if space.put > 0 {
+        info["put"] = space.put.into();
+    }
     let entries = [
         (Arc::from("info"), Node::Val(info.to_string().into())),
         (Arc::from("root"), Node::Ref(root.blobref)),
@@ -166,7 +169,9 @@ fn read(node: &Node) -> Option<Space> {
     let info: Value = serde_json::from_slice(info).ok()?;
     let number = |key: &str| info.get(key)?.as_u64().and_then(|n| u32::try_from(n).ok());
     let root = Root { seq: info.get("seq")?.as_i64()?, blobref: *root };
-    Some(Space::new(number("owner")?, number("flags")?, root))
+    let mut space = Space::new(number("owner")?, number("flags")?, root);
+    space.put = info.get("put").and_then(Value::as_u64).unwrap_or(0);
+    Some(space)
 }
 
 #[cfg(test)]

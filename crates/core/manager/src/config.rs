@@ -7,6 +7,8 @@ use flux_id::fsd;
 use flux_proto::Errno;
 use serde_json::{Map, Value};
 
+use crate::access::{Rule, Rules};
+use crate::guests::Bounds;
 use crate::housekeeping::Housekeeping;
 use crate::limits::{Limits, Policy, SIZES};
 use crate::perilog::Perilog;
@@ -30,6 +32,10 @@ pub struct Settings {
     pub requires: BTreeMap<String, Vec<String>>,
     /// Limits.
     pub policy: Policy,
+    /// What one guest may hold.
+    pub guests: Bounds,
+    /// Who may submit.
+    pub access: Rules,
     /// Plugins that the configuration asks for.
     pub plugins: Vec<String>,
     /// Prolog and epilog.
@@ -79,7 +85,7 @@ impl<'a> Table<'a> {
         seconds.map(Some).ok_or_else(|| self.error(format_args!("{key} is not a valid FSD")))
     }
 
-    fn integer(&self, key: &str) -> Result<Option<i64>, RpcError> {
+    pub(crate) fn integer(&self, key: &str) -> Result<Option<i64>, RpcError> {
         let Some(value) = self.keys.get(key) else { return Ok(None) };
         value.as_i64().map(Some).ok_or_else(|| self.error(format_args!("{key} must be an integer")))
     }
@@ -104,11 +110,6 @@ impl<'a> Table<'a> {
 
 fn limits(policy: &Table<'_>) -> Result<Limits, RpcError> {
     policy.only(&["jobspec", "limits", "access", "scheduler"])?;
-    if let Some(access) = policy.sub("access")? {
-        access.only(&["allow-user", "allow-group"])?;
-        access.strings("allow-user")?;
-        access.strings("allow-group")?;
-    }
     let mut limits = Limits::default();
     let Some(table) = policy.sub("limits")? else { return Ok(limits) };
     table.only(&["job-size", "duration"])?;
@@ -159,6 +160,7 @@ impl Settings {
                     RpcError::new(Errno::EINVAL, "job-manager.inactive-num-limit: must be >= 0")
                 })?),
             };
+            settings.guests = Bounds::read(&table)?;
             settings.stop_queues_on_restart = table.flag("stop-queues-on-restart")?;
         }
         procedures::read(&root, &mut settings)?;
@@ -168,6 +170,7 @@ impl Settings {
         let mut default = None;
         if let Some(policy) = root.sub("policy")? {
             settings.policy.general = limits(&policy)?;
+            settings.access.general = Rule::read(&policy)?;
             default = default_queue(&policy)?;
         }
         if let Some(queues) = root.sub("queues")? {
@@ -201,6 +204,9 @@ impl Settings {
             let mut own_limits = Limits::default();
             if let Some(policy) = queue.sub("policy")? {
                 own_limits = limits(&policy)?;
+                if let Some(rule) = Rule::read(&policy)? {
+                    self.access.queues.insert(name.clone(), rule);
+                }
                 if default_queue(&policy)?.is_some() {
                     return Err(queue.error("a queue policy must not define a default queue"));
                 }
@@ -229,6 +235,12 @@ impl Settings {
         }
         for (name, limits) in &own {
             let parent = self.queues.get(name).cloned().flatten();
+            if let Some(rule) = parent.as_ref().and_then(|name| self.access.queues.get(name))
+                && !self.access.queues.contains_key(name)
+            {
+                let rule = rule.clone();
+                self.access.queues.insert(name.clone(), rule);
+            }
             let parent = parent.and_then(|parent| own.get(&parent));
             self.policy.add(name, limits.clone(), parent);
         }

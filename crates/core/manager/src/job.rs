@@ -49,6 +49,8 @@ pub struct Job {
     pub r: Option<Rc<str>>,
     /// The eventlog as it is (or is about to be) in the KVS.
     pub log: String,
+    /// Bytes of its request and its jobspec, about.
+    pub size: u64,
     /// Bytes of events that only the journal saw.
     pub volatile: usize,
     /// Its first events are durable: others may be asked to work for it.
@@ -77,6 +79,7 @@ impl Job {
             name: None,
             r: None,
             log: String::new(),
+            size: 0,
             volatile: 0,
             entered: false,
             archived: false,

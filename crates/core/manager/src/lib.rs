@@ -14,12 +14,14 @@
 //! Must never: keep the log of a finished job in memory, look at all jobs for the sake of one, or
 //! answer before the promise is kept.
 
+pub mod access;
 pub mod active_index;
 pub mod alloc;
 pub mod commits;
 pub mod config;
 pub mod dependency;
 pub mod exception;
+pub mod guests;
 pub mod housekeeping;
 pub mod inactive;
 pub mod inquiry;

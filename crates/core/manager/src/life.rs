@@ -199,6 +199,7 @@ impl JobManager {
             self.alloc.dequeue(job.id, priority);
         }
         self.dependencies.leave(job);
+        self.guests.leave(job);
         self.waiting.forget_job(job.id);
         if is_running(job.state()) {
             self.running -= 1;

@@ -88,8 +88,9 @@ impl JobManager {
             && self.inactive.get(id).is_none()
     }
 
-    /// Handles a request, at once or when the archive has told of the jobs it means.
+    /// Handles a request, at once or when users and archive have told of whom and what it means.
     pub(crate) fn route(&mut self, cx: &mut Cx<'_, Wait>, call: Manager) {
+        let Some(call) = self.with_names(cx, call) else { return };
         let mut ids = if self.archive { meant(&call) } else { Vec::new() };
         ids.retain(|id| self.is_elsewhere(*id));
         if ids.is_empty() {

@@ -376,6 +376,8 @@ impl JobManager {
             job.queue = system(&value, "queue").and_then(Value::as_str).map(Rc::from);
             job.name = crate::dependency::given_name(&value);
             job.jobspec = value.to_string().into();
+            // The signed request has another copy of it, and is not read.
+            job.size = 2 * job.jobspec.len() as u64;
             if job.status.has_resources {
                 return Ok(Some(Part::Resources));
             }
@@ -430,6 +432,7 @@ impl JobManager {
                 self.waiting.expect(*id);
             }
             self.dependencies.enter(&job);
+            self.guests.enter(&job);
             self.jobs.insert(*id, job);
         }
         for id in restart.replayed {

@@ -9,10 +9,12 @@ use flux_proto::{Errno, Message, MsgType};
 use flux_svc::{Cx, Level, Reply, Service};
 use serde_json::{Map, Value, json};
 
+use crate::access::Access;
 use crate::alloc::Alloc;
 use crate::commits::Commits;
 use crate::config::Settings;
 use crate::dependency::Dependencies;
+use crate::guests::Guests;
 use crate::housekeeping::Allocations;
 use crate::inactive::{History, Inactive};
 use crate::job::Job;
@@ -112,6 +114,10 @@ pub enum Wait {
     Held(u64),
     /// Nodes where a prolog or epilog failed are being drained.
     PerilogDrain(u64, Stage),
+    /// The numbers of the names in `policy.access`, asked for after this reload.
+    Numbers(u64),
+    /// The groups of a user, asked for after this reload.
+    Member(u32, u64),
     /// The time until housekeeping gives ranks back one by one.
     HousekeepingRelease(u64),
 }
@@ -133,6 +139,8 @@ pub struct JobManager {
     pub(crate) history: History,
     pub(crate) queues: Queues,
     pub(crate) settings: Settings,
+    pub(crate) access: Access,
+    pub(crate) guests: Guests,
     pub(crate) alloc: Alloc,
     pub(crate) exec: Execution,
     pub(crate) dependencies: Dependencies,
@@ -231,14 +239,6 @@ impl JobManager {
     }
 }
 
-/// Whether a policy says who may submit.
-fn names_users(config: &Map<String, Value>) -> bool {
-    let named = |table: &Value| table.get("policy").is_some_and(|p| p.get("access").is_some());
-    let queues = config.get("queues").and_then(Value::as_object);
-    config.get("policy").is_some_and(|policy| policy.get("access").is_some())
-        || queues.is_some_and(|queues| queues.values().any(named))
-}
-
 /// Answers any call with an error.
 pub(crate) fn refuse(cx: &mut Cx<'_, Wait>, call: Manager, error: RpcError) {
     macro_rules! refuse {
@@ -313,6 +313,8 @@ impl Service for JobManager {
             }
             Wait::HeldList => self.held_list(cx, &reply),
             Wait::Held(id) => self.held_read(cx, id, &reply),
+            Wait::Numbers(generation) => self.numbers_told(cx, generation, &reply),
+            Wait::Member(userid, generation) => self.member_told(cx, userid, generation, &reply),
             Wait::PerilogDrain(id, stage) => self.perilog_drained(cx, id, stage, &reply),
             Wait::Flush
             | Wait::FlushIndex
@@ -379,13 +381,9 @@ impl Service for JobManager {
         config: &Map<String, Value>,
     ) -> Result<(), RpcError> {
         let settings = Settings::parse(config)?;
-        if names_users(config) {
-            let text = "policy.access: who may submit is not limited yet; access.allow-guest-user \
-                        lets guests in or keeps them out";
-            cx.log(Level::Warning, text);
-        }
         self.queues.configure(&settings.queues);
         self.settings = settings;
+        self.access_changed(cx);
         if self.up {
             self.queue_changed(None);
             if !self.purge_armed {
@@ -400,6 +398,7 @@ impl Service for JobManager {
         for call in std::mem::take(&mut self.early) {
             refuse(cx, call, RpcError::new(Errno::ENOSYS, "job-manager is unloading"));
         }
+        self.access_end(cx);
         self.recall_end(cx);
         self.purges_end(cx);
         self.waiters_end(cx);

@@ -1,5 +1,6 @@
 //! Transcripts: scripted scheduler, execution and KVS around the service.
 
+mod access;
 mod archive;
 mod bench;
 mod dependencies;

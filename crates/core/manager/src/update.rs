@@ -16,7 +16,7 @@ use crate::service::{JobManager, Wait};
 use crate::submit::system;
 
 const DURATION: &str = "attributes.system.duration";
-const QUEUE: &str = "attributes.system.queue";
+pub(crate) const QUEUE: &str = "attributes.system.queue";
 const CONSTRAINTS: &str = "attributes.system.constraints";
 
 /// Updates that wait for the scheduler.
@@ -117,7 +117,12 @@ impl JobManager {
         for (key, value) in updates {
             match key.as_str() {
                 DURATION => self.plan_duration(cx, owner, id, value, &mut plan)?,
-                QUEUE => self.plan_queue(id, value, &mut plan)?,
+                QUEUE => {
+                    self.plan_queue(id, value, &mut plan)?;
+                    if !owner {
+                        self.may_submit(cx, cred.userid, value.as_str())?;
+                    }
+                }
                 other => return Err(invalid(format!("update of {other} not supported"))),
             }
         }

@@ -23,6 +23,7 @@ mod resident;
 mod run;
 mod signal;
 pub mod topo;
+mod users;
 mod watch;
 
 pub use calendar::Calendar;
@@ -31,3 +32,4 @@ pub use driver::{Driver, DriverHandle};
 pub use options::{Bind, ClientLimits, GuestLimits, HostError, HostOptions, LinkKeys};
 pub use run::{run, serve};
 pub use topo::Topo;
+pub use users::Users;

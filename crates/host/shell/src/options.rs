@@ -184,26 +184,13 @@ fn seconds(name: &str, value: &Value) -> Result<f64, OptionError> {
     seconds.filter(|s| *s >= 0.0).ok_or_else(|| bad(name, value))
 }
 
-/// A number of bytes, with the suffixes k, M and G.
+/// A number of bytes, or a text with a suffix.
 fn size(name: &str, value: &Value) -> Result<u64, OptionError> {
     let parsed = match value {
-        Value::String(text) => {
-            let text = text.trim();
-            let (digits, shift) = match text.as_bytes().last() {
-                Some(b'k' | b'K') => (&text[..text.len() - 1], 10),
-                Some(b'm' | b'M') => (&text[..text.len() - 1], 20),
-                Some(b'g' | b'G') => (&text[..text.len() - 1], 30),
-                _ => (text, 0),
-            };
-            digits
-                .parse::<f64>()
-                .ok()
-                .filter(|n| *n > 0.0 && *n < 1e12)
-                .map(|n| (n * f64::from(1u32 << shift)) as u64)
-        }
-        value => value.as_u64().filter(|n| *n > 0),
+        Value::String(text) => flux_id::size::parse(text),
+        value => value.as_u64(),
     };
-    parsed.ok_or_else(|| bad(name, value))
+    parsed.filter(|bytes| *bytes > 0).ok_or_else(|| bad(name, value))
 }
 
 fn stream(

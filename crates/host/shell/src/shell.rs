@@ -153,6 +153,8 @@ pub struct Shell {
     files: Files,
     meters: [Meter; 2],
     recorder: Recorder,
+    /// It was said that the namespace is full.
+    quota_told: bool,
     last_commit: Option<Instant>,
     policy: Policy,
     /// When the tasks of this shell were started.

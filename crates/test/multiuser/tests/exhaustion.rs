@@ -8,8 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use flux_client::{Client, To};
-use flux_multiuser::instance;
 use flux_multiuser::{ALICE, BOB, FLUX, Instance, User, until};
+use flux_multiuser::{instance, world};
 use flux_proto::{Errno, Message, encode};
 use serde_json::json;
 
@@ -182,4 +182,80 @@ fn a_guest_reads_nothing_by_its_hash() {
     assert!(!said.success && !said.out.contains("secret"), "{said:?}");
     // What job-info and the watchers of one's own job read goes on.
     assert_eq!(instance.ok(BOB, &["job", "attach", &id]), "secret");
+}
+
+/// Puts these lines in place of the last that were added to the configuration.
+fn reload_with(instance: &Instance, lines: &str) {
+    world::write("/etc/flux/system/conf.d/zz.toml", lines, 0o644);
+    instance.ok(FLUX, &["config", "reload"]);
+}
+
+#[track_caller]
+fn refused(instance: &Instance, words: &[&str], text: &str) {
+    let said = instance.flux(ALICE, words);
+    assert!(!said.success && said.err.contains(text), "{said:?}");
+}
+
+#[test]
+#[ignore = "needs root and MUNGE"]
+fn a_guest_holds_so_many_jobs_and_so_large_ones_and_no_more() {
+    let instance = Instance::start(OPEN);
+    reload_with(
+        &instance,
+        "[job-manager]\nguest-max-active-jobs = 3\nguest-max-active-bytes = \"300k\"\n\
+         [ingest]\nbuffer-size = \"200k\"\n",
+    );
+    fs::write("/run/large", "x".repeat(100_000)).unwrap();
+    fs::write("/run/huge", "x".repeat(200_000)).unwrap();
+    let held = ["submit", "--urgency=hold"];
+    let submit = |file: &'static str| [&held[..], &[file, "true"]].concat();
+    refused(&instance, &submit("--add-file=/run/huge"), "are allowed (ingest.buffer-size)");
+    instance.ok(ALICE, &submit("--add-file=/run/large"));
+    refused(
+        &instance,
+        &submit("--add-file=/run/large"),
+        "300k are allowed (job-manager.guest-max-active-bytes)",
+    );
+    instance.ok(ALICE, &submit("--quiet"));
+    instance.ok(ALICE, &submit("--quiet"));
+    let text = "you have 3 active jobs, and 3 are allowed (job-manager.guest-max-active-jobs)";
+    refused(&instance, &submit("--quiet"), text);
+    others_work(&instance);
+    for _ in 0..5 {
+        instance.ok(FLUX, &submit("--quiet"));
+    }
+    instance.ok(ALICE, &["cancel", "--all"]);
+    until("alice may submit again", || instance.flux(ALICE, &["run", "true"]).success);
+}
+
+#[test]
+#[ignore = "needs root and MUNGE"]
+fn what_a_guest_puts_into_the_kvs_is_bounded() {
+    let instance = Instance::start(OPEN);
+    reload_with(&instance, "[kvs]\nguest-namespace-max = \"1M\"\n");
+    // By output, whatever limit the job gives itself: it ends, and says why.
+    let said = instance.flux(
+        ALICE,
+        &[
+            "run",
+            "-o",
+            "output.limit=1G",
+            "sh",
+            "-c",
+            "head -c 4000000 /dev/zero | tr '\\0' x; sleep 60",
+        ],
+    );
+    assert!(!said.success && said.err.contains("(kvs.guest-namespace-max)"), "{}", said.err);
+    // By hand.
+    let id = instance.ok(ALICE, &["submit", "sleep", "60"]);
+    instance.ok(ALICE, &["job", "wait-event", &id, "start"]);
+    let name = instance.ok(ALICE, &["job", "namespace", &id]);
+    let namespace = format!("--namespace={name}");
+    let value = format!("k={}", "x".repeat(100_000));
+    let put = || instance.flux(ALICE, &["kvs", "put", &namespace, &value]);
+    let many = (0..20).map(|_| put()).find(|said| !said.success).expect("a bound");
+    assert!(many.err.contains("(kvs.guest-namespace-max)"), "{}", many.err);
+    others_work(&instance);
+    instance.ok(ALICE, &["cancel", &id]);
+    instance.ok(FLUX, &["job", "wait-event", "-t", "30", &id, "clean"]);
 }

@@ -319,6 +319,54 @@ fn administrators_are_known_by_name_and_group() {
     }
 }
 
+/// Puts these lines in place of the last that were added to the configuration.
+fn reload_with(instance: &Instance, lines: &str) {
+    world::write("/etc/flux/system/conf.d/zz.toml", lines, 0o644);
+    instance.ok(FLUX, &["config", "reload"]);
+}
+
+#[test]
+#[ignore = "needs root and MUNGE"]
+fn who_may_submit_is_who_is_named_or_in_a_group_that_is() {
+    let instance = Instance::start(OPEN);
+    let may = |user: User, words: &[&str]| {
+        let said = instance.flux(user, &[&["submit"], words, &["true"]].concat());
+        if !said.success {
+            denied(&said, "is not allowed to submit jobs");
+        }
+        said.success
+    };
+    // alice is in the group physics by a line of it, mallory in the one of her name since it is her
+    // primary group.
+    for (lines, who) in [
+        ("allow-user = [\"bob\"]", [false, true, false]),
+        ("allow-group = [\"physics\"]", [true, false, false]),
+        ("allow-group = [\"mallory\"]", [false, false, true]),
+        (
+            "allow-user = [\"bob\", \"nobody here\"]\nallow-group = [\"physics\"]",
+            [true, true, false],
+        ),
+        ("allow-user = []", [false, false, false]),
+        ("", [true, true, true]),
+    ] {
+        reload_with(&instance, &format!("[policy.access]\n{lines}\n"));
+        assert_eq!([ALICE, BOB, MALLORY].map(|user| may(user, &[])), who, "{lines}");
+        instance.ok(FLUX, &["run", "true"]);
+    }
+    let told = "policy.access.allow-user: there is no user 'nobody here'";
+    assert!(instance.log().contains(told) || instance.ok(FLUX, &["dmesg"]).contains(told));
+    let queues = "[policy.access]\nallow-user = [\"bob\"]\n[queues.open]\n\
+                  [queues.lab.policy.access]\nallow-group = [\"physics\"]\n";
+    reload_with(&instance, queues);
+    assert_eq!([ALICE, BOB, MALLORY].map(|user| may(user, &["-q", "open"])), [false, true, false]);
+    assert_eq!([ALICE, BOB, MALLORY].map(|user| may(user, &["-q", "lab"])), [true, false, false]);
+    // Nobody gets there by a detour.
+    let id = instance.ok(BOB, &["submit", "-q", "open", "--urgency=hold", "true"]);
+    let moved = instance.flux(BOB, &["update", &id, "queue=lab"]);
+    denied(&moved, "user bob is not allowed to submit jobs to queue lab");
+    instance.ok(FLUX, &["update", &id, "queue=lab"]);
+}
+
 #[test]
 #[ignore = "needs root and MUNGE"]
 fn in_private_mode_jobs_of_others_are_invisible() {

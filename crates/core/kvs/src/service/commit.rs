@@ -102,13 +102,15 @@ impl KvsService {
         } else if flags & SYNC != 0 && namespace != PRIMARY {
             Err(KvsError::Invalid("SYNC is for the primary namespace only".into()))
         } else {
-            self.space(namespace, cred).and_then(|_| apply::check(ops, guest, self.hash))
+            self.space(namespace, cred).and_then(|_| apply::check(ops, guest, self.hash)).and_then(
+                |ops| if guest { self.count(namespace, &ops).map(|()| ops) } else { Ok(ops) },
+            )
         };
         let ops = match checked {
             Ok(ops) => ops,
             Err(error) => return answer(cx, done, Err(error.into())),
         };
-        let exclusive = flags & (NO_MERGE | SYNC) != 0;
+        let exclusive = flags & (NO_MERGE | SYNC) != 0 || !self.merge;
         let patient = flags & WAIT_SPACE != 0;
         let txn =
             Txn { name, ops, exclusive, patient, done, held: apply::Held::new(), failed: None };
@@ -118,6 +120,19 @@ impl KvsService {
         }
         self.advance(cx, namespace);
         self.flush(cx);
+    }
+
+    /// Counts what a guest puts into a namespace; what was put counts even where it is replaced.
+    fn count(&mut self, namespace: &str, ops: &[apply::Op]) -> Result<(), KvsError> {
+        let Some(space) = self.spaces.get_mut(namespace) else { return Ok(()) };
+        let put = ops.iter().fold(space.put, |sum, op| sum.saturating_add(op.weight()));
+        // Who only takes away may do so in a namespace that is full.
+        if put > self.guest_max && ops.iter().any(apply::Op::brings) {
+            let max = flux_id::size::format(self.guest_max);
+            return Err(KvsError::Quota { name: namespace.to_string(), max });
+        }
+        space.put = put;
+        Ok(())
     }
 
     /// Refuses what does not wait for space, while others do: they try whether there is some.

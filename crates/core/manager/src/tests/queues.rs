@@ -19,19 +19,6 @@ fn status(bench: &mut Bench, name: &str) -> Value {
 }
 
 #[test]
-fn who_may_submit_is_not_limited_and_a_warning_says_so() {
-    for config in [
-        json!({"policy": {"access": {"allow-user": ["amy"]}}}),
-        json!({"queues": {"q": {"policy": {"access": {"allow-group": ["ops"]}}}}}),
-    ] {
-        let bench = Bench::with(&config, Store::new());
-        let told = |(_, text): &(_, String)| text.starts_with("policy.access: who may submit");
-        assert!(bench.rig.logs.iter().any(told), "{:?}", bench.rig.logs);
-        bench.finish();
-    }
-}
-
-#[test]
 fn a_stopped_queue_takes_its_requests_back() {
     let mut bench = Bench::online();
     bench.submit(1);

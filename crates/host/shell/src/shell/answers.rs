@@ -92,8 +92,11 @@ impl Shell {
     }
 
     fn commit_failed(&mut self, error: &RpcError) {
-        // The namespace is gone: nothing can be recorded any more.
+        // The namespace is full, or gone: nothing can be recorded any more.
         self.recorder.committed();
+        if error.errno == Errno::EDQUOT && !std::mem::replace(&mut self.quota_told, true) {
+            return self.fatal(1, "", &format!("output cannot be stored: {error}"));
+        }
         self.code = self.code.max(1);
         let text = format!("commit failed: {error}");
         crate::complain(&crate::log::line(Some(self.rank), Level::Error, "eventlog", &text));

@@ -260,6 +260,7 @@ impl Shell {
             files: Files::default(),
             meters: [Meter::default(), Meter::default()],
             recorder,
+            quota_told: false,
             last_commit: None,
             policy,
             began: Instant::now(),

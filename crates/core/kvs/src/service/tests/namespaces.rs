@@ -234,3 +234,38 @@ fn a_failed_commit_of_several_namespaces_leaves_each_at_its_durable_root() {
         }
     }
 }
+
+#[test]
+fn a_guest_puts_so_much_into_a_namespace_and_no_more() {
+    let mut store = Store::default();
+    let mut rig = store.start();
+    create(&mut store, &mut rig, "g", 5);
+    let (mine, owner) = (rig.guest(5), rig.owner());
+    let reload = |rig: &mut Rig<KvsService>, max: Value| {
+        let tag = rig.request("kvs.config-reload", json!({"kvs": {"guest-namespace-max": max}}));
+        rig.response(tag).map(|_| ())
+    };
+    reload(&mut rig, json!("1k")).unwrap();
+    let (long, short) = ("x".repeat(400), "x".repeat(80));
+    assert_eq!(put_as(&mut store, &mut rig, mine, "g", put("a", &long)), Ok(1));
+    assert_eq!(put_as(&mut store, &mut rig, mine, "g", append("a", &long)), Ok(2));
+    // What was put counts, though it is replaced, and after a restart.
+    assert_eq!(put_as(&mut store, &mut rig, mine, "g", put("a", &short)), Ok(3));
+    let mut rig = store.start();
+    reload(&mut rig, json!(1024)).unwrap();
+    let body = json!({ "namespace": "g", "flags": 0, "ops": [append("a", &long)] });
+    let tag = rig.request_as(mine, "kvs.commit", body, false);
+    let error = rig.response(tag).unwrap_err();
+    assert_eq!(error.errno, Errno::EDQUOT);
+    let text = "kvs: namespace 'g' may get 1k from its user (kvs.guest-namespace-max)";
+    assert_eq!(error.message(), text);
+    // Less fits; taking away always does, and the owner is not counted.
+    assert_eq!(put_as(&mut store, &mut rig, mine, "g", put("b", &short)), Ok(4));
+    assert_eq!(put_as(&mut store, &mut rig, owner, "g", put("c", &"x".repeat(4096))), Ok(5));
+    let remove = json!({ "key": "k".repeat(900), "flags": 0, "dirent": null });
+    assert_eq!(put_as(&mut store, &mut rig, mine, "g", remove), Ok(6));
+    assert_eq!(put_as(&mut store, &mut rig, mine, "g", put("d", "1")), Err(Errno::EDQUOT));
+    reload(&mut rig, json!("1M")).unwrap();
+    assert_eq!(put_as(&mut store, &mut rig, mine, "g", put("d", "1")), Ok(7));
+    assert!(reload(&mut rig, json!("x")).is_err());
+}

@@ -308,3 +308,17 @@ fn pruning_takes_empty_directories_along_and_a_failure_brings_them_back() {
     assert!(there(&[prune("job.e.f.g")], "job"), "the first level stays");
     assert!(!there(&[put("x", "1")], "job.e"));
 }
+
+#[test]
+fn commits_that_wait_have_versions_of_their_own_where_merging_is_off() {
+    let mut store = Store::default();
+    let mut rig = store.start();
+    let reload = json!({"kvs": {"transaction-merge": false}});
+    let tag = rig.request("kvs.config-reload", reload);
+    rig.response(tag).unwrap();
+    let tags: Vec<u32> = ["a", "b", "c"].map(|key| send(&mut rig, &[put(key, "1")])).to_vec();
+    store.serve(&mut rig);
+    let seqs: Vec<Value> =
+        tags.into_iter().map(|tag| rig.response(tag).unwrap()["rootseq"].clone()).collect();
+    assert_eq!(seqs, [1, 2, 3]);
+}
