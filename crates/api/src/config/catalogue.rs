@@ -172,7 +172,12 @@ pub const KEYS: &[Key] = &[
         "Shells of a job must reach their first barrier within.",
     ),
     live("exec.imp", Kind::Text, "", "The privileged launcher (flux-imp): runs jobs of guests."),
-    live("exec.job-shell", Kind::Text, "builtin", "The job shell."),
+    live(
+        "exec.job-shell",
+        Kind::Text,
+        "builtin",
+        "The job shell, unless a job names one (`attributes.system.exec.job_shell`).",
+    ),
     live(
         "exec.kill-signal",
         Kind::Signal,
@@ -296,6 +301,18 @@ pub const KEYS: &[Key] = &[
     ),
     live("job-manager.epilog.timeout", Kind::Duration, "", "How long it may take."),
     live(
+        "job-manager.guest-max-active-bytes",
+        Kind::Size,
+        "2G",
+        "Bytes that the requests of the active jobs of one guest may have together.",
+    ),
+    live(
+        "job-manager.guest-max-active-jobs",
+        Kind::Integer,
+        "100000",
+        "Jobs of one guest that may be active at the same time; -1: any number.",
+    ),
+    live(
         "job-manager.housekeeping.command",
         Kind::Texts,
         "",
@@ -318,18 +335,6 @@ pub const KEYS: &[Key] = &[
         Kind::Flag,
         "false",
         "Accepted for compatibility.",
-    ),
-    live(
-        "job-manager.guest-max-active-bytes",
-        Kind::Size,
-        "2G",
-        "Bytes that the requests of the active jobs of one guest may have together.",
-    ),
-    live(
-        "job-manager.guest-max-active-jobs",
-        Kind::Integer,
-        "100000",
-        "Jobs of one guest that may be active at the same time; -1: any number.",
     ),
     live(
         "job-manager.inactive-age-limit",

@@ -130,14 +130,15 @@ impl ExecService {
         }
         let since = shell.asked.then_some(job.began);
         let age = shell.asked.then_some(age);
-        let ShellCommand { cmdline, env } = match self.settings.shell_command(job.id, job.guest) {
-            Ok(command) => command,
-            Err(note) => {
-                // The configuration was changed since the job began.
-                self.exception(cx, id, 0, "exec", &note);
-                return self.end_shell(cx, id, rank, 126 << 8);
-            }
-        };
+        let ShellCommand { cmdline, env } =
+            match self.settings.shell_command(job.id, job.guest, &job.jobspec) {
+                Ok(command) => command,
+                Err(note) => {
+                    // The configuration was changed since the job began.
+                    self.exception(cx, id, 0, "exec", &note);
+                    return self.end_shell(cx, id, rank, 126 << 8);
+                }
+            };
         let unit = self.settings.units.then(|| LaunchUnit {
             cores: job.r.children(rank).map(|own| own.cores.to_string()).unwrap_or_default(),
             properties: self.settings.unit_properties.clone(),

@@ -232,7 +232,7 @@ impl ExecService {
             Err(error) => return refuse(cx, answer, format!("R: {error}")),
         };
         let guest = request.userid != cx.owner();
-        if let Err(note) = self.settings.shell_command(JobId(id), guest) {
+        if let Err(note) = self.settings.shell_command(JobId(id), guest, &request.jobspec) {
             return refuse(cx, answer, note);
         }
         if guest && request.jobspec.pointer("/attributes/system/exec/test").is_some() {

@@ -442,3 +442,46 @@ fn other_shells_are_refused_by_the_imp() {
     let log = instance.ok(ALICE, &["job", "eventlog", "-p", "exec", &id]);
     assert!(log.contains("is not in exec.allowed-shells"), "{log}");
 }
+
+#[test]
+#[ignore = "needs root and MUNGE"]
+fn a_job_may_name_its_shell_among_those_that_are_allowed() {
+    let instance = Instance::start(OPEN);
+    // A shell of the site beside the usual one, and one that nobody allowed.
+    for name in ["/usr/libexec/flux/site-shell", "/usr/libexec/flux/other-shell"] {
+        world::write(name, &format!("#!/bin/sh\nexec {SHELL} \"$@\"\n"), 0o755);
+    }
+    let path = "/etc/flux/imp/conf.d/imp.toml";
+    let text = fs::read_to_string(path).unwrap();
+    let listed = format!("\"{SHELL}\"");
+    world::write(
+        path,
+        &text.replacen(&listed, &format!("{listed}, \"/usr/libexec/flux/site-shell\""), 1),
+        0o644,
+    );
+    let run = |user: User, shell: &str, words: &[&str]| {
+        let option = format!("--setattr=system.exec.job_shell={shell}");
+        instance.flux(user, &[&["run", &option], words].concat())
+    };
+    let said = run(
+        ALICE,
+        "/usr/libexec/flux/site-shell",
+        &["sh", "-c", "ps -o args= -p $PPID || cat /proc/$PPID/cmdline"],
+    );
+    assert!(said.success && said.out.contains("shell"), "{said:?}");
+    denied(&run(ALICE, "/usr/libexec/flux/other-shell", &["id"]), "is not in exec.allowed-shells");
+    denied(&run(ALICE, "sh", &["id"]), "is not in exec.allowed-shells");
+    // The owner may have any: what it is shows in what it does.
+    world::write(
+        "/usr/libexec/flux/other-shell",
+        "#!/bin/sh\necho $1 >/run/flux/mark-of-shell\n",
+        0o755,
+    );
+    instance.flux(
+        FLUX,
+        &["run", "--setattr=system.exec.job_shell=/usr/libexec/flux/other-shell", "true"],
+    );
+    let id = instance.ok(FLUX, &["job", "last"]);
+    let dec = instance.ok(FLUX, &["job", "id", "--to=dec", &id]);
+    assert_eq!(fs::read_to_string("/run/flux/mark-of-shell").unwrap().trim(), dec);
+}
