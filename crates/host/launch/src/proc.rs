@@ -163,6 +163,18 @@ pub(crate) fn shells_of(uri: Option<&str>) -> Vec<i32> {
     all().into_iter().filter(|pid| *pid != own).filter(ours).collect()
 }
 
+/// Whether the kernel spares this process, and what it starts, when memory is short.
+pub(crate) fn is_spared() -> bool {
+    let text = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+    text.trim().parse::<i32>().is_ok_and(|score| score < 0)
+}
+
+/// Lets a process that was just started be ended like any other when memory is short.
+pub(crate) fn spare_no_more(pid: i32) {
+    // One with other rights does so itself: the privileged launcher.
+    drop(fs::write(format!("/proc/{pid}/oom_score_adj"), "0"));
+}
+
 /// The process group of a process.
 pub(crate) fn group(pid: i32) -> Option<i32> {
     stat(pid)?.get(2)?.parse().ok()
@@ -192,6 +204,23 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(born(pid), None);
+    }
+
+    #[test]
+    fn a_process_that_was_spared_is_so_no_more() {
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        let file = format!("/proc/{}/oom_score_adj", child.id());
+        // More than this one has everybody may set, and take back as far as it was.
+        let own = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+        let own: i32 = own.trim().parse().unwrap();
+        assert_eq!(is_spared(), own < 0);
+        if own <= 0 {
+            std::fs::write(&file, "300").unwrap();
+            spare_no_more(i32::try_from(child.id()).unwrap());
+            assert_eq!(std::fs::read_to_string(&file).unwrap().trim(), "0");
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

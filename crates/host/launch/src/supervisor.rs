@@ -104,6 +104,8 @@ struct Supervisor {
     next_stream: u64,
     env: BTreeMap<String, String>,
     fork: Option<Fork>,
+    /// The kernel spares this process when memory is short; shells are not to be spared.
+    spared: bool,
     /// The broker speaks the same protocol.
     same_version: bool,
     /// Shells of a predecessor that was killed, if there are any, are still to be ended.
@@ -234,6 +236,7 @@ impl Supervisor {
             next_stream: STREAMS,
             env: BTreeMap::new(),
             fork,
+            spared: proc::is_spared(),
             same_version: false,
             inherited: true,
             grace: None,

@@ -78,8 +78,9 @@ fn signal(pid: i32, stat: Stat, signal: Signal) {
     }
 }
 
-/// Processes of the control group of this one, if it is one of a job shell.
-fn group() -> BTreeSet<i32> {
+/// Other processes of the control group of this one, if it is one of a job shell, without those of
+/// the IMP.
+fn others_of_group() -> BTreeSet<i32> {
     let text = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let path = text.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default();
     if !path.rsplit('/').next().unwrap_or_default().starts_with(UNIT) {
@@ -87,7 +88,8 @@ fn group() -> BTreeSet<i32> {
     }
     let list = std::fs::read_to_string(format!("/sys/fs/cgroup{path}/cgroup.procs"));
     let list = list.unwrap_or_default();
-    list.lines().filter_map(|line| line.parse().ok()).collect()
+    let own = [nix::unistd::getpid(), nix::unistd::getppid()].map(nix::unistd::Pid::as_raw);
+    list.lines().filter_map(|line| line.parse().ok()).filter(|pid| !own.contains(pid)).collect()
 }
 
 /// Kills everything below this process, and its control group if that is a job shell's.
@@ -100,7 +102,7 @@ pub(crate) fn kill_all() {
     for _ in 0..ROUNDS_MAX {
         let all = processes();
         let mut targets = below(me, &all);
-        targets.extend(group().into_iter().filter(|pid| *pid != me));
+        targets.extend(others_of_group());
         let fresh: Vec<(i32, Stat)> = targets
             .into_iter()
             .filter_map(|pid| Some((pid, *all.get(&pid)?)))
@@ -131,20 +133,23 @@ fn is_dead(pid: i32) -> bool {
 /// may hang in the kernel.
 pub(crate) fn end_all() {
     let deadline = Instant::now() + PATIENCE;
-    loop {
+    while has_children() || !others_of_group().is_empty() {
         kill_all();
-        loop {
-            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::StillAlive) => break,
-                Ok(_) | Err(Errno::EINTR) => {}
-                // No children are left.
-                Err(_) => return,
-            }
-        }
         if Instant::now() > deadline {
             return;
         }
         std::thread::sleep(PAUSE);
+    }
+}
+
+/// Takes children that have ended; whether there are others.
+fn has_children() -> bool {
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) => return true,
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return false,
+        }
     }
 }
 

@@ -20,31 +20,88 @@ const FOR_SHELLS: [&str; 4] =
 /// Longest value that is passed on, in bytes.
 const VALUE_MAX: usize = 4096;
 
-/// Variables that make common programs run code or change what they mean; no pattern lets them
-/// through to what runs as root.
-const NEVER: [&str; 22] = [
+/// Variables that make common programs run code, read other files, or change what they mean; no
+/// pattern lets them through to what runs as root.
+const NEVER: &[&str] = &[
+    // The loader and the C library.
     "LD_*",
-    "BASH_ENV",
-    "BASH_FUNC_*",
+    "GCONV_PATH",
+    "GLIBC_TUNABLES",
+    "MALLOC_*",
+    "LOCPATH",
+    "NLSPATH",
+    "TZDIR",
+    "HOSTALIASES",
+    "LOCALDOMAIN",
+    "RES_OPTIONS",
+    "RESOLV_*",
+    "TMPDIR",
+    "TMP",
+    "TEMP",
+    // Shells.
+    "BASH_*",
     "BASHOPTS",
     "SHELLOPTS",
+    "SHELL",
     "ENV",
     "IFS",
     "PS4",
     "CDPATH",
+    "FPATH",
+    "ZDOTDIR",
     "GLOBIGNORE",
-    "GCONV_PATH",
-    "GLIBC_TUNABLES",
-    "LOCPATH",
-    "NLSPATH",
-    "MALLOC_*",
+    "PROMPT_COMMAND",
+    "INPUTRC",
+    "POSIXLY_CORRECT",
+    // Languages.
     "PYTHON*",
     "PERL*",
     "RUBY*",
+    "GEM_*",
+    "LUA*",
+    "NODE_*",
+    "JAVA_*",
+    "_JAVA_*",
+    "JDK_*",
+    "CLASSPATH",
+    "TCLLIBPATH",
+    "AWKPATH",
+    "AWKLIBPATH",
+    // Programs that scripts call.
+    "GIT_*",
+    "LESS*",
+    "*PAGER",
+    "*EDITOR",
+    "VISUAL",
+    "BROWSER",
+    "TERMCAP",
+    "TERMINFO*",
+    "KRB5*",
+    "OPENSSL_*",
+    "SSL_*",
+    "CURL_*",
+    "SSH_*",
+    "DBUS_*",
+    "SYSTEMD_*",
+    "XDG_*",
+    // What the IMP says itself.
     "PATH",
     "HOME",
     "USER",
+    "LOGNAME",
     "FLUX_OWNER_USERID",
+    // Flux: where it finds commands, libraries and configuration.
+    "FLUX_CONF*",
+    "FLUX_CONNECTOR_*",
+    "FLUX_EXEC_*",
+    "FLUX_MODULE_*",
+    "FLUX_PMI_*",
+    "FLUX_PYTHON*",
+    "FLUX_SECURITY_*",
+    "FLUX_SHELL_*",
+    "FLUX_IMP_*",
+    "FLUX_SSH*",
+    "FLUX_RC_*",
 ];
 
 /// Names and values, in no particular order. What is not UTF-8 is not in it.
@@ -275,10 +332,21 @@ mod tests {
             ("A B", "x"),
             ("1A", "x"),
             ("PYTHONPATH", "x"),
+            ("TMPDIR", "x"),
+            ("FLUX_EXEC_PATH", "x"),
+            ("FLUX_PYTHONPATH_PREPEND", "x"),
+            ("FLUX_CONF_DIR", "x"),
+            ("FLUX_RC_EXTRA", "x"),
+            ("DBUS_SYSTEM_BUS_ADDRESS", "x"),
+            ("SYSTEMD_PAGER", "x"),
+            ("FLUX_URI", "x"),
             ("OK", "x"),
         ]);
-        let env = env.for_run(&account(), 500, &["*".to_string()]);
-        assert_eq!(names(&env), ["FLUX_OWNER_USERID", "HOME", "OK", "PATH", "USER"]);
+        for patterns in ["*", "[A-Z]*", "?*"] {
+            let env = env.for_run(&account(), 500, &[patterns.to_string()]);
+            let wanted = ["FLUX_OWNER_USERID", "FLUX_URI", "HOME", "OK", "PATH", "USER"];
+            assert_eq!(names(&env), wanted, "{patterns}");
+        }
     }
 
     #[test]

@@ -94,6 +94,9 @@ pub enum ImpError {
     /// A variable that the program would get has no proper value.
     #[error("run: {0} has an invalid value")]
     Variable(String),
+    /// A program of root could be stopped halfway.
+    #[error("run: the limit of {0} is lower than a program of root needs, and cannot be raised")]
+    Limit(&'static str),
     /// `kill` of what is not the caller's to kill.
     #[error("kill: process {0} does not belong to a job that was started for this user")]
     NotMine(i32),

@@ -12,7 +12,7 @@ use crate::error::ImpError;
 use crate::identity::Account;
 use crate::proxy::Leftovers;
 use crate::start::Program;
-use crate::{Outcome, Session, audit, hygiene, proxy, separate};
+use crate::{Outcome, Session, audit, proxy, separate};
 
 pub(crate) fn exec(session: &Session, shell: &str, id: &str) -> Result<Outcome, ImpError> {
     let caller = &session.caller;
@@ -48,9 +48,9 @@ pub(crate) fn exec(session: &Session, shell: &str, id: &str) -> Result<Outcome, 
         environment: session.inherited.for_shell(&account),
     };
     let privileged = caller.is_privileged();
-    proxy::run(&program, Leftovers::Kill, || {
+    proxy::run(session, &program, Leftovers::Kill, || {
         if privileged {
-            hygiene::allow_traces(session)?;
+            session.limits.restore()?;
             account.become_it()?;
         }
         Ok(())

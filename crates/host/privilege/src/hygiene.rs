@@ -4,7 +4,6 @@
 use std::os::fd::IntoRawFd;
 
 use nix::libc;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 use nix::sys::stat::{Mode, umask};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
@@ -13,6 +12,7 @@ use crate::Session;
 use crate::environment::Environment;
 use crate::error::ImpError;
 use crate::identity::Caller;
+use crate::limits::Limits;
 
 /// Highest signal number.
 const SIGNAL_MAX: libc::c_int = 64;
@@ -31,29 +31,18 @@ pub(crate) fn clean() -> Result<Session, ImpError> {
     reset_signals()?;
     umask(Mode::from_bits_truncate(0o022));
     nix::unistd::chdir("/").map_err(|error| ImpError::prepare("chdir", error))?;
-    let core =
-        getrlimit(Resource::RLIMIT_CORE).map_err(|error| ImpError::prepare("core limit", error))?;
+    let limits = Limits::of_process()?;
     if caller.is_privileged() {
-        no_traces(core.1)?;
+        no_traces()?;
+        limits.lift()?;
     }
-    Ok(Session { caller, inherited, core })
+    Ok(Session { caller, inherited, limits })
 }
 
-/// No core dumps and no tracing, of this process and those forked from it.
-///
-/// The hard limit stays as it is: to raise it again takes a capability that root may lack.
-fn no_traces(hard: u64) -> Result<(), ImpError> {
+/// No tracing, of this process and those forked from it.
+fn no_traces() -> Result<(), ImpError> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .map_err(|error| ImpError::prepare("dumpable", error))?;
-    setrlimit(Resource::RLIMIT_CORE, 0, hard)
-        .map_err(|error| ImpError::prepare("core limit", error))
-}
-
-/// Lets what is started have core dumps as the caller had them.
-pub(crate) fn allow_traces(session: &Session) -> Result<(), ImpError> {
-    let (soft, hard) = session.core;
-    setrlimit(Resource::RLIMIT_CORE, soft, hard)
-        .map_err(|error| ImpError::start("core limit", error))
+        .map_err(|error| ImpError::prepare("dumpable", error))
 }
 
 /// Opens what the caller has closed of 0, 1, 2: a file opened later must not get these numbers.

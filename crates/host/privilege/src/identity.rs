@@ -9,6 +9,8 @@ use nix::unistd::{
     setresuid,
 };
 
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+
 use crate::error::ImpError;
 
 /// Who runs the program, and with what rights.
@@ -119,11 +121,30 @@ impl Account {
     }
 }
 
+/// Makes root the real user, too: nobody else can signal this process then.
+pub(crate) fn become_root() -> Result<(), ImpError> {
+    set_ids(0, 0)
+}
+
+/// Gives up every capability: after another user id there should be none left, but who calls may
+/// have said otherwise (`capabilities(7)`, secure bits), or have left some to inherit.
+fn no_capabilities() -> Result<(), ImpError> {
+    let none = CapabilitySets {
+        effective: CapabilitySet::empty(),
+        permitted: CapabilitySet::empty(),
+        inheritable: CapabilitySet::empty(),
+    };
+    set_capabilities(None, none).map_err(|error| ImpError::start("capabilities", error))
+}
+
 /// Sets real, effective and saved ids, and makes sure that there is no way back.
 fn set_ids(uid: u32, gid: u32) -> Result<(), ImpError> {
     let (user, group) = (Uid::from_raw(uid), Gid::from_raw(gid));
     setresgid(group, group, group).map_err(|error| ImpError::start("setresgid", error))?;
     setresuid(user, user, user).map_err(|error| ImpError::start("setresuid", error))?;
+    if uid != 0 {
+        no_capabilities()?;
+    }
     let users = getresuid().map_err(|error| ImpError::start("getresuid", error))?;
     let groups = getresgid().map_err(|error| ImpError::start("getresgid", error))?;
     let settled = (users.real, users.effective, users.saved) == (user, user, user)

@@ -44,7 +44,8 @@ pub(crate) fn kill(session: &Session, signal: &str, pid: &str) -> Result<(), Imp
     }
     let failed = |error: rustix::io::Errno| ImpError::Kill(format!("process {raw}: {error}"));
     let handle = pidfd_open(pid, PidfdFlags::empty()).map_err(failed)?;
-    let mine = is_below_imp_of(raw, caller.uid);
+    // Programs of root are no jobs: those end through the IMP that has started them.
+    let mine = is_below_imp_of(raw, caller.uid) && real_uid(raw) != Some(0);
     // It lives still, so what was looked up was about it.
     test_kill_process(pid).map_err(failed)?;
     if !mine {
@@ -57,9 +58,11 @@ pub(crate) fn kill(session: &Session, signal: &str, pid: &str) -> Result<(), Imp
 /// Whether an ancestor is this program, started by that user.
 fn is_below_imp_of(pid: i32, uid: u32) -> bool {
     let Ok(own) = std::fs::metadata("/proc/self/exe") else { return false };
+    let mut passed = Vec::new();
     let mut at = pid;
     for _ in 0..DEPTH_MAX {
         let Some(stat) = stat_of(at) else { return false };
+        passed.push((at, stat));
         at = stat.parent;
         if at <= 1 {
             return false;
@@ -67,7 +70,9 @@ fn is_below_imp_of(pid: i32, uid: u32) -> bool {
         let same = std::fs::metadata(format!("/proc/{at}/exe"))
             .is_ok_and(|exe| (exe.dev(), exe.ino()) == (own.dev(), own.ino()));
         if same && real_uid(at) == Some(uid) {
-            return true;
+            // A parent that had ended meanwhile, and whose id is another process's now, would not
+            // be the parent any more.
+            return passed.iter().all(|(pid, stat)| stat_of(*pid) == Some(*stat));
         }
     }
     false

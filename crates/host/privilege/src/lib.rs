@@ -17,8 +17,8 @@
 //! input, decoded in a process that has given up its rights ([`separate`]); then the signature; then
 //! the new process ([`start`]), while this one stays to pass on signals ([`proxy`]).
 //!
-//! One thread, no async runtime. `unsafe` is in [`hygiene`] and [`start`] only, where system calls
-//! demand it.
+//! One thread, no async runtime. `unsafe` is in [`hygiene`], `detach` and [`start`] only, where
+//! system calls demand it.
 
 pub mod config;
 pub mod environment;
@@ -32,8 +32,10 @@ pub mod start;
 
 mod audit;
 mod descendants;
+mod detach;
 mod error;
 mod kill;
+mod limits;
 mod run;
 
 use std::ffi::OsString;
@@ -42,6 +44,7 @@ use std::io::Write;
 use crate::environment::Environment;
 pub use crate::error::ImpError;
 use crate::identity::Caller;
+use crate::limits::Limits;
 
 /// Version of the release: that of the workspace, unless it is built for a test of updates.
 const RELEASE: &str = match option_env!("FERROFLUX_VERSION") {
@@ -56,8 +59,8 @@ pub(crate) struct Session {
     pub(crate) caller: Caller,
     /// The environment it came with; the process itself has none any more.
     pub(crate) inherited: Environment,
-    /// Its limit of core dumps: soft and hard, in bytes.
-    pub(crate) core: (u64, u64),
+    /// Its limits; those of this process are lifted.
+    pub(crate) limits: Limits,
 }
 
 /// How the command ended.
@@ -122,6 +125,11 @@ pub fn main(args: impl Iterator<Item = OsString>) -> u8 {
 }
 
 fn refused(error: &ImpError) -> u8 {
-    drop(writeln!(std::io::stderr(), "flux-imp: {error}"));
+    tell(error);
     1
+}
+
+/// One line for who calls.
+pub(crate) fn tell(error: &ImpError) {
+    drop(writeln!(std::io::stderr(), "flux-imp: {error}"));
 }

@@ -1,6 +1,10 @@
 //! The IMP stays while what it has started runs: the owner of the instance may signal the IMP but
 //! not a process of another user, so signals are passed on. SIGUSR1 stands for SIGKILL, which
 //! cannot be passed on.
+//!
+//! It is two processes. The one that was called has the caller as real user, so that it can be
+//! signalled, and killed. The *guard* below it belongs to root alone: everything that is started
+//! comes from it, and when the first process is killed it ends all of it.
 
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
@@ -10,13 +14,12 @@ use rustix::process::{set_child_subreaper, set_parent_process_death_signal};
 
 use crate::descendants;
 use crate::error::ImpError;
-use crate::start::{Fork, Program, fork};
-use crate::{Outcome, hygiene};
+use crate::start::{Fork, Program, fork, leave};
+use crate::{Outcome, Session, detach, hygiene, identity};
 
 /// Signals that say something about this process and are not for the other.
-const OWN: [Signal; 9] = [
+const OWN: [Signal; 8] = [
     Signal::SIGCHLD,
-    Signal::SIGUSR1,
     Signal::SIGSEGV,
     Signal::SIGBUS,
     Signal::SIGFPE,
@@ -41,6 +44,7 @@ pub enum Leftovers {
 /// # Errors
 /// No child could be made.
 pub(crate) fn run(
+    session: &Session,
     program: &Program,
     leftovers: Leftovers,
     ready: impl FnOnce() -> Result<(), ImpError>,
@@ -48,24 +52,90 @@ pub(crate) fn run(
     // From here on signals wait until they are asked for.
     let all = SigSet::all();
     all.thread_set_mask().map_err(|error| ImpError::prepare("signal mask", error))?;
-    // Processes whose parent has ended become children of this one, and can be found.
-    set_child_subreaper(Some(rustix::process::getpid()))
-        .map_err(|error| ImpError::prepare("subreaper", error))?;
+    adopt()?;
     let me = getpid();
-    let child = match fork()? {
-        Fork::Child => program.replace(|| {
-            ready()?;
-            tied_to(me)?;
-            hygiene::reset_signals()
-        }),
-        Fork::Parent(child) => child,
+    let guard = match fork()? {
+        Fork::Child => guard(session, me, program, leftovers, ready),
+        Fork::Parent(guard) => guard,
     };
-    let mut status = None;
-    while status.is_none() {
+    let status = pass_on(&all, guard, |_| false);
+    if leftovers == Leftovers::Kill {
+        // Nothing is there, unless the guard was killed.
+        descendants::end_all();
+    }
+    Ok(outcome(status))
+}
+
+/// Processes whose parent has ended become children of this one, and can be found.
+fn adopt() -> Result<(), ImpError> {
+    set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(|error| ImpError::prepare("subreaper", error))
+}
+
+/// The process that belongs to root alone. It ends as the program has ended.
+fn guard(
+    session: &Session,
+    parent: Pid,
+    program: &Program,
+    leftovers: Leftovers,
+    ready: impl FnOnce() -> Result<(), ImpError>,
+) -> ! {
+    let begin = || {
+        if session.caller.is_privileged() {
+            identity::become_root()?;
+        }
+        adopt()?;
+        // Should it be killed, everything is.
+        tied_to(parent, rustix::process::Signal::USR1)?;
+        let me = getpid();
+        match fork()? {
+            Fork::Child => program.replace(|| {
+                if session.caller.is_privileged() {
+                    detach::from_caller()?;
+                }
+                ready()?;
+                tied_to(me, rustix::process::Signal::KILL)?;
+                hygiene::reset_signals()
+            }),
+            Fork::Parent(child) => Ok(child),
+        }
+    };
+    let child = match begin() {
+        Ok(child) => child,
+        Err(error) => {
+            crate::tell(&error);
+            leave(1)
+        }
+    };
+    let status = pass_on(&SigSet::all(), child, |signal| {
+        let kill = signal == Signal::SIGUSR1;
+        if kill {
+            descendants::kill_all();
+        }
+        kill
+    });
+    if leftovers == Leftovers::Kill {
+        descendants::end_all();
+    }
+    match outcome(status) {
+        Outcome::Code(code) => leave(code.into()),
+        Outcome::Signal(signum) => {
+            hygiene::die_of(signum);
+            leave(128 + signum)
+        }
+    }
+}
+
+/// Passes on signals to a child, except those that `taken` has dealt with, until it has ended.
+fn pass_on(all: &SigSet, child: Pid, taken: impl Fn(Signal) -> bool) -> WaitStatus {
+    loop {
         match all.wait() {
-            Ok(Signal::SIGCHLD) => status = reap(child),
-            Ok(Signal::SIGUSR1) => descendants::kill_all(),
-            Ok(signal) if OWN.contains(&signal) => {}
+            Ok(Signal::SIGCHLD) => {
+                if let Some(status) = reap(child) {
+                    return status;
+                }
+            }
+            Ok(signal) if OWN.contains(&signal) || taken(signal) => {}
             // A child that has just ended is reaped next.
             Ok(signal) => {
                 let _ = nix::sys::signal::kill(child, signal);
@@ -74,14 +144,14 @@ pub(crate) fn run(
             Err(_) => {}
         }
     }
-    if leftovers == Leftovers::Kill {
-        descendants::end_all();
-    }
-    Ok(match status {
-        Some(WaitStatus::Signaled(_, signal, _)) => Outcome::Signal(signal as i32),
-        Some(WaitStatus::Exited(_, code)) => Outcome::Code(u8::try_from(code & 0xff).unwrap_or(1)),
+}
+
+fn outcome(status: WaitStatus) -> Outcome {
+    match status {
+        WaitStatus::Signaled(_, signal, _) => Outcome::Signal(signal as i32),
+        WaitStatus::Exited(_, code) => Outcome::Code(u8::try_from(code & 0xff).unwrap_or(1)),
         _ => Outcome::Code(1),
-    })
+    }
 }
 
 /// Takes all ended children; gives how the one ended, if it did.
@@ -102,9 +172,9 @@ fn reap(child: Pid) -> Option<WaitStatus> {
     }
 }
 
-/// Lets this process die with its parent, should that be killed.
-fn tied_to(parent: Pid) -> Result<(), ImpError> {
-    set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+/// Lets this process get a signal when its parent ends.
+fn tied_to(parent: Pid, signal: rustix::process::Signal) -> Result<(), ImpError> {
+    set_parent_process_death_signal(Some(signal))
         .map_err(|error| ImpError::start("parent death signal", error))?;
     if getppid() != parent {
         return Err(ImpError::start("parent", "is gone"));

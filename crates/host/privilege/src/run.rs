@@ -10,7 +10,7 @@ use crate::exec::trusted_program;
 use crate::identity::Account;
 use crate::proxy::Leftovers;
 use crate::start::Program;
-use crate::{Outcome, Session, audit, hygiene, proxy};
+use crate::{Outcome, Session, audit, proxy};
 
 pub(crate) fn run(session: &Session, name: &str) -> Result<Outcome, ImpError> {
     let caller = &session.caller;
@@ -28,6 +28,7 @@ pub(crate) fn run(session: &Session, name: &str) -> Result<Outcome, ImpError> {
     }
     trusted_program(&run.path)?;
     check(&session.inherited)?;
+    session.limits.check()?;
     let root = Account::by_uid(0)?;
     let path = run.path.display().to_string();
     audit::run(caller, name, &path);
@@ -36,8 +37,8 @@ pub(crate) fn run(session: &Session, name: &str) -> Result<Outcome, ImpError> {
         arguments: vec![path],
         environment: session.inherited.for_run(&root, caller.uid, &run.allowed_environment),
     };
-    proxy::run(&program, Leftovers::Keep, || {
-        hygiene::allow_traces(session)?;
+    proxy::run(session, &program, Leftovers::Keep, || {
+        session.limits.allow_core()?;
         root.become_it()
     })
 }

@@ -2,7 +2,7 @@
 //! and whatever helper runs there, has only the rights of the caller.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::process::{Command, Stdio};
 
 use nix::fcntl::OFlag;
@@ -30,7 +30,7 @@ pub fn read(caller: &Caller, inherited: &Environment) -> Result<Input, ImpError>
             leave(match caller.settle().and_then(|()| decode(inherited, File::from(to))) {
                 Ok(()) => 0,
                 Err(error) => {
-                    drop(writeln!(std::io::stderr(), "flux-imp: {error}"));
+                    crate::tell(&error);
                     1
                 }
             })

@@ -3,7 +3,6 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
-use std::io::Write;
 
 use nix::libc;
 use nix::unistd::{ForkResult, Pid};
@@ -75,7 +74,7 @@ impl Program {
             Ok(never) => match never {},
             Err(error) => error,
         };
-        drop(writeln!(std::io::stderr(), "flux-imp: {error}"));
+        crate::tell(&error);
         leave(126)
     }
 }

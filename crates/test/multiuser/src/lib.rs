@@ -11,6 +11,7 @@
 //! cargo build -p flux -p flux-imp && cargo nextest run -p flux-multiuser --run-ignored only
 //! ```
 
+pub mod imp;
 pub mod instance;
 pub mod user;
 pub mod world;

@@ -2,41 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::process::Stdio;
 
 use flux_model::sign::{self, Mechanism};
-use flux_multiuser::user::{PHYSICS, Said, finish};
+use flux_multiuser::imp::{JOB, background, exec, exec_as, input, line, marked, refused, runs};
+use flux_multiuser::user::{PHYSICS, finish};
 use flux_multiuser::world::{self, IMP, PROBE, PROLOG};
 use flux_multiuser::{ALICE, BOB, FLUX, MALLORY, ROOT, User, World, until};
-
-const JOB: &str = "6731191091817518";
-
-fn input(j: &str) -> Vec<u8> {
-    serde_json::json!({ "J": j }).to_string().into_bytes()
-}
-
-fn exec_as(user: User, j: &str, env: &[(&str, &str)]) -> Said {
-    user.run_with(&[IMP, "exec", PROBE, JOB], &input(j), env)
-}
-
-fn exec(j: &str) -> Said {
-    exec_as(FLUX, j, &[])
-}
-
-/// Nothing was started, and the reason holds these words.
-#[track_caller]
-fn refused(said: &Said, words: &str) {
-    assert_eq!(said.code, Some(1), "{said:?}");
-    assert!(said.err.contains(words), "wanted '{words}': {said:?}");
-    assert!(!said.out.contains("uid"), "{said:?}");
-}
-
-#[track_caller]
-fn line<'a>(said: &'a Said, start: &str) -> &'a str {
-    assert!(said.success, "{said:?}");
-    let found = said.out.lines().find_map(|line| line.strip_prefix(start));
-    found.unwrap_or_else(|| panic!("no '{start}' in {said:?}")).trim()
-}
 
 #[test]
 #[ignore = "needs root and MUNGE"]
@@ -322,31 +293,6 @@ fn exit_codes_and_signals_of_the_shell_are_told() {
     assert_eq!(exec(&j).signal, Some(9));
     world::write(PROBE, "#!/bin/sh\nkill -TERM $$\n", 0o755);
     assert_eq!(exec(&j).signal, Some(15));
-}
-
-/// Starts a shell with this text in the background; waits until alice has written her mark.
-fn background(text: &str) -> std::process::Child {
-    fs::remove_file("/home/alice/mark").ok();
-    world::write(PROBE, text, 0o755);
-    world::write(
-        "/run/flux/j",
-        &String::from_utf8(input(&ALICE.signs("{}"))).expect("UTF-8"),
-        0o644,
-    );
-    let mut command = FLUX.command(IMP);
-    command.args(["exec", PROBE, JOB]).stdin(fs::File::open("/run/flux/j").expect("j"));
-    let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("flux-imp");
-    until("the shell runs", || fs::metadata("/home/alice/mark").is_ok_and(|mark| mark.len() > 0));
-    child
-}
-
-fn marked() -> String {
-    fs::read_to_string("/home/alice/mark").expect("a mark").trim().to_string()
-}
-
-fn runs(pid: &str) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
 }
 
 #[test]

@@ -57,7 +57,7 @@ impl Supervisor {
         }
         let mut targets = proc::descendants(&[pid]);
         targets.extend(
-            self.orphans().into_iter().filter(|(_, job)| *job == Some(id)).map(|(pid, _)| pid),
+            self.orphans().0.into_iter().filter(|(_, job)| *job == Some(id)).map(|(pid, _)| pid),
         );
         if send(-pid, signum) == Errno::EPERM as u32 {
             self.ask_signaller(&signaller, pid, signum);
@@ -120,8 +120,9 @@ impl Supervisor {
         }
     }
 
-    /// Processes that have lost their parent, and whose they are.
-    fn orphans(&self) -> Vec<(i32, Option<u64>)> {
+    /// Processes that have lost their parent, and whose they are; and whether that is all of them. It
+    /// may not be when one has just ended: what that has left behind came here after it was looked.
+    fn orphans(&self) -> (Vec<(i32, Option<u64>)>, bool) {
         let children = proc::children().unwrap_or_default();
         let strange: Vec<i32> = children
             .into_iter()
@@ -133,13 +134,14 @@ impl Supervisor {
             leader.map(|(id, _)| *id).or_else(|| proc::job_of(pid))
         };
         // What has ended already is collected soon.
-        let alive = strange.into_iter().filter(|pid| proc::born(*pid).is_some());
-        alive.map(|pid| (pid, owner(pid))).collect()
+        let alive = |pid: &i32| proc::born(*pid).is_some();
+        let (alive, ended): (Vec<i32>, Vec<i32>) = strange.into_iter().partition(alive);
+        (alive.into_iter().map(|pid| (pid, owner(pid))).collect(), ended.is_empty())
     }
 
     /// Kills what ended shells have left behind; ends those that left nothing.
     pub(super) fn look_at_leaving(&mut self) {
-        let orphans = self.orphans();
+        let (orphans, complete) = self.orphans();
         let runs = |job: &Option<u64>| match job {
             Some(id) => {
                 self.shells.get(id).is_some_and(|shell| matches!(shell.stage, Stage::Running))
@@ -159,7 +161,7 @@ impl Supervisor {
         self.end(&strays);
         for (id, status, since) in leaving {
             let left = strays.iter().filter(|(_, job)| job.is_none_or(|job| job == id)).count();
-            if left == 0 || since.elapsed() > GIVE_UP {
+            if (left == 0 && complete) || since.elapsed() > GIVE_UP {
                 self.finished(id, status, u32::try_from(left).unwrap_or(u32::MAX));
             }
         }
@@ -169,6 +171,7 @@ impl Supervisor {
     pub(super) fn kill_strays(&mut self) {
         let strays: Vec<(i32, Option<u64>)> = self
             .orphans()
+            .0
             .into_iter()
             .filter(|(_, job)| {
                 job.is_some_and(|id| {

@@ -170,6 +170,9 @@ impl Supervisor {
                 return Err(refused(errno));
             }
         };
+        if self.spared {
+            proc::spare_no_more(pid);
+        }
         let born = proc::born(pid).unwrap_or(0);
         // The line before says that it was started: a successor knows that much.
         drop(self.journal.runs(id, pid, born));

@@ -1,0 +1,123 @@
+//! What a job leaves behind when it ends: nothing that runs, before its cores are another's.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+use std::fs;
+use std::process::Command;
+
+use flux_multiuser::{ALICE, BOB, FLUX, Instance, ROOT, User, until};
+
+const OPEN: &str = "allow-guest-user = true\nallow-root-owner = true";
+
+/// Ways to get out of sight: another session, another parent, no environment, no signal, no name,
+/// a child that appears when its parent is killed. Tests run at a time: each has seconds of its own,
+/// which begin with those digits.
+fn hide(digits: u32) -> String {
+    "q='</dev/null >/dev/null 2>&1'
+    eval \"setsid sleep D0 $q &\"
+    eval \"(setsid sh -c 'setsid sleep D1 &' $q &)\"
+    eval \"env -i setsid sh -c 'trap \\\"\\\" TERM HUP INT USR1; exec sleep D2' $q &\"
+    eval \"(env -i perl -e '\\$0 = q(kworker/0:1); setpgrp; fork and exit; fork and exit; exec q(sleep), D3' $q &)\"
+    eval \"setsid sh -c 'while sleep 0.01; do setsid sleep D4 & done' $q &\"
+    until [ $(pgrep -cf '^sleep D[0-4]') -ge 5 ]; do sleep 0.01; done\n"
+        .replace('D', &digits.to_string())
+}
+
+fn hidden(digits: u32) -> Vec<String> {
+    let said = ROOT.run(&["pgrep", "-f", &format!("^sleep {digits}[0-4]")]);
+    said.out.lines().map(str::to_string).collect()
+}
+
+/// Submits a job on all cores, so that the next one needs what this one had.
+fn submit(instance: &Instance, user: User, script: &str) -> String {
+    instance.ok(user, &["submit", "-N1", "--exclusive", "sh", "-c", script])
+}
+
+#[test]
+#[ignore = "needs root and MUNGE"]
+fn what_a_job_leaves_behind_has_ended_before_its_cores_are_free() {
+    let instance = Instance::start(OPEN);
+    let hide = hide(9876);
+    for (user, end) in [(ALICE, "exit 0"), (ALICE, "kill -9 $$"), (FLUX, "exit 3")] {
+        let id = submit(&instance, user, &format!("{hide}{end}"));
+        instance.ok(user, &["job", "wait-event", "-t", "60", &id, "start"]);
+        // Another user's job gets the same cores as soon as they are free.
+        let said = instance.ok(
+            BOB,
+            &[
+                "run",
+                "-N1",
+                "--exclusive",
+                "sh",
+                "-c",
+                "ps -eo pid,ppid,pgid,sid,stat,user,args | grep '[ ]sleep 9876[0-4]'; :",
+            ],
+        );
+        assert_eq!(said, "", "after {end} of {}", user.name);
+        assert_eq!(hidden(9876), Vec::<String>::new());
+        let log = instance.ok(FLUX, &["job", "eventlog", &id]);
+        assert!(log.contains("free") && !log.contains("exception"), "{log}");
+    }
+}
+
+#[test]
+#[ignore = "needs root and MUNGE"]
+fn a_canceled_job_leaves_nothing_behind_either() {
+    let instance = Instance::start(OPEN);
+    let hide = hide(9877);
+    for user in [ALICE, FLUX] {
+        let id = submit(&instance, user, &format!("trap '' TERM\n{hide}sleep 1000; sleep 1000"));
+        until("all of it runs", || hidden(9877).len() >= 5);
+        instance.ok(user, &["cancel", &id]);
+        instance.ok(FLUX, &["job", "wait-event", "-t", "60", &id, "free"]);
+        assert_eq!(hidden(9877), Vec::<String>::new(), "{}", user.name);
+    }
+}
+
+#[test]
+#[ignore = "needs root and MUNGE"]
+fn nothing_is_left_when_the_kernel_kills_what_watches_a_job() {
+    let instance = Instance::start(OPEN);
+    // The IMP, what it guards with, the shell; another job's go on.
+    let other =
+        instance.ok(BOB, &["submit", "-n1", "sh", "-c", "echo $$ >$HOME/pid; exec sleep 1000"]);
+    until("it runs", || fs::metadata("/home/bob/pid").is_ok_and(|file| file.len() > 0));
+    let hide = hide(9878);
+    for depth in 0..3 {
+        let id = instance.ok(ALICE, &["submit", "-n1", "sh", "-c", &format!("{hide}sleep 1000")]);
+        until("all of it runs", || hidden(9878).len() >= 5);
+        let dec = instance.ok(FLUX, &["job", "id", "--to=dec", &id]);
+        let shell = ROOT.output(&["pgrep", "-oxf", &format!("/usr/libexec/flux/flux-shell {dec}")]);
+        let mut pid = shell.trim().to_string();
+        for _ in depth..2 {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
+            pid = parent.trim().to_string();
+        }
+        let said = ROOT.run(&["kill", "-KILL", &pid]);
+        assert!(said.success, "depth {depth}: '{pid}' {said:?}");
+        instance.ok(FLUX, &["job", "wait-event", "-t", "60", &id, "free"]);
+        assert_eq!(hidden(9878), Vec::<String>::new(), "depth {depth}\n{}", instance.log());
+        instance.ok(FLUX, &["job", "wait-event", "-t", "60", &id, "clean"]);
+    }
+    assert_eq!(instance.ok(BOB, &["jobs", "-no", "{state}", &other]), "RUN");
+    let pid = fs::read_to_string("/home/bob/pid").unwrap().trim().to_string();
+    assert!(fs::exists(format!("/proc/{pid}")).unwrap());
+    instance.ok(BOB, &["cancel", &other]);
+}
+
+#[test]
+#[ignore = "needs root and MUNGE"]
+fn jobs_of_a_broker_that_is_spared_are_not_spared_when_memory_is_short() {
+    let instance = Instance::start(OPEN);
+    if fs::write(format!("/proc/{}/oom_score_adj", instance.pid()), "-900").is_err() {
+        println!("skipped: root may spare nobody here (no CAP_SYS_RESOURCE)");
+        return;
+    }
+    for user in [ALICE, FLUX] {
+        let script = "cat /proc/self/oom_score_adj";
+        assert_eq!(instance.ok(user, &["run", "sh", "-c", script]), "0", "{}", user.name);
+    }
+    let said = Command::new("cat").arg(format!("/proc/{}/oom_score_adj", instance.pid())).output();
+    assert_eq!(said.unwrap().stdout, b"-900\n");
+}
