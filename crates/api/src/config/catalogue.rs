@@ -264,7 +264,13 @@ pub const KEYS: &[Key] = &[
     live("ingest.frobnicator.args", Kind::Texts, "[]", "Accepted for compatibility."),
     live("ingest.frobnicator.disable", Kind::Flag, "false", "Accepted for compatibility."),
     live("ingest.frobnicator.plugins", Kind::Texts, "[]", "Accepted for compatibility."),
-    live("ingest.validator.args", Kind::Texts, "[]", "Accepted for compatibility."),
+    live(
+        "ingest.validator.args",
+        Kind::Texts,
+        "[]",
+        "`--require-version=any`, or a number: which versions of jobspec are taken. Other than \
+         version 1 may ask for resources of any type that the graph of R has.",
+    ),
     live("ingest.validator.disable", Kind::Flag, "false", "Accepted for compatibility."),
     live("ingest.validator.plugins", Kind::Texts, "[]", "Accepted for compatibility."),
     live("ingest.validator.require-instance", Kind::Any, "", "Accepted for compatibility."),
@@ -557,11 +563,21 @@ pub const KEYS: &[Key] = &[
     fixed(
         "tbon.keepalive_count",
         Kind::Integer,
-        "12",
-        "Keepalive probes without answer before a link is lost.",
+        "",
+        "Keepalive probes without answer before a link is lost; without it as the kernel has it.",
     ),
-    fixed("tbon.keepalive_idle", Kind::Integer, "30", "Seconds of silence before the first probe."),
-    fixed("tbon.keepalive_interval", Kind::Integer, "10", "Seconds between probes."),
+    fixed(
+        "tbon.keepalive_idle",
+        Kind::Integer,
+        "",
+        "Seconds of silence before the first probe; without it as the kernel has it.",
+    ),
+    fixed(
+        "tbon.keepalive_interval",
+        Kind::Integer,
+        "",
+        "Seconds between probes; without it as the kernel has it.",
+    ),
     fixed(
         "tbon.rejoin-timeout",
         Kind::Duration,

@@ -56,6 +56,7 @@ const SHELL_PATIENCE: f64 = 7.0 * 86400.0;
 /// The sentence to show when it cannot start.
 pub(crate) fn run(mut options: BrokerOptions) -> Result<i32, String> {
     let hostname = place::hostname(&options)?;
+    surroundings::earlier_names(&mut options.attributes)?;
     let rundir = surroundings::rundir(&mut options.attributes)?;
     let result = start(&mut options, &hostname, &rundir);
     surroundings::clean_up(&options.attributes);

@@ -557,6 +557,16 @@ const MISTAKES: &[(&str, i32, &str)] = &[
         1,
         "content.hash: 'nosuch' is neither sha1 nor sha256",
     ),
+    (
+        "flux start -Scontent.backing-path=store.sqlite true",
+        1,
+        "content.backing-path: 'store.sqlite': expected DIRECTORY/content.sqlite",
+    ),
+    (
+        "flux start -Sstatedir=/a -Scontent.backing-path=/b/content.sqlite true",
+        1,
+        "content.backing-path: '/b/content.sqlite' is not in the state directory /a",
+    ),
     ("flux start -Slocal-uri=x true", 1, "local-uri: 'x' does not begin with local://"),
     ("flux start -Snosuch=1 true", 1, "setattr: nosuch: unknown attribute"),
     ("flux start --config-path=/nosuch true", 1, "/nosuch: No such file or directory"),

@@ -257,6 +257,17 @@ const STAGES: &[Row] = &[
 
 const POLICY: &[Row] = &[
     Row {
+        keys: &["ingest.validator.args"],
+        script: r#"
+            shape='slot/[core;ssd]'
+            flux submit --resources-shape="$shape" true 2>&1 | grep -o 'expected 1, got 999'
+            reload '[ingest.validator]
+            args = ["--require-version=any"]'
+            id=$(flux submit --resources-shape="$shape" true)
+            flux job wait-event $id exception | grep -o 'no resource of type .*[a-z]'"#,
+        shows: "expected 1, got 999\nno resource of type 'ssd\n",
+    },
+    Row {
         keys: &[
             "policy.limits.duration",
             "policy.limits.job-size.max.ncores",

@@ -9,6 +9,7 @@
 
 pub mod defaults;
 pub mod ids;
+mod versions;
 
 use std::collections::BTreeMap;
 
@@ -33,6 +34,7 @@ use serde_json::{Map, Value, json};
 
 use crate::defaults::Policy;
 use crate::ids::IdSource;
+use crate::versions::Versions;
 
 /// Jobs handed to the manager in one request.
 const BATCH_MAX: usize = 512;
@@ -78,6 +80,7 @@ pub struct IngestService {
     allow_root_jobs: bool,
     /// Longest request, in bytes.
     request_max: u64,
+    versions: Versions,
     early: Vec<(SubmitRequest, Answer<Submit>)>,
     early_info: Vec<Answer<Getinfo>>,
     waiting: Vec<Entry>,
@@ -106,6 +109,7 @@ impl IngestService {
             policy: Policy::default(),
             allow_root_jobs,
             request_max: REQUEST_MAX,
+            versions: Versions::default(),
             early: Vec::new(),
             early_info: Vec::new(),
             waiting: Vec::new(),
@@ -233,7 +237,7 @@ impl IngestService {
         self.policy.apply(&mut jobspec).map_err(|text| RpcError::new(Errno(1), text))?;
         let jobspec = if request.flags & FLAG_NOVALIDATE == 0 {
             let parsed = Jobspec::from_value(jobspec)
-                .and_then(|parsed| parsed.require_version(1).map(|()| parsed))
+                .and_then(|parsed| self.versions.check(parsed))
                 .map_err(|error| RpcError::new(Errno(1), error.to_string()))?;
             parsed.into_value()
         } else {
@@ -477,8 +481,10 @@ impl Service for IngestService {
                 .map_or_else(|| value.as_u64(), size::parse)
                 .ok_or_else(|| invalid(format!("ingest.buffer-size: {value} is no size")))?,
         };
+        let versions = Versions::from_config(config)?;
         self.policy = Policy::from_config(config).map_err(invalid)?;
         self.request_max = request_max;
+        self.versions = versions;
         Ok(())
     }
 

@@ -539,6 +539,7 @@ impl Service for StateMachineService {
 
     fn start(&mut self, cx: &mut Cx<'_, Wait>) {
         self.since_us = cx.now_us();
+        cx.log(Level::Info, format!("start: none->{} 0s", self.state.name()));
         let rank = cx.rank();
         cx.call::<MonitorChildren>(To::Rank(rank), &Empty, Wait::Children);
         // The other builtin modules start in this same step.

@@ -138,6 +138,10 @@ impl Running {
         Some(job)
     }
 
+    pub(crate) fn get(&self, id: u64) -> Option<&Holding> {
+        self.jobs.get(&id)
+    }
+
     pub(crate) fn get_mut(&mut self, id: u64) -> Option<&mut Holding> {
         self.jobs.get_mut(&id)
     }

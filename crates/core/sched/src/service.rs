@@ -1,6 +1,7 @@
 //! The protocol: requests of the job manager, and who asks what fits.
 
 use std::cmp::Reverse;
+use std::sync::Arc;
 
 use flux_api::resource::SchedStatus;
 use flux_api::sched::{
@@ -133,7 +134,7 @@ impl SchedService {
     fn wanted(
         &mut self,
         jobspec: &Value,
-    ) -> Result<(Demand, std::sync::Arc<crate::Eligible>, f64), DemandError> {
+    ) -> Result<(Demand, Arc<crate::Eligible>, f64), DemandError> {
         let demand = Demand::of(jobspec)?;
         let duration = demand::duration(jobspec)?;
         let constraint = demand::constraint(jobspec)?;
@@ -155,18 +156,30 @@ impl SchedService {
             let f58 = JobId(request.id).f58();
             return cx.log(Level::Err, format!("free: {f58} holds no resources"));
         }
-        let end = if request.last { " (final)" } else { "" };
-        cx.log(Level::Debug, format!("free: {}{end}", JobId(request.id).f58()));
-        if request.last {
-            self.release(request.id);
+        let ranks = if request.last {
+            None
         } else {
-            let ranks = match ResourceSet::from_value(&request.r) {
-                Ok(r) => r.ranks(),
+            match ResourceSet::from_value(&request.r) {
+                Ok(r) => Some(r.ranks()),
                 Err(error) => return cx.log(Level::Err, format!("free: {error}")),
-            };
-            self.release_ranks(request.id, &ranks);
+            }
+        };
+        let end = if request.last { " (final)" } else { "" };
+        let what = self.held_by(request.id, ranks.as_ref());
+        cx.log(Level::Debug, format!("free: {}: {what}{end}", JobId(request.id).f58()));
+        match ranks {
+            None => self.release(request.id),
+            Some(ranks) => self.release_ranks(request.id, &ranks),
         }
         self.pass(cx);
+    }
+
+    /// What a job holds, on these ranks or on all, for the log.
+    fn held_by(&self, id: u64, ranks: Option<&Idset>) -> String {
+        let parts = self.running.get(id).map_or(&[][..], |job| job.parts.as_slice());
+        let parts = parts.iter().filter(|(rank, _)| ranks.is_none_or(|set| set.contains(*rank)));
+        let set = self.pool.set().pick(parts.map(|(rank, part)| (*rank, Arc::clone(part))));
+        set.map_or_else(|error| error.to_string(), |set| set.summary())
     }
 
     /// Takes back all that a job holds.

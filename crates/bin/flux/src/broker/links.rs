@@ -11,10 +11,6 @@ use serde_json::{Map, Value};
 /// Settings of the command line that the broker itself reads.
 const OWN: [&str; 3] = ["torpid_min", "torpid_max", "rejoin-timeout"];
 
-/// Seconds of silence on a link before TCP asks whether the peer is there, and between questions;
-/// so many without an answer end it. The kernel's own values would take two hours.
-const KEEPALIVE: (u64, u64, u32) = (30, 10, 12);
-
 /// Settings of `[tbon]` from the command line.
 pub(crate) fn settings(attributes: &Attributes) -> Map<String, Value> {
     let given = |name: &&str| {
@@ -91,12 +87,27 @@ pub(crate) fn connections(
     };
     options.timeout = settings.duration("connect_timeout", Duration::from_secs(30))?;
     options.tcp.user_timeout = settings.duration("tcp_user_timeout", Duration::from_secs(20))?;
-    let (idle, interval, count) = KEEPALIVE;
+    // Probes as the kernel sends them, which a site may have tuned, unless they are set here. A link
+    // that is in use is watched by the pulses of children and the time limit above.
+    let given = |name| settings.get(name).is_some();
+    let time = |name| -> Result<Option<Duration>, String> {
+        if given(name) { Ok(whole(settings.duration(name, Duration::ZERO)?)) } else { Ok(None) }
+    };
     options.tcp.keepalive = Some(Keepalive {
-        idle: whole(settings.duration("keepalive_idle", Duration::from_secs(idle))?),
-        interval: whole(settings.duration("keepalive_interval", Duration::from_secs(interval))?),
-        count: Some(settings.number("keepalive_count", count)?.min(127)),
+        idle: time("keepalive_idle")?,
+        interval: time("keepalive_interval")?,
+        count: match given("keepalive_count") {
+            true => Some(settings.number("keepalive_count", 1)?.min(127)),
+            false => None,
+        },
     });
+    // The three together say how soon a node that was powered off is noticed, in use or not.
+    if let Some(Keepalive { idle: Some(idle), interval: Some(interval), count: Some(count) }) =
+        options.tcp.keepalive
+        && !given("tcp_user_timeout")
+    {
+        options.tcp.user_timeout = Some(idle + interval * count);
+    }
     Ok(options)
 }
 
@@ -139,10 +150,16 @@ mod tests {
         assert_eq!(options.tcp.user_timeout, Some(Duration::from_secs(5)));
         let keepalive = options.tcp.keepalive.unwrap();
         assert_eq!(keepalive.idle, Some(Duration::from_secs(1)));
-        assert_eq!((keepalive.interval, keepalive.count), (Some(Duration::from_secs(10)), Some(4)));
+        assert_eq!((keepalive.interval, keepalive.count), (None, Some(4)));
         assert_eq!(settings(&attributes), *json!({"torpid_max": "7s"}).as_object().unwrap());
         let none = connections(&Attributes::new(), &Map::new()).unwrap();
         assert_eq!(none.tcp.user_timeout, Some(Duration::from_secs(20)));
+        let kernels = Keepalive { idle: None, interval: None, count: None };
+        assert_eq!(none.tcp.keepalive, Some(kernels));
+        let guides = json!({"tbon": {"keepalive_count": 12, "keepalive_interval": 10,
+            "keepalive_idle": 30}});
+        let guides = connections(&Attributes::new(), guides.as_object().unwrap()).unwrap();
+        assert_eq!(guides.tcp.user_timeout, Some(Duration::from_secs(150)));
     }
 
     #[test]

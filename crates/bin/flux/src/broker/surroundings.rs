@@ -99,6 +99,41 @@ pub(crate) fn rundir(attributes: &mut Attributes) -> Result<PathBuf, String> {
     directory(attributes, "rundir", unique_directory)
 }
 
+/// Attributes that units of earlier years set: the file of the store stands for its directory, and
+/// the time that a quorum may take, after which nothing ended, for that of the warning.
+///
+/// # Errors
+/// The sentence to show: a file of another name, or in another directory than the state.
+pub(crate) fn earlier_names(attributes: &mut Attributes) -> Result<(), String> {
+    if let Some(text) = attributes.given("content.backing-path") {
+        let path = Path::new(text);
+        let directory = path.parent().filter(|parent| parent.is_absolute());
+        let directory =
+            directory.filter(|_| path.file_name().is_some_and(|n| n == "content.sqlite"));
+        let Some(directory) = directory.map(|directory| directory.display().to_string()) else {
+            return Err(format!(
+                "content.backing-path: '{text}': expected DIRECTORY/content.sqlite, where DIRECTORY \
+                 begins with / and is the state directory"
+            ));
+        };
+        match attributes.given("statedir") {
+            None => attributes.set("statedir", directory),
+            Some(statedir) if Path::new(statedir) == Path::new(&directory) => {}
+            Some(statedir) => {
+                return Err(format!(
+                    "content.backing-path: '{text}' is not in the state directory {statedir}"
+                ));
+            }
+        }
+    }
+    if let Some(time) = attributes.given("broker.quorum-timeout").map(str::to_string)
+        && attributes.given("broker.quorum-warn").is_none()
+    {
+        attributes.set("broker.quorum-warn", time);
+    }
+    Ok(())
+}
+
 /// The directory of persistent state.
 pub(crate) fn statedir(attributes: &mut Attributes, rundir: &Path) -> Result<PathBuf, String> {
     // One that was asked for stays, also when it has to be made.

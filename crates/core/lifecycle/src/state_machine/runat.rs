@@ -143,7 +143,7 @@ impl StateMachineService {
         if matches!(group, Group::Rc1 | Group::Rc3)
             && let Some(script) = request.cmd.cmdline.first().filter(|word| word.contains(".d/"))
         {
-            cx.log(Level::Info, format!("running {script}"));
+            cx.log(Level::Info, format!("{}.{}: running {script}", group.name(), commands.index));
         }
         cx.stream::<Exec>(here, &request, Wait::Command(group));
     }

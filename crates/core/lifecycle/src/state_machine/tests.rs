@@ -68,6 +68,7 @@ fn to_exit(rig: &mut Rig<StateMachineService>) -> i32 {
 fn the_initial_programs_exit_code_is_the_brokers() {
     let mut rig = Rig::new(StateMachineService::new(settings()));
     to_run(&mut rig);
+    assert_eq!(rig.logs.first().unwrap().1, "start: none->load-builtins 0s");
     let exec = rig.expect("rexec.exec");
     rig.reply(&exec, json!({"type": "started", "pid": 7}));
     rig.reply(&exec, json!({"type": "finished", "status": 3 << 8}));

@@ -110,11 +110,14 @@ fn a_free_lets_the_next_job_run_and_part_of_r_can_come_first() {
     part["execution"]["R_lite"][0]["rank"] = "1".into();
     part["execution"]["nodelist"] = json!(["n1"]);
     free(&mut rig, 1, &part, false);
+    let logged = |rig: &Rig<SchedService>| rig.logs.last().unwrap().1.clone();
+    assert!(rig.logs.iter().any(|(_, text)| text.ends_with(": rank1/core0")), "{:?}", rig.logs);
     commit(&mut rig);
     let body = rig.response(two).unwrap();
     assert_eq!(body["annotations"]["sched"]["resource_summary"], "rank1/core0");
     let three = alloc(&mut rig, 3, 16, slots(1, 1, 0.0));
     free(&mut rig, 1, &r(1, 1, 0), true);
+    assert_eq!(logged(&rig), "free: ƒ2: rank0/core0 (final)");
     commit(&mut rig);
     assert_eq!(rig.response(three).unwrap()["type"], 0);
     rig.finish();

@@ -1,0 +1,87 @@
+//! Which versions of jobspec are taken: `ingest.validator.args`, in the words of the validator that
+//! other releases ran for it.
+
+use flux_api::RpcError;
+use flux_model::jobspec::{Jobspec, JobspecError};
+use flux_proto::Errno;
+use serde_json::{Map, Value};
+
+/// The option of the validator.
+const OPTION: &str = "--require-version";
+
+/// What `--require-version` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Versions {
+    /// This one.
+    Only(u64),
+    /// Any: other than version 1 (RFC 25) may ask for resources of any type (RFC 14).
+    Any,
+}
+
+impl Default for Versions {
+    fn default() -> Self {
+        Self::Only(1)
+    }
+}
+
+impl Versions {
+    /// Reads `ingest.validator.args`; other options than `--require-version` mean nothing here.
+    ///
+    /// # Errors
+    /// EINVAL: the version is none.
+    pub(crate) fn from_config(config: &Map<String, Value>) -> Result<Self, RpcError> {
+        let args = config.get("ingest").and_then(|ingest| ingest.get("validator")?.get("args"));
+        let mut words =
+            args.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+        let mut found = Self::default();
+        while let Some(word) = words.next() {
+            let Some(rest) = word.strip_prefix(OPTION) else { continue };
+            let text = match rest.strip_prefix('=') {
+                Some(text) => text,
+                None if rest.is_empty() => words.next().unwrap_or_default(),
+                None => continue,
+            };
+            found = match (text, text.parse()) {
+                ("any", _) => Self::Any,
+                (_, Ok(version)) if version > 0 => Self::Only(version),
+                _ => {
+                    let text = format!("ingest.validator.args: {OPTION}: '{text}' is no version");
+                    return Err(RpcError::new(Errno::EINVAL, text));
+                }
+            };
+        }
+        Ok(found)
+    }
+
+    /// Refuses what is not taken.
+    ///
+    /// # Errors
+    /// Names both versions.
+    pub(crate) fn check(self, jobspec: Jobspec) -> Result<Jobspec, JobspecError> {
+        match self {
+            Self::Any => Ok(jobspec),
+            Self::Only(version) => jobspec.require_version(version).map(|()| jobspec),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_words_of_the_validator_say_which_versions_are_taken() {
+        let read = |args: Value| {
+            let config = json!({"ingest": {"validator": {"args": args}}});
+            Versions::from_config(config.as_object().unwrap()).map_err(|error| error.to_string())
+        };
+        assert_eq!(Versions::from_config(&Map::new()), Ok(Versions::Only(1)));
+        assert_eq!(read(json!(["--require-version=any"])), Ok(Versions::Any));
+        assert_eq!(read(json!(["-x", "--require-version", "9999"])), Ok(Versions::Only(9999)));
+        assert_eq!(read(json!(["--other=any"])), Ok(Versions::Only(1)));
+        let error = read(json!(["--require-version"])).unwrap_err();
+        assert!(error.contains("--require-version: '' is no version"), "{error}");
+    }
+}
