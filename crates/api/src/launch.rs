@@ -97,6 +97,10 @@ bodies! {
         /// `started`: process id.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub pid: Option<i32>,
+        /// `started`: seconds since the shell was started, by a clock of the node that nobody sets;
+        /// absent when that is not known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub age: Option<f64>,
         /// `output`: `stdout` or `stderr`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub stream: Option<String>,

@@ -10,10 +10,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use flux_api::RpcError;
-use flux_api::job::info::{EventlogEntry, EventlogWatch, EventlogWatch_};
+use flux_api::job::info::{EventlogEntry, EventlogWatch, EventlogWatch_, InfoLookup, Lookup};
 use flux_client::{Client, OpenError, Stream, To};
 use flux_id::fsd;
+use flux_model::eventlog::Event;
 use flux_proto::Errno;
+
+use crate::output;
 
 /// Environment variable: how long to wait for an instance that is away, a duration (RFC 23).
 pub(crate) const LIMIT_VARIABLE: &str = "FLUX_RECONNECT_TIMEOUT";
@@ -23,6 +26,10 @@ const LIMIT: Duration = Duration::from_secs(600);
 const SILENT: Duration = Duration::from_secs(2);
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_LONGEST: Duration = Duration::from_secs(1);
+/// Before a log that may have been cut short is followed again.
+const DOUBT: Duration = Duration::from_millis(500);
+/// The log of the job itself.
+const JOB_LOG: &str = "eventlog";
 
 /// Whether an error says that somebody on the way is away or starting, which may pass.
 pub(crate) fn may_pass(error: &RpcError) -> bool {
@@ -234,6 +241,146 @@ impl Log {
     /// The matchtag of the request that follows it now.
     pub(crate) fn matchtag(&self) -> Option<u32> {
         self.stream.as_ref().map(Stream::matchtag)
+    }
+}
+
+/// One log of a job, entry by entry, whatever goes away meanwhile.
+#[derive(Debug)]
+pub(crate) struct Entries {
+    program: &'static str,
+    client: Client,
+    request: EventlogWatch,
+    stream: Stream<EventlogWatch_>,
+    /// Since when it is followed as it is now.
+    since: Instant,
+    /// Entries that were taken.
+    taken: usize,
+    /// Of the stream there is now, so many are known.
+    known: usize,
+    /// The last event of the job was seen: its log is whole.
+    clean: bool,
+    /// The job was at its end before the log was followed.
+    last: bool,
+    outage: Outage,
+}
+
+impl Entries {
+    /// Follows a log; `program` begins the lines about the instance.
+    pub(crate) fn new(program: &'static str, client: Client, request: EventlogWatch) -> Self {
+        let stream = client.stream::<EventlogWatch_>(To::Any, &request);
+        Self {
+            program,
+            client,
+            request,
+            stream,
+            since: Instant::now(),
+            taken: 0,
+            known: 0,
+            clean: false,
+            last: false,
+            outage: Outage::new(),
+        }
+    }
+
+    /// The next entry; `None` at the end of the log.
+    ///
+    /// # Errors
+    /// ETIMEDOUT at the deadline; else why the log cannot be followed, now or any more.
+    pub(crate) fn next(&mut self, deadline: Option<Instant>) -> Result<Option<String>, RpcError> {
+        loop {
+            let item = match deadline {
+                None => self.stream.next().transpose(),
+                Some(at) => self.stream.next_within(at.saturating_duration_since(Instant::now())),
+            };
+            let late = deadline.is_some_and(|at| at <= Instant::now());
+            match item {
+                Ok(Some(entry)) => {
+                    self.back();
+                    let Some(line) = entry.event else { continue };
+                    if self.known > 0 {
+                        self.known -= 1;
+                        continue;
+                    }
+                    self.taken += 1;
+                    self.clean |= Event::decode(&line).is_ok_and(|event| event.name == "clean");
+                    return Ok(Some(line));
+                }
+                Ok(None) if self.is_whole() => return Ok(None),
+                _ if late => return Err(Errno::ETIMEDOUT.into()),
+                // A broker that went away has cut it short.
+                Ok(None) => {
+                    if !self.last {
+                        Self::pause(DOUBT, deadline);
+                    }
+                    self.follow();
+                }
+                Err(error) if may_pass(&error) => self.again(error, deadline)?,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn pause(time: Duration, deadline: Option<Instant>) {
+        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        std::thread::sleep(left.map_or(time, |left| left.min(time)));
+    }
+
+    fn back(&mut self) {
+        if let Some(text) = self.outage.end() {
+            output::error_line(&format!("{}: {text}", self.program));
+        }
+    }
+
+    fn follow(&mut self) {
+        self.known = self.taken;
+        self.since = Instant::now();
+        self.stream = self.client.stream::<EventlogWatch_>(To::Any, &self.request);
+    }
+
+    /// Follows the log again after a pause.
+    fn again(&mut self, error: RpcError, deadline: Option<Instant>) -> Result<(), RpcError> {
+        if self.since.elapsed() > SILENT {
+            // It was well since the last time, only that nothing came.
+            self.back();
+        }
+        let now = Instant::now();
+        let Ok(pause) = self.outage.begin(&error.message(), now) else { return Err(error) };
+        if let Some(text) = self.outage.news(now) {
+            output::error_line(&format!("{}: {text}", self.program));
+        }
+        Self::pause(pause, deadline);
+        if self.client.is_lost() {
+            match connect() {
+                Ok(client) => self.client = client,
+                Err((why, true)) => {
+                    return Err(RpcError::new(error.errno, format!("{}: {why}", error.message())));
+                }
+                // The next attempt finds the same connection, lost.
+                Err(_) => {}
+            }
+        }
+        self.follow();
+        Ok(())
+    }
+
+    /// Whether the end of the stream is the end of the log.
+    fn is_whole(&mut self) -> bool {
+        if self.clean || self.last {
+            return true;
+        }
+        if self.request.path == JOB_LOG {
+            return false;
+        }
+        let request = InfoLookup { id: self.request.id, keys: vec![JOB_LOG.to_string()], flags: 0 };
+        let log = self.client.call::<Lookup>(To::Any, &request).ok();
+        let log = log.as_ref().and_then(|found| found.get(JOB_LOG)?.as_str());
+        // What was cut short is read once more, when all is there for certain.
+        self.last = log.is_some_and(|log| {
+            let last = log.lines().next_back();
+            last.and_then(|line| Event::decode(line).ok())
+                .is_some_and(|event| event.name == "clean")
+        });
+        false
     }
 }
 

@@ -124,6 +124,46 @@ fn many_jobs_are_followed_over_the_loss_of_a_broker() {
 }
 
 #[test]
+fn events_of_a_job_are_waited_for_over_the_loss_of_brokers() {
+    let mut nodes = Nodes::start(3, false, "");
+    let script = counting(&nodes);
+    let id = nodes.text(0, &["submit", "--requires=rank:1", "sh", "-c", &script]);
+    let id = id.trim();
+    let spawn = |name: &str, words: &[&str]| {
+        let out = fs::File::create(nodes.path(name)).unwrap();
+        nodes.command(2, words).stdin(Stdio::null()).stdout(out).spawn().unwrap()
+    };
+    let mut children = [
+        spawn("waited", &["job", "wait-event", "--verbose", id, "clean"]),
+        spawn("followed", &["job", "eventlog", "--follow", id]),
+        spawn("exec", &["job", "eventlog", "--follow", "--path=exec", id]),
+        spawn("done", &["job", "wait-event", "--path=exec", "--quiet", id, "done"]),
+    ];
+    let read = |nodes: &Nodes, name: &str| fs::read_to_string(nodes.path(name)).unwrap();
+    for name in ["waited", "followed", "exec"] {
+        nodes.wait("start", |nodes| read(nodes, name).contains("start"));
+    }
+    let late = ["job", "wait-event", "--timeout=1s", id, "clean"];
+    let early = nodes.command(2, &late).stderr(Stdio::piped()).spawn().unwrap();
+    nodes.kill(2);
+    // A time limit holds while the broker is away.
+    let early = early.wait_with_output().unwrap();
+    assert!(!early.status.success(), "{early:?}");
+    nodes.boot(2);
+    nodes.wait_for_all();
+    nodes.kill(0);
+    nodes.boot(0);
+    nodes.wait_for_all();
+    fs::write(nodes.path("go"), "").unwrap();
+    for child in &mut children {
+        assert!(child.wait().unwrap().success());
+    }
+    let whole = nodes.text(0, &["job", "eventlog", id]);
+    assert_eq!([read(&nodes, "waited"), read(&nodes, "followed")], [whole.clone(), whole]);
+    assert_eq!(read(&nodes, "exec"), nodes.text(0, &["job", "eventlog", "--path=exec", id]));
+}
+
+#[test]
 fn an_instance_that_has_ended_is_not_waited_for() {
     let mut nodes = Nodes::start(2, false, "");
     let mut attached = Attached::start(&nodes, 0, &["run", "sleep", "600"]);

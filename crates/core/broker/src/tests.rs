@@ -6,6 +6,7 @@ mod event;
 mod growth;
 mod guest;
 mod link;
+mod loss;
 mod module;
 mod rejoin;
 mod reparent;

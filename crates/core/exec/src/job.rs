@@ -168,6 +168,9 @@ pub struct Job {
     pub began: f64,
     /// The same in monotonic microseconds, if this broker made it.
     pub began_us: Option<u64>,
+    /// Of its time limit so many seconds were used at a monotonic time in microseconds, since when
+    /// they are counted by that.
+    pub used: Option<(f64, u64)>,
 }
 
 impl Job {
@@ -180,6 +183,25 @@ impl Job {
             None if wall < self.began => 1e12,
             None => wall - self.began,
         }
+    }
+
+    /// A shell that was found again has run for so many seconds, as its node says. The oldest one
+    /// tells how much of the time of the job is used, whatever has become of clocks.
+    pub fn has_run(&mut self, age: f64, now_us: u64) {
+        let delay = match self.r.starttime {
+            start if start > 0.0 => (self.began - start).max(0.0),
+            _ => 0.0,
+        };
+        let used = delay + age;
+        if self.used(now_us).is_none_or(|known| known < used) {
+            self.used = Some((used, now_us));
+        }
+    }
+
+    /// Seconds of its time limit that are used, as far as is known.
+    #[must_use]
+    pub fn used(&self, now_us: u64) -> Option<f64> {
+        self.used.map(|(used, at)| used + now_us.saturating_sub(at) as f64 / 1e6)
     }
 
     /// Name of the guest namespace.

@@ -169,7 +169,15 @@ impl ExecService {
         }
         match reply.decode::<Start_>() {
             Ok(event) => match event.kind.as_str() {
-                "started" => self.shell_started(cx, id, rank, event.pid.unwrap_or(0)),
+                "started" => {
+                    let now = cx.now_us();
+                    if let Some(age) = event.age
+                        && let Some(job) = self.jobs.get_mut(&id).filter(|job| job.resume.is_some())
+                    {
+                        job.has_run(age, now);
+                    }
+                    self.shell_started(cx, id, rank, event.pid.unwrap_or(0));
+                }
                 "finished" => {
                     let left = event.left.unwrap_or(0);
                     self.shell_exited(cx, id, rank, event.status.unwrap_or(0), left);
@@ -229,6 +237,10 @@ impl ExecService {
         }
         job.step = Step::Running;
         let expiration = job.r.expiration;
+        if job.used.is_none() && !job.reattach && job.r.starttime > 0.0 {
+            // From now on the clock may be set.
+            job.used = Some(((cx.wall() - job.r.starttime).max(0.0), cx.now_us()));
+        }
         let kind = if job.reattach { "reattached" } else { "start" };
         self.respond(cx, id, kind, json!({}));
         self.set_expiration(cx, id, expiration);

@@ -267,6 +267,7 @@ impl ExecService {
             reported: false,
             began: request.resume.as_ref().map_or(cx.wall(), |resume| resume.since),
             began_us: request.resume.is_none().then(|| cx.now_us()),
+            used: None,
             resume: request.resume,
             reattach: request.reattach,
         };
@@ -401,12 +402,18 @@ impl ExecService {
         }
         job.r.expiration = expiration;
         if expiration > 0.0 && job.step <= Step::Running {
-            // Never more than the whole of it: the clock may have been set back.
-            let whole = match job.r.starttime {
-                start if start > 0.0 => (expiration - start).max(0.0),
-                _ => f64::INFINITY,
+            // Never more than the whole of it: the clock may have been set.
+            let (whole, used) = match job.r.starttime {
+                start if start > 0.0 => {
+                    let used = job.used(cx.now_us()).unwrap_or(cx.wall() - start);
+                    ((expiration - start).max(0.0), used)
+                }
+                _ => (f64::INFINITY, 0.0),
             };
-            let left = (expiration - cx.wall()).clamp(0.0, whole);
+            let left = match whole.is_finite() {
+                true => (whole - used).clamp(0.0, whole),
+                false => (expiration - cx.wall()).max(0.0),
+            };
             job.expiration = Some(cx.timer((left * 1e6) as u64, Wait::Expired(id)));
         }
     }

@@ -66,7 +66,11 @@ impl JobManager {
     /// Whether execution must still give the job's resources free. Asks a new execution service
     /// to find shells that its predecessor left.
     pub(crate) fn needs_execution(&mut self, cx: &mut Cx<'_, Wait>, id: u64) -> bool {
-        let Some(job) = self.jobs.get(&id) else { return false };
+        let Some(job) = self.jobs.get_mut(&id) else { return false };
+        if job.start == StartState::Idle && job.replayed && !job.status.released {
+            // It ends before this start of the leader could ask for what its predecessor started.
+            job.start = StartState::Lost;
+        }
         if job.start == StartState::Lost && self.exec.service.is_some() {
             let fatal = job.status.fatal_exception.clone();
             self.send_start(cx, id, true);

@@ -105,6 +105,7 @@ fn event(kind: &str) -> LaunchEvent {
     LaunchEvent {
         kind: kind.to_string(),
         pid: None,
+        age: None,
         stream: None,
         data: None,
         offset: None,
@@ -126,9 +127,8 @@ impl Record {
             return false;
         }
         if !std::mem::replace(&mut follower.greeted, true) {
-            follower
-                .answer
-                .item(&mut out, &LaunchEvent { pid: Some(self.pid), ..event("started") });
+            let (pid, age) = (Some(self.pid), crate::proc::age(self.pid));
+            follower.answer.item(&mut out, &LaunchEvent { pid, age, ..event("started") });
         }
         for ((stream, known), name) in
             self.streams.iter().zip(&mut follower.known).zip(["stdout", "stderr"])

@@ -53,6 +53,14 @@ pub(crate) fn born(pid: i32) -> Option<u64> {
     fields.get(19)?.parse().ok()
 }
 
+/// Seconds since a process was started; it may have ended.
+pub(crate) fn age(pid: i32) -> Option<f64> {
+    let ticks: u64 = stat(pid)?.get(19)?.parse().ok()?;
+    let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()??;
+    let age = uptime() - ticks as f64 / per_second as f64;
+    age.is_finite().then_some(age.max(0.0))
+}
+
 fn parent(pid: i32) -> Option<i32> {
     stat(pid)?.get(1)?.parse().ok()
 }
@@ -233,6 +241,9 @@ mod tests {
     #[test]
     fn the_boot_lies_in_the_past_and_has_a_name() {
         assert!(uptime() > 0.0 && uptime() < wall());
+        let own = age(std::process::id().cast_signed());
+        assert!(own.is_some_and(|age| age < uptime()), "{own:?}");
+        assert_eq!(age(i32::MAX), None);
         assert_eq!(boot_id().len(), 36);
     }
 }

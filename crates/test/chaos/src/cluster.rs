@@ -66,6 +66,7 @@ pub struct Cluster {
     tree: Tree,
     brokers: Vec<Mutex<Option<Child>>>,
     restarts: AtomicU32,
+    orderly: AtomicU32,
     ending: AtomicBool,
 }
 
@@ -117,6 +118,7 @@ impl Cluster {
             tree: plan.tree,
             brokers: (0..plan.brokers).map(|_| Mutex::new(None)).collect(),
             restarts: AtomicU32::new(0),
+            orderly: AtomicU32::new(0),
             ending: AtomicBool::new(false),
         };
         for rank in 0..plan.brokers {
@@ -159,6 +161,12 @@ impl Cluster {
             rank if self.tree.has_children(rank, self.size()) => Role::Router,
             _ => Role::Leaf,
         }
+    }
+
+    /// The rank above one that is not the leader.
+    #[must_use]
+    pub fn parent(&self, rank: u32) -> u32 {
+        self.tree.parent(rank)
     }
 
     /// Where a broker listens.
@@ -209,6 +217,13 @@ impl Cluster {
         Ok(())
     }
 
+    /// What a task has written into its file.
+    #[must_use]
+    pub fn file(&self, token: &str, task: u32) -> String {
+        let path = self.path.join("jobs").join(format!("{token}.{task}"));
+        fs::read_to_string(path).unwrap_or_default()
+    }
+
     /// Kills a broker with SIGKILL, as a power cut of its process would.
     pub fn kill(&self, rank: u32) {
         if let Some(mut child) = lock(&self.brokers[rank as usize]).take() {
@@ -230,26 +245,45 @@ impl Cluster {
     pub fn tend(&self) {
         for (rank, broker) in (0u32..).zip(&self.brokers) {
             let ended = match &mut *lock(broker) {
-                Some(child) => matches!(child.try_wait(), Ok(Some(_))),
-                None => false,
+                Some(child) => child.try_wait().unwrap_or_default(),
+                None => None,
             };
-            if ended && !self.ending.load(Ordering::Relaxed) {
-                self.restarts.fetch_add(1, Ordering::Relaxed);
+            if let Some(status) = ended
+                && !self.ending.load(Ordering::Relaxed)
+            {
+                let count = if status.success() { &self.orderly } else { &self.restarts };
+                count.fetch_add(1, Ordering::Relaxed);
                 drop(self.launch(rank));
             }
         }
     }
 
-    /// How often brokers have ended by themselves.
+    /// Sends a signal to a broker.
+    pub fn signal(&self, rank: u32, signal: Signal) {
+        if let Some(child) = &*lock(&self.brokers[rank as usize])
+            && let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw)
+        {
+            // It may have ended by itself.
+            let _ = kill_process(pid, signal);
+        }
+    }
+
+    /// How often brokers have ended in order, since they were shut down.
+    #[must_use]
+    pub fn shutdowns(&self) -> u32 {
+        self.orderly.load(Ordering::Relaxed)
+    }
+
+    /// How often brokers have ended with an error, to be started again.
     #[must_use]
     pub fn restarts(&self) -> u32 {
         self.restarts.load(Ordering::Relaxed)
     }
 
-    /// Waits until all nodes can be scheduled again.
-    pub fn settle(&self) {
+    /// Waits until so many nodes can be scheduled again.
+    pub fn settle(&self, nodes: u32) {
         let until = Instant::now() + Duration::from_secs(60);
-        while self.nodes_up() != Some(self.size()) && Instant::now() < until {
+        while self.nodes_up().is_none_or(|up| up < nodes) && Instant::now() < until {
             self.tend();
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -261,13 +295,8 @@ impl Cluster {
         self.ending.store(true, Ordering::Relaxed);
         let until = Instant::now() + Duration::from_secs(60);
         // A leader that is stopped lets the others wait for it: each is told.
-        for broker in &self.brokers {
-            if let Some(child) = &*lock(broker)
-                && let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw)
-            {
-                // One that has gone is told below.
-                let _ = kill_process(pid, Signal::TERM);
-            }
+        for rank in 0..self.size() {
+            self.signal(rank, Signal::TERM);
         }
         for (rank, broker) in self.brokers.iter().enumerate() {
             let Some(mut child) = lock(broker).take() else { continue };

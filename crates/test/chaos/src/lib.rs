@@ -5,23 +5,40 @@
 //! with SIGKILL every second or two and starts it again. At the end it holds the instance to its
 //! promises; every promise that was broken is a line, and the exit status.
 //!
+//! Meanwhile others make use of it ([`Extra`]): jobs are canceled, sent signals, ended by their time
+//! limits; nodes are drained, the queue is stopped, brokers suspended and shut down; finished jobs
+//! are looked at and purged.
+//!
 //! Read first: [`Plan`], [`run`], then [`verdict`]. Must never: count anything as kept that was not
 //! looked at.
 
+pub mod admin;
+pub mod auditor;
+pub mod board;
 pub mod cluster;
+pub mod command;
+pub mod follow;
+pub mod judge;
 pub mod killer;
+pub mod kind;
 pub mod load;
 pub mod plan;
+mod report;
 pub mod verdict;
 
-use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::thread::{Scope, ScopedJoinHandle};
+use std::time::Instant;
 
 pub use plan::Plan;
 
-use cluster::{Cluster, Role};
-use load::Load;
+use admin::{Admin, Orders};
+use auditor::Audits;
+use board::Board;
+use cluster::Cluster;
+use follow::{Followed, Follower};
+use load::{Load, Tries};
+use plan::Extra;
 use verdict::Verdict;
 
 /// Why the run could not be made.
@@ -38,6 +55,104 @@ pub struct Report {
     pub stories: Vec<String>,
 }
 
+/// What everybody met.
+#[derive(Debug, Default)]
+struct Met {
+    tries: Tries,
+    followed: Followed,
+    orders: Orders,
+    audits: Audits,
+    broken: Vec<String>,
+}
+
+/// Waits for a thread.
+fn join<T: Default>(thread: ScopedJoinHandle<'_, T>, broken: &mut Vec<String>) -> T {
+    thread.join().unwrap_or_else(|_| {
+        broken.push("a client panicked".to_string());
+        T::default()
+    })
+}
+
+/// The storm: everybody at work while brokers are killed.
+fn storm<'scope, 'env>(
+    scope: &'scope Scope<'scope, 'env>,
+    plan: &'env Plan,
+    (cluster, load, board): (&'env Cluster, &'env Load<'env>, &'env Board),
+    (stop, end): (&'env AtomicBool, &'env AtomicBool),
+) -> Met {
+    let has = |extra| plan.mix.contains(&extra);
+    let mut met = Met::default();
+    let watchers = [
+        scope.spawn(move || board.watch_brokers(cluster, end)),
+        scope.spawn(move || board.watch_nodes(cluster, end)),
+    ];
+    let clients: Vec<_> =
+        (0..plan.clients).map(|number| scope.spawn(move || load.client(number, stop))).collect();
+    let mut followers = Vec::new();
+    for number in 0..plan.followers {
+        let follower = Follower::new(plan, cluster, load, number);
+        followers.push(scope.spawn(move || follower.outputs(stop)));
+        if has(Extra::Events) {
+            let follower = Follower::new(plan, cluster, load, 50 + number);
+            followers.push(scope.spawn(move || follower.events(stop)));
+        }
+    }
+    let admin = |number| Admin::new(plan, cluster, load, number);
+    let mut settings = Vec::new();
+    if has(Extra::Drain) {
+        let admin = admin(0);
+        settings.push(scope.spawn(move || admin.drain_nodes(board, stop)));
+    }
+    if has(Extra::Queue) {
+        let admin = admin(1);
+        settings.push(scope.spawn(move || admin.stop_queue(stop)));
+    }
+    let mut enders = Vec::new();
+    if has(Extra::Cancel) || has(Extra::Signal) {
+        for number in 2..5 {
+            let admin = admin(number);
+            enders.push(scope.spawn(move || admin.end_jobs(stop)));
+        }
+    }
+    let auditor =
+        has(Extra::Purge).then(|| scope.spawn(move || auditor::run(plan, cluster, load, stop)));
+
+    met.broken.extend(killer::run(plan, cluster, load, board));
+    stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        met.tries.add(join(client, &mut met.broken));
+    }
+    for thread in settings {
+        met.orders.add(join(thread, &mut met.broken));
+    }
+    // What was acknowledged last is kept by a leader that is killed once more. Then nothing keeps
+    // jobs from running any more, so that everybody comes to an end.
+    cluster.settle(cluster.size() - u32::from(met.orders.drained.is_some()));
+    if has(Extra::Drain) || has(Extra::Queue) {
+        cluster.kill(0);
+        board.killed(0, cluster.role(0));
+        drop(cluster.restart(0));
+        board.started(0);
+        cluster.settle(cluster.size() - u32::from(met.orders.drained.is_some()));
+        met.broken.extend(Admin::new(plan, cluster, load, 5).look(&met.orders));
+        cluster.settle(cluster.size());
+    }
+    for thread in enders {
+        met.orders.add(join(thread, &mut met.broken));
+    }
+    for follower in followers {
+        met.followed.add(join(follower, &mut met.broken));
+    }
+    if let Some(auditor) = auditor {
+        met.audits = join(auditor, &mut met.broken);
+    }
+    end.store(true, Ordering::Relaxed);
+    for watcher in watchers {
+        join(watcher, &mut met.broken);
+    }
+    met
+}
+
 /// Runs a plan.
 ///
 /// # Errors
@@ -46,90 +161,40 @@ pub fn run(plan: &Plan) -> Result<Report, Failure> {
     let begun = Instant::now();
     let cluster = Cluster::start(plan)?;
     let load = Load::new(plan, &cluster);
-    let stop = AtomicBool::new(false);
-    let (tries, kills) = std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..plan.clients)
-            .map(|client| {
-                let (load, stop) = (&load, &stop);
-                scope.spawn(move || load.client(client, stop))
-            })
-            .collect();
-        let followers: Vec<_> = (0..plan.followers)
-            .map(|number| {
-                let (load, stop) = (&load, &stop);
-                scope.spawn(move || load.follow(number, stop))
-            })
-            .collect();
-        let kills = killer::run(plan, &cluster, &load);
-        stop.store(true, Ordering::Relaxed);
-        let mut tries = load::Tries::default();
-        for client in clients {
-            match client.join() {
-                Ok(more) => tries.add(more),
-                Err(_) => tries.broken.push("a client panicked".to_string()),
-            }
-        }
-        for follower in followers {
-            match follower.join() {
-                Ok(more) => tries.add(more),
-                Err(_) => tries.broken.push("a follower panicked".to_string()),
-            }
-        }
-        (tries, kills)
-    });
-    cluster.settle();
-    let jobs = load.into_jobs();
+    let board = Board::default();
+    let (stop, end) = (AtomicBool::new(false), AtomicBool::new(false));
+    let met =
+        std::thread::scope(|scope| storm(scope, plan, (&cluster, &load, &board), (&stop, &end)));
+    let rest = Admin::new(plan, &cluster, &load, 6);
+    let record = board.record();
     let waited = Instant::now();
-    let mut verdict = Verdict::of(plan, &cluster, &jobs, &kills);
-    let waited = waited.elapsed();
-    verdict.violations.extend(tries.broken.iter().cloned());
-    let own_restarts = cluster.restarts();
-    let place = cluster.path().display().to_string();
-    verdict.violations.extend(cluster.stop(plan));
-
-    let mut text = String::new();
-    let secs = |time: Duration| format!("{:.2} s", time.as_secs_f64());
-    let mut row = |name: &str, value: String| {
-        let _ = writeln!(text, "{name:<44} {value}");
+    let mut verdict = {
+        let jobs = load.jobs().clone();
+        Verdict::of(plan, &cluster, &jobs, &met.audits)
     };
+    let waited = waited.elapsed();
+    // Jobs that wait for somebody to end them, and whose id nobody knows.
+    if !plan.mix.is_empty() {
+        verdict.violations.extend(rest.cancel_rest());
+    }
+    verdict.conclude(&cluster, &record, &met.orders.windows);
+    for broken in [&met.broken, &met.tries.broken, &met.followed.broken, &met.orders.broken] {
+        verdict.violations.extend(broken.iter().cloned());
+    }
+    let jobs = load.into_jobs();
+    let mut text = report::Table::default();
     if plan.keep {
-        row("directory, which is kept", place);
+        text.row("directory, which is kept", cluster.path().display());
     }
-    row("brokers", plan.brokers.to_string());
-    row("levels of the tree below the leader", plan.tree.depth(plan.brokers).to_string());
-    for setting in &plan.settings {
-        row("configuration", setting.clone());
-    }
-    row("seed", plan.seed.to_string());
-    row("time", secs(begun.elapsed()));
-    for role in [Role::Leader, Role::Router, Role::Leaf] {
-        let of: Vec<_> = kills.iter().filter(|kill| kill.role == role).collect();
-        row(&format!("kills, {role}"), of.len().to_string());
-        let back = of.iter().filter_map(|kill| kill.recovered).max();
-        if let Some(back) = back {
-            row(&format!("longest until ready again, {role}"), secs(back));
-        }
-    }
-    row("restarts that brokers asked for", own_restarts.to_string());
-    row("jobs acknowledged", jobs.acknowledged().to_string());
-    row("submits refused or lost, and tried again", tries.failed.to_string());
-    for (reason, count) in &tries.reasons {
-        row(&format!("  {reason}"), count.to_string());
-    }
-    row("longest wait for the answer of a submit", secs(tries.slowest));
-    row("longest time without a successful submit", secs(load::longest_gap(&tries.times)));
-    row("median and longest time of a submit", {
-        let mut times = tries.took.clone();
-        times.sort();
-        let median = times.get(times.len() / 2).copied().unwrap_or_default();
-        format!("{} / {}", secs(median), secs(times.last().copied().unwrap_or_default()))
-    });
-    row("outputs followed live", tries.followed.to_string());
-    row("followers that found no broker", tries.unopened.to_string());
-    row("until every job was at its end", secs(waited));
-    row("jobs that ended as they should", verdict.good.to_string());
-    row("lines of output compared", verdict.lines.to_string());
-    row("attempts without acknowledgement that ran", verdict.unacknowledged.to_string());
-    row("violations", verdict.violations.len().to_string());
-    Ok(Report { text, violations: verdict.violations, stories: verdict.stories })
+    text.plan(plan);
+    text.row("time", report::secs(begun.elapsed()));
+    text.brokers(&record, &cluster);
+    text.row("jobs acknowledged", jobs.acknowledged());
+    text.clients(&met.tries, &record);
+    text.others(&met.followed, &met.orders);
+    text.row("until every job was at its end", report::secs(waited));
+    text.jobs(&verdict);
+    verdict.violations.extend(cluster.stop(plan));
+    text.row("violations", verdict.violations.len());
+    Ok(Report { text: text.text, violations: verdict.violations, stories: verdict.stories })
 }

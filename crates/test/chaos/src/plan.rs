@@ -1,5 +1,6 @@
 //! What is to be done.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -62,6 +63,66 @@ impl FromStr for Tree {
     }
 }
 
+/// What happens besides jobs that end by themselves and brokers that are killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Extra {
+    /// Some jobs are canceled, before they run or while they do.
+    Cancel,
+    /// Some jobs wait for a signal, which they are sent.
+    Signal,
+    /// Some jobs are ended by their time limit.
+    Limit,
+    /// Events of jobs are waited for.
+    Events,
+    /// Nodes are drained and undrained.
+    Drain,
+    /// The queue is stopped and started.
+    Queue,
+    /// Brokers are suspended for a while.
+    Suspend,
+    /// The instance is shut down with its jobs left, or one broker alone.
+    Shutdown,
+    /// Jobs that have ended are looked at and purged while others run.
+    Purge,
+}
+
+impl Extra {
+    /// All of them, with their names.
+    pub const ALL: [(&'static str, Extra); 9] = [
+        ("cancel", Extra::Cancel),
+        ("signal", Extra::Signal),
+        ("limit", Extra::Limit),
+        ("events", Extra::Events),
+        ("drain", Extra::Drain),
+        ("queue", Extra::Queue),
+        ("suspend", Extra::Suspend),
+        ("shutdown", Extra::Shutdown),
+        ("purge", Extra::Purge),
+    ];
+
+    /// Reads `all`, `none`, or names with commas between them.
+    ///
+    /// # Errors
+    /// A name that is none.
+    pub fn parse(text: &str) -> Result<BTreeSet<Extra>, String> {
+        let all = Self::ALL.iter().map(|(_, extra)| *extra);
+        match text {
+            "all" => Ok(all.collect()),
+            "none" => Ok(BTreeSet::new()),
+            names => names
+                .split(',')
+                .map(|name| {
+                    let found = Self::ALL.iter().find(|(other, _)| *other == name);
+                    found.map(|(_, extra)| *extra).ok_or_else(|| {
+                        let names: Vec<&str> = Self::ALL.iter().map(|(name, _)| *name).collect();
+                        format!("'{name}' is none of all, none, {}", names.join(", "))
+                    })
+                })
+                .collect(),
+        }
+    }
+}
+
 /// A plan.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -93,12 +154,15 @@ pub struct Plan {
     pub wide: u32,
     /// Configuration, as `TABLE.KEY = VALUE` in TOML.
     pub settings: Vec<String>,
+    /// What happens besides.
+    pub mix: BTreeSet<Extra>,
     /// Leave the directory of the instance behind.
     pub keep: bool,
 }
 
 const USAGE: &str = "usage: flux-chaos [--minutes N | --seconds N] [--brokers N] [--tree TREE] [--jobs N] [--wide PERCENT] \
     [--clients N] [--followers N] [--pause MIN-MAX] [--roles leader,router,leaf] [--seed N] \
+    [--mix all|none|cancel,signal,limit,events,drain,queue,suspend,shutdown,purge] \
     [--patience SECONDS] [--set TABLE.KEY=VALUE]... [--keep] [--flux PROGRAM]";
 
 impl Plan {
@@ -120,6 +184,7 @@ impl Plan {
             longest: Duration::from_secs(60),
             wide: 8,
             settings: Vec::new(),
+            mix: Extra::ALL.iter().map(|(_, extra)| *extra).collect(),
             keep: false,
         }
     }
@@ -147,6 +212,7 @@ impl Plan {
                 "--patience" => plan.patience = Duration::from_secs(value()?.parse()?),
                 "--flux" => plan.flux = value()?.into(),
                 "--set" => plan.settings.push(value()?),
+                "--mix" => plan.mix = Extra::parse(&value()?)?,
                 "--keep" => plan.keep = true,
                 "--pause" => {
                     let value = value()?;
@@ -204,6 +270,15 @@ impl Dice {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mix_is_all_or_nothing_or_names() {
+        assert_eq!(Extra::parse("none"), Ok(BTreeSet::new()));
+        assert_eq!(Extra::parse("all").unwrap().len(), Extra::ALL.len());
+        let two = BTreeSet::from([Extra::Drain, Extra::Purge]);
+        assert_eq!(Extra::parse("purge,drain"), Ok(two));
+        assert!(Extra::parse("purge,x").unwrap_err().starts_with("'x' is none of"));
+    }
 
     fn parents(tree: &str) -> Vec<u32> {
         let tree: Tree = tree.parse().unwrap_or(Tree::Binomial);

@@ -4,20 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use flux_api::RpcError;
-use flux_api::job::info::{InfoLookup, Lookup};
-use flux_client::{Client, To};
+use flux_client::Client;
 use flux_id::JobId;
 use flux_model::eventlog::Event;
-use flux_model::resource_set::ResourceSet;
-use flux_model::stdio::{Header, StdioEvent};
-use flux_proto::Errno;
-use serde_json::Value;
 
 use crate::Plan;
+use crate::admin::Window;
+use crate::auditor::Audits;
+use crate::board::Record;
 use crate::cluster::Cluster;
-use crate::killer::Kill;
-use crate::load::{Attempt, Jobs, compare, story};
+use crate::judge::{Doubt, Judged, fetch, is_over, judge};
+use crate::kind::Fate;
+use crate::load::{Attempt, Jobs, Order, story};
+
+/// An allocation is on record a moment after it was decided.
+const MOMENT: f64 = 1.0;
 
 /// Jobs that went wrong of which everything is told.
 const STORIES: usize = 20;
@@ -31,61 +32,27 @@ pub struct Verdict {
     pub lines: usize,
     /// Jobs that ran although their client never learned so.
     pub unacknowledged: usize,
+    /// Jobs that were purged, acknowledged.
+    pub purged: usize,
+    /// Jobs that were canceled, sent a signal, ended by their time limit.
+    pub fates: [usize; 3],
+    /// Longest that a job ran beyond its time limit, in seconds.
+    pub longest_over: f64,
     /// Broken promises.
     pub violations: Vec<String>,
     /// What is known of the jobs that they are about.
     pub stories: Vec<String>,
     suspects: BTreeSet<u64>,
-}
-
-fn fetch(client: &Client, id: u64, key: &str) -> Result<Option<String>, RpcError> {
-    let request = InfoLookup { id, keys: vec![key.to_string()], flags: 0 };
-    let time = Duration::from_secs(20);
-    match client.send::<Lookup>(To::Any, &request).wait_within(time) {
-        Ok(mut found) => match found.remove(key) {
-            Some(Value::String(text)) => Ok(Some(text)),
-            _ => Ok(None),
-        },
-        Err(error) if error.errno == Errno::ENOENT => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// The output of a job.
-fn output(log: &str) -> Result<String, String> {
-    let mut header: Option<Header> = None;
-    let mut text = String::new();
-    for line in log.split_inclusive('\n') {
-        let event = Event::decode(line).map_err(|error| error.to_string())?;
-        match StdioEvent::decode(&event, header.as_ref()).map_err(|error| error.to_string())? {
-            StdioEvent::Header(found) => header = Some(found),
-            StdioEvent::Data(data) if data.stream == "stdout" => {
-                let data = data.data.unwrap_or_default();
-                text.push_str(&String::from_utf8_lossy(&data));
-            }
-            _ => {}
-        }
-    }
-    Ok(text)
-}
-
-/// From when to when a job had its resources.
-struct Held {
-    token: String,
-    from: f64,
-    to: f64,
-    r: ResourceSet,
+    judged: Vec<Judged>,
+    logs: BTreeMap<u64, String>,
 }
 
 impl Verdict {
     /// Waits until every job is at its end, then looks at everything.
     #[must_use]
-    pub fn of(plan: &Plan, cluster: &Cluster, jobs: &Jobs, kills: &[Kill]) -> Self {
+    pub fn of(plan: &Plan, cluster: &Cluster, jobs: &Jobs, audits: &Audits) -> Self {
         let mut verdict = Verdict::default();
         let mut ids = BTreeSet::new();
-        let mut held = Vec::new();
-        // Patience is with an instance that gets nothing done, not with a long queue.
-        let mut until = Instant::now() + plan.patience;
         let mut waiting: Vec<&Attempt> = Vec::new();
         for attempt in &jobs.attempts {
             if let Some(id) = attempt.id {
@@ -93,19 +60,55 @@ impl Verdict {
                     let id = JobId(id).f58();
                     verdict.broken(attempt, &format!("id {id} was given to another job too"));
                 }
-                waiting.push(attempt);
+                if !audits.jobs.contains_key(&id) {
+                    waiting.push(attempt);
+                }
             }
         }
         if jobs.acknowledged() < plan.jobs as usize {
             let text = format!("only {} jobs were ever acknowledged", jobs.acknowledged());
             verdict.violations.push(text);
         }
+        verdict.violations.extend(audits.broken.iter().cloned());
+        let Some(logs) = verdict.wait(plan, cluster, waiting) else { return verdict };
+        match Client::open_once(&cluster.uri(0), Duration::from_secs(5)) {
+            Ok(client) => {
+                for attempt in &jobs.attempts {
+                    let Some(id) = attempt.id else { continue };
+                    if let Some(log) = logs.get(&id) {
+                        let order = jobs.orders.get(&id).copied().unwrap_or_default();
+                        verdict.judge(&client, attempt, id, log, order);
+                    } else if let Some(audit) = audits.jobs.get(&id) {
+                        verdict.good(attempt, audit.judged.clone());
+                        verdict.audited(&client, attempt, id, audits);
+                    }
+                }
+            }
+            Err(error) => verdict.violations.push(format!("the leader is away: {error}")),
+        }
+        verdict.overlaps();
+        for attempt in &jobs.attempts {
+            verdict.files(cluster, attempt, jobs);
+        }
+        verdict.logs = logs;
+        verdict
+    }
+
+    /// Waits until jobs are at their end; their eventlogs.
+    fn wait(
+        &mut self,
+        plan: &Plan,
+        cluster: &Cluster,
+        mut waiting: Vec<&Attempt>,
+    ) -> Option<BTreeMap<u64, String>> {
+        // Patience is with an instance that gets nothing done, not with a long queue.
+        let mut until = Instant::now() + plan.patience;
         let mut logs: BTreeMap<u64, String> = BTreeMap::new();
         while !waiting.is_empty() {
             let Ok(client) = Client::open_once(&cluster.uri(0), Duration::from_secs(5)) else {
                 if Instant::now() > until {
-                    verdict.violations.push("the leader does not listen any more".to_string());
-                    return verdict;
+                    self.violations.push("the leader does not listen any more".to_string());
+                    return None;
                 }
                 cluster.tend();
                 std::thread::sleep(Duration::from_millis(200));
@@ -116,21 +119,21 @@ impl Verdict {
             waiting.retain(|attempt| {
                 let Some(id) = attempt.id else { return false };
                 match fetch(&client, id, "eventlog") {
-                    Ok(Some(log)) if log.contains("\"name\":\"clean\"") => {
+                    Ok(Some(log)) if is_over(&log) => {
                         logs.insert(id, log);
                         false
                     }
                     Ok(Some(log)) if late => {
                         logs.insert(id, log);
-                        verdict.broken(attempt, "does not end");
+                        self.broken(attempt, "does not end");
                         false
                     }
                     Ok(None) => {
-                        verdict.broken(attempt, "is lost: it was acknowledged, and has no log");
+                        self.broken(attempt, "is lost: it was acknowledged, and has no log");
                         false
                     }
                     Err(error) if late => {
-                        verdict.broken(attempt, &format!("cannot be asked for: {error}"));
+                        self.broken(attempt, &format!("cannot be asked for: {error}"));
                         false
                     }
                     _ => true,
@@ -142,28 +145,67 @@ impl Verdict {
             cluster.tend();
             std::thread::sleep(Duration::from_millis(200));
         }
-        match Client::open_once(&cluster.uri(0), Duration::from_secs(5)) {
-            Ok(client) => {
-                for attempt in &jobs.attempts {
-                    let log = attempt.id.and_then(|id| logs.get(&id));
-                    if let (Some(id), Some(log)) = (attempt.id, log) {
-                        verdict.judge(&client, attempt, id, log, &mut held);
-                    }
+        Some(logs)
+    }
+
+    fn good(&mut self, attempt: &Attempt, judged: Judged) {
+        self.good += 1;
+        self.lines += judged.lines;
+        match attempt.kind.fate {
+            Fate::Ends => {}
+            Fate::Canceled => self.fates[0] += 1,
+            Fate::Signaled => self.fates[1] += 1,
+            Fate::Limited(_) => self.fates[2] += 1,
+        }
+        self.longest_over = self.longest_over.max(judged.over.unwrap_or_default());
+        self.judged.push(judged);
+    }
+
+    /// What was good stays as it is, or is gone when it was purged.
+    fn audited(&mut self, client: &Client, attempt: &Attempt, id: u64, audits: &Audits) {
+        let Some(audit) = audits.jobs.get(&id) else { return };
+        match (fetch(client, id, "eventlog"), audit.purged) {
+            (Ok(None), Some(true)) => self.purged += 1,
+            (Ok(Some(_)), Some(true)) => self.broken(attempt, "was purged, and is back"),
+            (Ok(None), None) => self.broken(attempt, "was at its end, and is gone"),
+            (Ok(Some(log)), _) if log != audit.log => {
+                self.broken(attempt, &format!("its log was changed after its end: {}", audit.log));
+            }
+            (Err(error), _) => self.broken(attempt, &format!("cannot be asked for: {error}")),
+            _ => {}
+        }
+    }
+
+    /// The last part: no processes are left, nothing was started where and when it must not be, and
+    /// whatever tells why jobs went wrong.
+    pub fn conclude(&mut self, cluster: &Cluster, record: &Record, windows: &[Window]) {
+        self.windows(windows);
+        self.processes(cluster);
+        let logs = std::mem::take(&mut self.logs);
+        self.tell(cluster, &logs, record);
+    }
+
+    /// While a node was drained nothing was started there; nor anywhere while the queue was stopped.
+    fn windows(&mut self, windows: &[Window]) {
+        for judged in &self.judged {
+            let Some((from, _, r)) = &judged.held else { continue };
+            for window in windows {
+                let within = *from > window.from + MOMENT && *from < window.to;
+                let here = |rank| r.iter().any(|(other, _, _)| other == rank);
+                if within && window.rank.is_none_or(here) {
+                    let what = window.rank.map_or("the queue was stopped".to_string(), |rank| {
+                        format!("rank {rank} was drained")
+                    });
+                    let since = from - window.from;
+                    let text = format!("{} was started {since:.2} s after {what}", judged.token);
+                    self.violations.push(text);
                 }
             }
-            Err(error) => verdict.violations.push(format!("the leader is away: {error}")),
         }
-        verdict.overlaps(&mut held);
-        for attempt in &jobs.attempts {
-            verdict.files(cluster, attempt);
-        }
-        verdict.processes(cluster);
-        verdict.tell(cluster, &logs, kills);
-        verdict
     }
 
     /// Everything that may tell why a job went wrong.
-    fn tell(&mut self, cluster: &Cluster, logs: &BTreeMap<u64, String>, kills: &[Kill]) {
+    fn tell(&mut self, cluster: &Cluster, logs: &BTreeMap<u64, String>, record: &Record) {
         let client = Client::open_once(&cluster.uri(0), Duration::from_secs(5));
         for id in self.suspects.iter().take(STORIES) {
             let log = logs.get(id).map_or("", String::as_str);
@@ -181,7 +223,7 @@ impl Verdict {
             let from = times.first().copied().unwrap_or_default() - 2.0;
             let to = times.last().copied().unwrap_or(f64::MAX) + 1.0;
             text.push_str("\n  brokers that were away:");
-            for kill in kills.iter().filter(|kill| kill.at < to) {
+            for kill in record.kills.iter().filter(|kill| kill.at < to) {
                 let back = kill.started.unwrap_or(f64::MAX);
                 if back > from {
                     let _ = write!(text, "\n    {:.3} to {back:.3} rank {}", kill.at, kill.rank);
@@ -198,72 +240,31 @@ impl Verdict {
         self.violations.push(format!("{}{id}, submitted at {at:.1} s: {text}", attempt.token));
     }
 
-    fn judge(
-        &mut self,
-        client: &Client,
-        attempt: &Attempt,
-        id: u64,
-        log: &str,
-        held: &mut Vec<Held>,
-    ) {
-        let before = self.violations.len();
-        let events: Vec<Event> = log.lines().filter_map(|line| Event::decode(line).ok()).collect();
-        let count = |name: &str| events.iter().filter(|event| event.name == name).count();
-        for name in ["submit", "alloc", "start", "finish", "free", "clean"] {
-            if count(name) != 1 {
-                let text = format!("{} events '{name}'", count(name));
-                self.broken(attempt, &text);
-                return;
-            }
-        }
-        if count("exception") > 0 {
-            self.broken(attempt, "an exception was raised");
-        }
-        let time = |name: &str| {
-            events.iter().find(|event| event.name == name).map_or(0.0, |event| event.timestamp)
-        };
-        let status = events.iter().find(|event| event.name == "finish");
-        let status = status.and_then(|event| event.get_i64("status"));
-        if status != Some(i64::from(attempt.kind.code) << 8) {
-            self.broken(attempt, &format!("status {status:?}"));
-        }
-        match fetch(client, id, "guest.output") {
-            Ok(Some(text)) => {
-                match output(&text).and_then(|text| compare(&text, attempt.kind, &attempt.token)) {
-                    Ok(lines) => self.lines += lines,
-                    Err(text) => self.broken(attempt, &format!("output: {text}")),
+    fn judge(&mut self, client: &Client, attempt: &Attempt, id: u64, log: &str, order: Order) {
+        match judge(client, attempt, id, log, order) {
+            Ok(judged) => self.good(attempt, judged),
+            Err(Doubt::Later(error)) => self.broken(attempt, &format!("cannot be seen: {error}")),
+            Err(Doubt::Broken(texts)) => {
+                for text in texts {
+                    self.broken(attempt, &text);
                 }
             }
-            Ok(None) => self.broken(attempt, "has no output"),
-            Err(error) => self.broken(attempt, &format!("output: {error}")),
-        }
-        match fetch(client, id, "R") {
-            Ok(Some(text)) => {
-                let r = serde_json::from_str(&text)
-                    .ok()
-                    .and_then(|value: Value| ResourceSet::from_value(&value).ok());
-                if let Some(r) = r {
-                    let (from, to) = (time("alloc"), time("free"));
-                    held.push(Held { token: attempt.token.clone(), from, to, r });
-                }
-            }
-            other => self.broken(attempt, &format!("has no R: {other:?}")),
-        }
-        if self.violations.len() == before {
-            self.good += 1;
         }
     }
 
     /// No core may belong to two jobs at a time.
-    fn overlaps(&mut self, held: &mut [Held]) {
-        held.sort_by(|a, b| a.from.total_cmp(&b.from));
-        let mut last: BTreeMap<(u32, u32), (f64, String)> = BTreeMap::new();
-        for job in held {
-            for (rank, _, children) in job.r.iter() {
+    fn overlaps(&mut self) {
+        self.judged.sort_by(|a, b| {
+            let from = |judged: &Judged| judged.held.as_ref().map_or(0.0, |held| held.0);
+            from(a).total_cmp(&from(b))
+        });
+        let mut last: BTreeMap<(u32, u32), (f64, &str)> = BTreeMap::new();
+        for job in &self.judged {
+            let Some((from, to, r)) = &job.held else { continue };
+            for (rank, _, children) in r.iter() {
                 for core in children.cores.ids() {
-                    let entry = (job.to, job.token.clone());
-                    if let Some((to, other)) = last.insert((rank, core), entry)
-                        && to > job.from
+                    if let Some((until, other)) = last.insert((rank, core), (*to, &job.token))
+                        && until > *from
                     {
                         let text = format!(
                             "core {core} of rank {rank} belonged to both {other} and {}",
@@ -277,18 +278,25 @@ impl Verdict {
     }
 
     /// No task may have run twice, and those of acknowledged jobs once.
-    fn files(&mut self, cluster: &Cluster, attempt: &Attempt) {
+    fn files(&mut self, cluster: &Cluster, attempt: &Attempt, jobs: &Jobs) {
         let mut ran = false;
+        let order = attempt.id.and_then(|id| jobs.orders.get(&id)).copied().unwrap_or_default();
         for rank in 0..attempt.kind.nodes {
-            let path = cluster.path().join("jobs").join(format!("{}.{rank}", attempt.token));
-            let text = std::fs::read_to_string(path).unwrap_or_default();
+            let text = cluster.file(&attempt.token, rank);
             let count = |word: &str| text.lines().filter(|line| line.starts_with(word)).count();
             let (starts, ends) = (count("start "), count("end "));
             ran |= starts > 0;
             if starts > 1 || ends > 1 {
                 self.broken(attempt, &format!("task {rank} ran {starts} times: {text:?}"));
-            } else if attempt.id.is_some() && (starts, ends) != (1, 1) {
+            } else if !attempt.kind.ends() && ends > 0 {
+                self.broken(attempt, &format!("task {rank} ran to its end: {text:?}"));
+            } else if attempt.kind.ends() && attempt.id.is_some() && (starts, ends) != (1, 1) {
                 self.broken(attempt, &format!("task {rank} did not run to its end: {text:?}"));
+            }
+            let heard = u32::try_from(count("heard")).unwrap_or(u32::MAX);
+            if heard > order.sent || (heard == 0 && ends > 0 && order.sent > 0) {
+                let sent = order.sent;
+                self.broken(attempt, &format!("task {rank} heard {heard} signals, sent {sent}"));
             }
         }
         if ran && attempt.id.is_none() {

@@ -92,6 +92,7 @@ fn event(kind: &str) -> LaunchEvent {
     LaunchEvent {
         kind: kind.to_string(),
         pid: None,
+        age: None,
         stream: None,
         data: None,
         offset: None,

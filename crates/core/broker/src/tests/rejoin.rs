@@ -1,50 +1,17 @@
 //! Parents that are lost and come back, seen from below.
 
-use std::cell::RefCell;
-use std::rc::Rc;
-
 use flux_proto::{Errno, Message, NODEID_ANY};
 use flux_svc::Way;
 use flux_svc::engine::{Input, LinkId};
 use serde_json::json;
 
 use super::cluster::{Cluster, OWNER, Shared, standard};
+use super::loss::Instance;
 use crate::NodeConfig;
 
 /// A chain whose leader keeps its state under the name in the cell.
-fn durable(uri: &str, size: u32) -> (Cluster, Rc<RefCell<Option<String>>>) {
-    let instance = Rc::new(RefCell::new(Some("one".to_string())));
-    let named = Rc::clone(&instance);
-    let maker = move |mut cfg: NodeConfig, notes: &Shared| {
-        if cfg.rank == 0 {
-            cfg.instance.clone_from(&named.borrow());
-        }
-        cfg.fixed_parent = true;
-        standard(cfg, notes)
-    };
-    let cluster = Cluster::with(uri, size, Box::new(maker));
-    // Here services start before those above are up, which a state machine prevents.
-    for notes in &cluster.notes {
-        notes.borrow_mut().ways.clear();
-    }
-    (cluster, instance)
-}
-
-/// Does what the state machine of a broker does that has lost its parent; the answer comes to its
-/// notes.
-fn rejoin(cluster: &mut Cluster, rank: u32) {
-    let caller = cluster.client(rank, OWNER);
-    let body = json!({ "topic": "overlay.rejoin" });
-    cluster.ask_with(caller, "state-machine.do", rank, body, Message::with_no_response);
-}
-
-fn rejoined(cluster: &Cluster, rank: usize) -> Vec<Result<(), Errno>> {
-    let notes = cluster.notes[rank].borrow();
-    notes.rejoined.iter().map(|result| result.clone().map(drop).map_err(|e| e.errno)).collect()
-}
-
-fn ways(cluster: &Cluster, rank: usize) -> Vec<Way> {
-    cluster.notes[rank].borrow().ways.clone()
+fn durable(uri: &str, size: u32) -> (Cluster, Instance) {
+    Cluster::durable(uri, size, |_| {})
 }
 
 #[test]
@@ -55,20 +22,20 @@ fn a_restarted_leader_gets_everybody_back_and_each_module_hears_of_it_once() {
     cluster.kill(0);
     assert_eq!(cluster.answers(leaf, held)[0].as_ref().unwrap_err().errno, Errno::EHOSTUNREACH);
     for rank in 1..4 {
-        assert_eq!(ways(&cluster, rank), [Way::Lost], "rank {rank}");
+        assert_eq!(cluster.ways(rank), [Way::Lost], "rank {rank}");
     }
     // Below the lost link they still have each other, and are told at once that nobody is above.
     assert!(cluster.call(leaf, "probe.echo", 1, json!({})).is_ok());
     let error = cluster.call(leaf, "probe.echo", 0, json!({})).unwrap_err();
     assert_eq!(error.errno, Errno::EHOSTUNREACH);
-    rejoin(&mut cluster, 1);
+    cluster.rejoin(1);
     cluster.advance(5_000_000);
-    assert!(rejoined(&cluster, 1).is_empty());
+    assert!(cluster.rejoined(1).is_empty());
     cluster.start(0);
     cluster.advance(1_000_000);
-    assert_eq!(rejoined(&cluster, 1), [Ok(())]);
+    assert_eq!(cluster.rejoined(1), [Ok(())]);
     for rank in 1..4 {
-        assert_eq!(ways(&cluster, rank), [Way::Lost, Way::Back], "rank {rank}");
+        assert_eq!(cluster.ways(rank), [Way::Lost, Way::Back], "rank {rank}");
     }
     assert!(cluster.logged(3, "back after"));
     assert!(cluster.call(leaf, "probe.echo", 0, json!({})).is_ok());
@@ -87,13 +54,13 @@ fn a_restarted_router_takes_its_subtree_back() {
     let (mut cluster, _) = durable("kary:1", 4);
     let root = cluster.client(0, OWNER);
     cluster.kill(1);
-    rejoin(&mut cluster, 2);
+    cluster.rejoin(2);
     cluster.advance(2_000_000);
-    assert_eq!((ways(&cluster, 2), ways(&cluster, 3)), (vec![Way::Lost], vec![Way::Lost]));
+    assert_eq!((cluster.ways(2), cluster.ways(3)), (vec![Way::Lost], vec![Way::Lost]));
     cluster.start(1);
     cluster.advance(2_000_000);
-    assert_eq!(ways(&cluster, 3), [Way::Lost, Way::Back]);
-    assert!(ways(&cluster, 1).is_empty(), "it has never been without a way");
+    assert_eq!(cluster.ways(3), [Way::Lost, Way::Back]);
+    assert!(cluster.ways(1).is_empty(), "it has never been without a way");
     assert!(cluster.call(root, "probe.echo", 3, json!({})).is_ok());
     let health = cluster.call(root, "overlay.health", 0, json!(null)).unwrap();
     assert_eq!(health["status"], "full");
@@ -104,8 +71,8 @@ fn a_restarted_router_takes_its_subtree_back() {
 fn what_does_not_outlive_its_leader_does_not_wait() {
     let mut cluster = Cluster::new("kary:1", 2);
     cluster.kill(0);
-    rejoin(&mut cluster, 1);
-    assert_eq!(rejoined(&cluster, 1), [Err(Errno::EHOSTUNREACH)]);
+    cluster.rejoin(1);
+    assert_eq!(cluster.rejoined(1), [Err(Errno::EHOSTUNREACH)]);
 }
 
 #[test]
@@ -116,11 +83,11 @@ fn a_parent_is_waited_for_only_as_long_as_is_configured() {
     };
     let mut cluster = Cluster::with("kary:1", 2, Box::new(maker));
     cluster.kill(0);
-    rejoin(&mut cluster, 1);
+    cluster.rejoin(1);
     cluster.advance(6_000_000);
-    assert!(rejoined(&cluster, 1).is_empty());
+    assert!(cluster.rejoined(1).is_empty());
     cluster.advance(1_500_000);
-    assert_eq!(rejoined(&cluster, 1), [Err(Errno::ETIMEDOUT)]);
+    assert_eq!(cluster.rejoined(1), [Err(Errno::ETIMEDOUT)]);
 }
 
 #[test]
@@ -129,9 +96,9 @@ fn brokers_of_another_instance_have_to_start_again() {
     cluster.kill(0);
     *instance.borrow_mut() = Some("two".to_string());
     cluster.start(0);
-    rejoin(&mut cluster, 1);
+    cluster.rejoin(1);
     cluster.advance(1_000_000);
-    assert_eq!(rejoined(&cluster, 1), [Err(Errno::ESTALE)]);
+    assert_eq!(cluster.rejoined(1), [Err(Errno::ESTALE)]);
     assert!(cluster.logged(0, "rank 1 belongs to instance one, and this is instance two"));
     // One that came back to a router which knew nothing then hears of it from that.
     let news = json!({
@@ -140,8 +107,8 @@ fn brokers_of_another_instance_have_to_start_again() {
     let message = Message::request("overlay.way").with_json(&news).with_no_response();
     cluster.input(2, Input::Link(LinkId::PARENT, message));
     assert!(cluster.logged(2, "the leader runs another instance (two)"));
-    rejoin(&mut cluster, 2);
-    assert_eq!(rejoined(&cluster, 2), [Err(Errno::ESTALE)]);
+    cluster.rejoin(2);
+    assert_eq!(cluster.rejoined(2), [Err(Errno::ESTALE)]);
 }
 
 #[test]
@@ -151,9 +118,9 @@ fn whoever_was_disconnected_by_request_has_to_start_again() {
     let held = cluster.ask(root, "probe.hold", 2, json!({}));
     cluster.call(root, "overlay.disconnect-subtree", 0, json!({ "rank": 1 })).unwrap();
     assert_eq!(cluster.answers(root, held)[0].as_ref().unwrap_err().errno, Errno::EHOSTUNREACH);
-    rejoin(&mut cluster, 1);
-    assert_eq!(rejoined(&cluster, 1), [Err(Errno::ESTALE)]);
-    assert_eq!(ways(&cluster, 2), [Way::Lost]);
+    cluster.rejoin(1);
+    assert_eq!(cluster.rejoined(1), [Err(Errno::ESTALE)]);
+    assert_eq!(cluster.ways(2), [Way::Lost]);
 }
 
 #[test]
@@ -163,15 +130,15 @@ fn a_broker_that_stops_alone_lets_its_children_wait_for_it() {
     assert_eq!(cluster.notes[1].borrow().signals, [json!({ "signum": 15, "alone": true })]);
     let router = cluster.client(1, OWNER);
     cluster.call(router, "overlay.spurn", 1, json!({ "release": true })).unwrap();
-    assert_eq!(ways(&cluster, 2), [Way::Lost]);
-    rejoin(&mut cluster, 2);
+    assert_eq!(cluster.ways(2), [Way::Lost]);
+    cluster.rejoin(2);
     cluster.advance(1_000_000);
-    assert!(rejoined(&cluster, 2).is_empty(), "it is not told to go down");
+    assert!(cluster.rejoined(2).is_empty(), "it is not told to go down");
     cluster.kill(1);
     cluster.start(1);
     cluster.advance(2_000_000);
-    assert_eq!(rejoined(&cluster, 2), [Ok(())]);
-    assert_eq!(ways(&cluster, 2), [Way::Lost, Way::Back]);
+    assert_eq!(cluster.rejoined(2), [Ok(())]);
+    assert_eq!(cluster.ways(2), [Way::Lost, Way::Back]);
 }
 
 #[test]
@@ -180,9 +147,9 @@ fn whoever_comes_back_to_a_parent_that_goes_down_goes_down_too() {
     let root = cluster.client(0, OWNER);
     cluster.call(root, "overlay.spurn", 0, json!({})).unwrap();
     cluster.break_uplink(1);
-    rejoin(&mut cluster, 1);
+    cluster.rejoin(1);
     cluster.advance(1_000_000);
-    assert_eq!(rejoined(&cluster, 1), [Err(Errno::ESHUTDOWN)]);
+    assert_eq!(cluster.rejoined(1), [Err(Errno::ESHUTDOWN)]);
 }
 
 #[test]
@@ -190,12 +157,12 @@ fn a_parent_that_does_not_answer_the_hello_is_tried_again() {
     let (mut cluster, _) = durable("kary:1", 2);
     cluster.break_uplink(1);
     cluster.freeze(0);
-    rejoin(&mut cluster, 1);
+    cluster.rejoin(1);
     cluster.advance(15_000_000);
     assert!(cluster.logged(1, "no answer to hello"));
     cluster.thaw(0);
     cluster.advance(15_000_000);
-    assert_eq!(rejoined(&cluster, 1), [Ok(())]);
+    assert_eq!(cluster.rejoined(1), [Ok(())]);
 }
 
 #[test]
@@ -212,10 +179,10 @@ fn a_child_that_runs_already_finds_all_services_of_its_parent_or_none() {
         super::cluster::without_modules(cfg, notes)
     };
     cluster.remake(0, Box::new(late));
-    rejoin(&mut cluster, 1);
+    cluster.rejoin(1);
     cluster.advance(1_000_000);
-    assert_eq!(rejoined(&cluster, 1), [Ok(())]);
-    assert_eq!(ways(&cluster, 1), [Way::Lost]);
+    assert_eq!(cluster.rejoined(1), [Ok(())]);
+    assert_eq!(cluster.ways(1), [Way::Lost]);
     let leaf = cluster.client(1, OWNER);
     let error = cluster.call(leaf, "probe.echo", 0, json!({})).unwrap_err();
     assert_eq!(error.errno, Errno::EAGAIN);
@@ -223,7 +190,7 @@ fn a_child_that_runs_already_finds_all_services_of_its_parent_or_none() {
     let root = cluster.client(0, OWNER);
     let start = json!({ "topic": "broker.start-modules", "body": {} });
     cluster.ask_with(root, "state-machine.do", 0, start, Message::with_no_response);
-    assert_eq!(ways(&cluster, 1), [Way::Lost, Way::Back]);
+    assert_eq!(cluster.ways(1), [Way::Lost, Way::Back]);
     assert!(cluster.call(leaf, "probe.echo", 0, json!({})).is_ok());
 }
 
@@ -236,14 +203,14 @@ fn a_broker_that_has_never_had_a_way_hears_when_it_opens() {
     }
     cluster.start(1);
     cluster.start(2);
-    assert!(ways(&cluster, 2).is_empty());
+    assert!(cluster.ways(2).is_empty());
     cluster.kill(1);
-    assert_eq!(ways(&cluster, 2), [Way::Lost]);
-    rejoin(&mut cluster, 2);
+    assert_eq!(cluster.ways(2), [Way::Lost]);
+    cluster.rejoin(2);
     cluster.start(1);
     cluster.advance(2_000_000);
-    assert_eq!(ways(&cluster, 2), [Way::Lost]);
+    assert_eq!(cluster.ways(2), [Way::Lost]);
     cluster.start(0);
     cluster.advance(2_000_000);
-    assert_eq!(ways(&cluster, 2), [Way::Lost, Way::Back]);
+    assert_eq!(cluster.ways(2), [Way::Lost, Way::Back]);
 }

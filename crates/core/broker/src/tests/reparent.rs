@@ -7,35 +7,6 @@ use serde_json::{Value, json};
 use super::cluster::{Cluster, OWNER, Shared, standard};
 use crate::NodeConfig;
 
-/// Brokers that go elsewhere after two seconds.
-fn movable(uri: &str, size: u32) -> Cluster {
-    let maker = |mut cfg: NodeConfig, notes: &Shared| {
-        if cfg.rank == 0 {
-            cfg.instance = Some("one".to_string());
-        }
-        cfg.fixed_parent = true;
-        cfg.reparent = Some(2.0);
-        standard(cfg, notes)
-    };
-    let cluster = Cluster::with(uri, size, Box::new(maker));
-    for notes in &cluster.notes {
-        notes.borrow_mut().ways.clear();
-    }
-    cluster
-}
-
-/// Does what the state machine of a broker does that has lost its parent.
-fn rejoin(cluster: &mut Cluster, rank: u32) {
-    let caller = cluster.client(rank, OWNER);
-    let body = json!({ "topic": "overlay.rejoin" });
-    cluster.ask_with(caller, "state-machine.do", rank, body, Message::with_no_response);
-}
-
-fn rejoined(cluster: &Cluster, rank: usize) -> Vec<Result<(), Errno>> {
-    let notes = cluster.notes[rank].borrow();
-    notes.rejoined.iter().map(|result| result.clone().map(drop).map_err(|e| e.errno)).collect()
-}
-
 /// The tree as the leader shows it: `0(1(3,4),2)`.
 fn shape(cluster: &mut Cluster) -> String {
     fn text(tree: &Value) -> String {
@@ -82,7 +53,7 @@ fn all_talk(cluster: &mut Cluster, there: &[u32]) {
 
 #[test]
 fn the_subtree_of_a_lost_router_goes_to_its_grandparent() {
-    let mut cluster = movable("kary:2", 7);
+    let mut cluster = Cluster::movable("kary:2", 7);
     let leaf = cluster.client(3, OWNER);
     let held = cluster.ask(leaf, "probe.hold", 0, json!({}));
     let root = cluster.client(0, OWNER);
@@ -90,14 +61,14 @@ fn the_subtree_of_a_lost_router_goes_to_its_grandparent() {
     cluster.kill(1);
     assert_eq!(cluster.answers(leaf, held)[0].as_ref().unwrap_err().errno, Errno::EHOSTUNREACH);
     assert_eq!(cluster.answers(root, down)[0].as_ref().unwrap_err().errno, Errno::EHOSTUNREACH);
-    rejoin(&mut cluster, 3);
-    rejoin(&mut cluster, 4);
+    cluster.rejoin(3);
+    cluster.rejoin(4);
     cluster.advance(1_500_000);
-    assert!(rejoined(&cluster, 3).is_empty(), "the parent may come back yet");
+    assert!(cluster.rejoined(3).is_empty(), "the parent may come back yet");
     cluster.advance(2_000_000);
     for rank in [3, 4] {
-        assert_eq!(rejoined(&cluster, rank), [Ok(())], "rank {rank}");
-        assert_eq!(cluster.notes[rank].borrow().ways, [Way::Lost, Way::Back]);
+        assert_eq!(cluster.rejoined(rank), [Ok(())], "rank {rank}");
+        assert_eq!(cluster.ways(rank), [Way::Lost, Way::Back]);
     }
     assert_eq!(shape(&mut cluster), "0(1,2(5,6),3,4)");
     all_talk(&mut cluster, &[0, 2, 3, 4, 5, 6]);
@@ -114,10 +85,10 @@ fn the_subtree_of_a_lost_router_goes_to_its_grandparent() {
 
 #[test]
 fn a_router_that_returns_has_no_children_until_they_come_home() {
-    let mut cluster = movable("kary:2", 7);
+    let mut cluster = Cluster::movable("kary:2", 7);
     cluster.kill(1);
     for rank in [3, 4] {
-        rejoin(&mut cluster, rank);
+        cluster.rejoin(rank);
     }
     cluster.advance(4_000_000);
     cluster.start(1);
@@ -126,7 +97,7 @@ fn a_router_that_returns_has_no_children_until_they_come_home() {
     all_talk(&mut cluster, &[0, 1, 2, 3, 4, 5, 6]);
     // Its adopter is lost to it: it looks for its own parent first.
     cluster.break_uplink(3);
-    rejoin(&mut cluster, 3);
+    cluster.rejoin(3);
     cluster.advance(1_000_000);
     assert_eq!(shape(&mut cluster), "0(1(3),2(5,6),4)");
     all_talk(&mut cluster, &[0, 1, 2, 3, 4, 5, 6]);
@@ -134,7 +105,7 @@ fn a_router_that_returns_has_no_children_until_they_come_home() {
     let caller = cluster.client(4, OWNER);
     let body = json!({ "reason": "by request" });
     cluster.ask_with(caller, "overlay.disconnect-parent", 4, body, Message::with_no_response);
-    rejoin(&mut cluster, 4);
+    cluster.rejoin(4);
     cluster.advance(1_000_000);
     assert_eq!(shape(&mut cluster), "0(1(3,4),2(5,6))");
     all_talk(&mut cluster, &[0, 1, 2, 3, 4, 5, 6]);
@@ -146,15 +117,15 @@ fn a_router_that_returns_has_no_children_until_they_come_home() {
 
 #[test]
 fn when_two_levels_are_lost_the_next_above_takes_the_subtree() {
-    let mut cluster = movable("kary:1", 7);
+    let mut cluster = Cluster::movable("kary:1", 7);
     cluster.kill(2);
     cluster.kill(1);
-    rejoin(&mut cluster, 3);
+    cluster.rejoin(3);
     cluster.advance(3_000_000);
-    assert!(rejoined(&cluster, 3).is_empty());
+    assert!(cluster.rejoined(3).is_empty());
     cluster.advance(4_000_000);
-    assert_eq!(rejoined(&cluster, 3), [Ok(())]);
-    assert_eq!(cluster.notes[6].borrow().ways, [Way::Lost, Way::Back]);
+    assert_eq!(cluster.rejoined(3), [Ok(())]);
+    assert_eq!(cluster.ways(6), [Way::Lost, Way::Back]);
     assert_eq!(shape(&mut cluster), "0(1(2),3(4(5(6))))");
     all_talk(&mut cluster, &[0, 3, 4, 5, 6]);
     // Routers that return stand beside it.
@@ -165,7 +136,7 @@ fn when_two_levels_are_lost_the_next_above_takes_the_subtree() {
     all_talk(&mut cluster, &[0, 1, 2, 3, 4, 5, 6]);
     // One of the adopted is lost, and its subtree goes to it that was adopted.
     cluster.kill(4);
-    rejoin(&mut cluster, 5);
+    cluster.rejoin(5);
     cluster.advance(4_000_000);
     assert_eq!(shape(&mut cluster), "0(1(2),3(4,5(6)))");
     all_talk(&mut cluster, &[0, 1, 2, 3, 5, 6]);
@@ -173,14 +144,14 @@ fn when_two_levels_are_lost_the_next_above_takes_the_subtree() {
 
 #[test]
 fn of_two_ways_to_a_broker_the_newer_one_holds() {
-    let mut cluster = movable("kary:1", 4);
+    let mut cluster = Cluster::movable("kary:1", 4);
     let all = |cluster: &mut Cluster| all_talk(cluster, &[0, 1, 2, 3]);
     // Rank 2 has lost rank 1, which stands still and does not know.
     cluster.freeze(1);
     cluster.break_uplink(2);
-    rejoin(&mut cluster, 2);
+    cluster.rejoin(2);
     cluster.advance(15_000_000);
-    assert_eq!(rejoined(&cluster, 2), [Ok(())]);
+    assert_eq!(cluster.rejoined(2), [Ok(())]);
     assert_eq!(shape(&mut cluster), "0(1,2(3))");
     let root = cluster.client(0, OWNER);
     assert!(cluster.call(root, "probe.echo", 3, json!({})).is_ok());
@@ -190,7 +161,7 @@ fn of_two_ways_to_a_broker_the_newer_one_holds() {
     assert_eq!(shape(&mut cluster), "0(1,2(3))");
     // It goes home over a link whose end the leader has not seen.
     cluster.break_uplink_unseen(2);
-    rejoin(&mut cluster, 2);
+    cluster.rejoin(2);
     cluster.advance(1_000_000);
     assert_eq!(shape(&mut cluster), "0(1(2(3)))");
     all(&mut cluster);
@@ -198,7 +169,7 @@ fn of_two_ways_to_a_broker_the_newer_one_holds() {
 
 #[test]
 fn who_starts_without_its_router_is_patient_first() {
-    let mut cluster = movable("kary:1", 3);
+    let mut cluster = Cluster::movable("kary:1", 3);
     cluster.kill(2);
     cluster.kill(1);
     cluster.start(2);
@@ -217,12 +188,12 @@ fn without_state_only_the_loss_of_the_leader_is_the_end() {
     };
     let mut cluster = Cluster::with("kary:1", 3, Box::new(maker));
     cluster.kill(1);
-    rejoin(&mut cluster, 2);
+    cluster.rejoin(2);
     cluster.advance(4_000_000);
-    assert_eq!(rejoined(&cluster, 2), [Ok(())]);
+    assert_eq!(cluster.rejoined(2), [Ok(())]);
     cluster.kill(0);
-    rejoin(&mut cluster, 2);
-    assert_eq!(rejoined(&cluster, 2), [Ok(()), Err(Errno::EHOSTUNREACH)]);
+    cluster.rejoin(2);
+    assert_eq!(cluster.rejoined(2), [Ok(()), Err(Errno::EHOSTUNREACH)]);
     // A router that went down with the leader is not waited for without end.
     let maker = |mut cfg: NodeConfig, notes: &Shared| {
         cfg.reparent = Some(2.0);
@@ -231,14 +202,14 @@ fn without_state_only_the_loss_of_the_leader_is_the_end() {
     let mut cluster = Cluster::with("kary:1", 3, Box::new(maker));
     cluster.kill(0);
     cluster.kill(1);
-    rejoin(&mut cluster, 2);
+    cluster.rejoin(2);
     cluster.advance(20_000_000);
-    assert_eq!(rejoined(&cluster, 2), [Err(Errno::ETIMEDOUT)]);
+    assert_eq!(cluster.rejoined(2), [Err(Errno::ETIMEDOUT)]);
 }
 
 #[test]
 fn nobody_takes_in_who_is_not_below() {
-    let mut cluster = movable("kary:2", 7);
+    let mut cluster = Cluster::movable("kary:2", 7);
     let hello = |rank: u32| {
         json!({ "rank": rank, "version": 0x58_00, "uuid": "somebody", "status": 1,
             "tells": true })
@@ -261,7 +232,7 @@ fn nobody_takes_in_who_is_not_below() {
 
 #[test]
 fn who_is_taken_in_again_brings_no_answers_from_before() {
-    let mut cluster = movable("kary:1", 4);
+    let mut cluster = Cluster::movable("kary:1", 4);
     let root = cluster.client(0, OWNER);
     let ask = |cluster: &mut Cluster| {
         cluster.ask_with(root, "probe.hold", 2, json!({}), |mut message| {
@@ -270,13 +241,13 @@ fn who_is_taken_in_again_brings_no_answers_from_before() {
         })
     };
     cluster.kill(1);
-    rejoin(&mut cluster, 2);
+    cluster.rejoin(2);
     cluster.advance(4_000_000);
     assert_eq!(shape(&mut cluster), "0(1,2(3))");
     ask(&mut cluster);
     cluster.break_uplink(2);
     assert_eq!(cluster.answers(root, 1)[0].as_ref().unwrap_err().errno, Errno::EHOSTUNREACH);
-    rejoin(&mut cluster, 2);
+    cluster.rejoin(2);
     cluster.advance(15_000_000);
     assert_eq!(shape(&mut cluster), "0(1,2(3))");
     // The tag is used again; the answer to its first request has nowhere to go.

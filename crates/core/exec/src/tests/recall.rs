@@ -171,3 +171,56 @@ fn after_a_restart_nodes_are_given_time_to_come_even_without_grace() {
     assert!((60..64).contains(&tries), "{tries}");
     rig.requests.clear();
 }
+
+/// A job of two nodes with a limit of 100 s is found again, when the clock of the leader has been set
+/// by so much since it was started; one shell says that it has run for so long.
+fn found_again(set: f64, age: Option<f64>) -> (Rig<ExecService>, u32) {
+    let mut rig = rig();
+    // By the clock of now it was given its nodes 12 s ago, and the shells were asked for 2 s later.
+    let start = 1_700_000_000.0 - 12.0 - set;
+    let mut r = r("0-1", "a[0-1]");
+    r["execution"]["starttime"] = json!(start);
+    r["execution"]["expiration"] = json!(start + 100.0);
+    let body = json!({"id": ID, "userid": 1000, "jobspec": {}, "reattach": true,
+        "R": r, "resume": {"started": true, "since": start + 3.0}});
+    let tag = rig.request("job-exec.start", body);
+    let lookup = rig.expect("kvs.lookup");
+    let text = Event::new(start + 2.0, "starting").encode();
+    rig.reply(&lookup, json!({"val": Treeobj::val(text.into_bytes()).to_value()}));
+    for _ in 0..2 {
+        let commit = rig.expect("kvs.commit");
+        rig.reply(&commit, json!({"rootref": "sha1-0", "rootseq": 1}));
+    }
+    let shells = asked(&mut rig, "launch.attach", 2);
+    rig.reply(&shells[0], json!({"type": "started", "pid": 9, "age": age}));
+    // The other node is away for a while; its shell was started a moment later.
+    rig.advance(5_000_000);
+    rig.reply(&shells[1], json!({"type": "started", "pid": 9, "age": age.map(|age| age + 4.0)}));
+    assert_eq!(rig.response(tag).unwrap()["type"], json!("reattached"));
+    (rig, tag)
+}
+
+/// How long it goes on, in seconds.
+fn time_left((mut rig, tag): (Rig<ExecService>, u32)) -> u64 {
+    for second in 0.. {
+        if let Some(answer) = rig.try_response(tag) {
+            assert_eq!(answer.unwrap()["data"]["type"], json!("timeout"));
+            rig.requests.clear();
+            return second;
+        }
+        assert!(second < 4000, "no time limit");
+        rig.advance(1_000_000);
+    }
+    0
+}
+
+#[test]
+fn a_clock_that_was_set_while_the_leader_was_away_gives_and_takes_no_time() {
+    for set in [0.0, 3600.0, -3600.0] {
+        // 2 s until the shells were asked for, 10 s until the leader was back, 5 s since.
+        assert_eq!(time_left(found_again(set, Some(10.0))), 83, "{set}");
+    }
+    // A node that cannot say how long leaves only the clock.
+    assert_eq!(time_left(found_again(0.0, None)), 83);
+    assert_eq!(time_left(found_again(-3600.0, None)), 100);
+}

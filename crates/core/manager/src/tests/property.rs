@@ -21,6 +21,9 @@ struct World {
     /// Jobs at execution, and how far they are.
     running: BTreeMap<u64, (Message, u8, bool)>,
     shells: BTreeSet<u64>,
+    /// Jobs whose shells may live, also after a crash: execution was asked to start them, and has
+    /// not released them.
+    living: BTreeSet<u64>,
     tags: Vec<u32>,
     accepted: BTreeSet<u64>,
     submitted: BTreeMap<u32, u64>,
@@ -38,6 +41,7 @@ impl World {
             allocated: BTreeSet::new(),
             running: BTreeMap::new(),
             shells: BTreeSet::new(),
+            living: BTreeSet::new(),
             tags: Vec::new(),
             accepted: BTreeSet::new(),
             submitted: BTreeMap::new(),
@@ -61,12 +65,16 @@ impl World {
                 "sched.cancel" => {
                     self.withdrawn.insert(id);
                 }
-                "sched.free" => assert!(self.allocated.remove(&id), "{id} freed twice"),
+                "sched.free" => {
+                    assert!(self.allocated.remove(&id), "{id} freed twice");
+                    assert!(!self.living.contains(&id), "{id} freed while its shells may live");
+                }
                 "sched.prioritize" => {}
                 "job-exec.start" => {
                     assert!(self.allocated.contains(&id) || !self.sched, "{id} has nothing");
                     let reattach = body["reattach"].as_bool().unwrap();
                     assert!(self.shells.insert(id) || reattach, "{id} started twice");
+                    self.living.insert(id);
                     self.running.insert(id, (message, 0, reattach));
                 }
                 other => panic!("unexpected request {other}"),
@@ -156,6 +164,7 @@ impl World {
         let message = message.clone();
         if kind == "release" {
             self.running.remove(&id);
+            self.living.remove(&id);
         }
         self.bench.rig.reply(&message, json!({"id": id, "type": kind, "data": data}));
     }
@@ -234,9 +243,10 @@ impl World {
 
     /// Power loss: what was promised must still be there.
     fn crash(self) -> Self {
-        let Self { bench, accepted, next, .. } = self;
+        let Self { bench, accepted, living, next, .. } = self;
         let mut world = Self::new(bench.crash());
         world.next = next;
+        world.living = living;
         for id in &accepted {
             let service = world.bench.rig.service();
             assert!(

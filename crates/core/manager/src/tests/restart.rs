@@ -95,6 +95,40 @@ fn a_canceled_job_that_may_have_shells_before_its_start_is_on_record_is_asked_fo
 }
 
 #[test]
+fn a_job_that_is_canceled_before_execution_is_back_keeps_its_resources_until_its_shells_are_found()
+{
+    for started in [true, false] {
+        let mut bench = Bench::online();
+        bench.submit(1);
+        if started {
+            bench.run(1);
+        } else {
+            let alloc = bench.expect_alloc(1);
+            bench.grant(&alloc, 1);
+            bench.expect("job-exec.start");
+        }
+        let store = bench.crash();
+        let mut bench = Bench::with(&json!({}), store);
+        bench.sched_online("unlimited", None);
+        let cancel = json!({"id": 1, "severity": 0, "type": "cancel"});
+        bench.call("job-manager.raise", cancel).unwrap();
+        bench.quiet();
+        let before = if started { "alloc start" } else { "alloc" };
+        let log = format!("submit validate depend priority {before} exception");
+        assert_eq!(bench.log(1), log);
+        bench.exec_online();
+        let (start, body) = bench.expect("job-exec.start");
+        assert_eq!(
+            (&body["reattach"], &body["resume"]["started"]),
+            (&json!(true), &json!(started))
+        );
+        bench.published();
+        bench.say(&start, 1, "release", json!({"ranks": "all", "final": true}));
+        assert_eq!(bench.log(1), format!("{log} release free clean"));
+    }
+}
+
+#[test]
 fn what_is_allocated_after_a_restart_starts_when_that_is_durable() {
     let mut bench = Bench::online();
     bench.submit(1);

@@ -3,8 +3,7 @@
 use std::time::{Duration, Instant};
 
 use clap::{ArgMatches, Command, value_parser};
-use flux_api::job::info::{EventlogWatch, EventlogWatch_, WATCH_WAITCREATE};
-use flux_client::To;
+use flux_api::job::info::{EventlogWatch, WATCH_WAITCREATE};
 use flux_id::JobId;
 use flux_model::eventlog::Event;
 use flux_proto::Errno;
@@ -18,6 +17,7 @@ use crate::{
     },
     failure::Failure,
     output,
+    resume::Entries,
 };
 
 fn display(command: Command) -> Command {
@@ -150,9 +150,8 @@ pub(super) fn run(matches: &ArgMatches) -> Result<i32, Failure> {
         return Ok(0);
     }
     let request = EventlogWatch { id: id.0, path: path.clone(), flags: WATCH_WAITCREATE };
-    for entry in client.stream::<EventlogWatch_>(To::Any, &request) {
-        let entry = entry.map_err(|error| not_found(word, &path, &error))?;
-        let Some(line) = entry.event else { continue };
+    let mut entries = Entries::new(JOB.name, client, request);
+    while let Some(line) = entries.next(None).map_err(|error| not_found(word, &path, &error))? {
         let event = Event::decode(&line).map_err(|error| JOB.fail(error.to_string()))?;
         output::line(&show.line(&event));
     }
@@ -201,21 +200,16 @@ pub(super) fn wait_event(matches: &ArgMatches) -> Result<i32, Failure> {
     let create = matches.get_flag("waitcreate") || path != "eventlog";
     let flags = if create { WATCH_WAITCREATE } else { 0 };
     let request = EventlogWatch { id: id.0, path: path.clone(), flags };
-    let mut stream = client.stream::<EventlogWatch_>(To::Any, &request);
+    let mut entries = Entries::new(JOB.name, client, request);
     loop {
-        let item = match deadline {
-            None => stream.next().transpose(),
-            Some(at) => stream.next_within(at.saturating_duration_since(Instant::now())),
-        };
-        let entry = match item {
-            Ok(Some(entry)) => entry,
+        let line = match entries.next(deadline) {
+            Ok(Some(line)) => line,
             Ok(None) => return Err(JOB.fail(format!("event '{name}' never received"))),
             Err(error) if error.errno == Errno::ETIMEDOUT && deadline.is_some() => {
                 return Err(JOB.fail(format!("wait-event timeout on event '{name}'")));
             }
             Err(error) => return Err(not_found(word, &path, &error)),
         };
-        let Some(line) = entry.event else { continue };
         let event = Event::decode(&line).map_err(|error| JOB.fail(error.to_string()))?;
         let text = show.line(&event);
         let found = wanted.is(&event);
