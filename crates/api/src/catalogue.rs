@@ -1,7 +1,9 @@
 //! All RPCs there are, for what is made from the whole of them: the reference page, and the test
 //! that calls each as somebody who may not.
 
-use crate::{Api, Method};
+use flux_proto::{Errno, Flags, Message};
+
+use crate::{Api, Method, RpcError};
 
 /// One service of the catalogue.
 #[derive(Debug, Clone, Copy)]
@@ -10,10 +12,18 @@ pub struct Entry {
     pub services: &'static [&'static str],
     /// Its RPCs.
     pub methods: &'static [Method],
+    /// Decodes a request of one of them; what is wrong with it is the error.
+    pub check: fn(Message) -> Result<(), RpcError>,
 }
 
 const fn entry<A: Api>() -> Entry {
-    Entry { services: A::SERVICES, methods: A::METHODS }
+    Entry { services: A::SERVICES, methods: A::METHODS, check: decodes::<A> }
+}
+
+fn decodes<A: Api>(mut message: Message) -> Result<(), RpcError> {
+    // Nobody waits for an answer.
+    message.flags.insert(Flags::NORESPONSE);
+    A::decode(message).map(drop).map_err(|(_, error)| error)
 }
 
 /// Every service, in the order of the reference page.
@@ -46,6 +56,19 @@ pub const SERVICES: &[Entry] = &[
     entry::<crate::driver::Topo>(),
     entry::<crate::driver::Users>(),
 ];
+
+/// Decodes a request, as the service would that it is for; ENOSYS when there is none.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(message: Message) -> Result<(), RpcError> {
+    let topic = message.topic();
+    let entry = SERVICES.iter().find(|entry| entry.methods.iter().any(|own| own.topic == topic));
+    match entry {
+        Some(entry) => (entry.check)(message),
+        None => Err(RpcError::bare(Errno::ENOSYS)),
+    }
+}
 
 /// Every RPC.
 pub fn methods() -> impl Iterator<Item = &'static Method> {

@@ -5,7 +5,7 @@
 //! takes.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use flux_svc::engine::{Input, LinkId};
 use flux_wire::{ConnectError, ConnectOptions, Connection, Endpoint, Inbox, Listener};
 use flux_wire::{Peer, PublicKey};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::hub::{Hub, write_stderr};
 use crate::options::{Bind, HostOptions, LinkKeys};
@@ -300,44 +300,84 @@ impl Refusals {
 /// who reaches the port can begin one.
 const STRANGERS: (usize, usize) = (256, 2048);
 
-/// Peers that have not shown yet who they are, by host.
+/// Peers that have not shown yet who they are, by host, the oldest first.
 #[derive(Debug, Default)]
 struct Strangers {
-    count: BTreeMap<String, usize>,
+    hosts: BTreeMap<String, VecDeque<(u64, AbortHandle)>>,
     all: usize,
+    /// Number of the newest.
+    newest: u64,
 }
 
 /// One of them; it is counted until this goes.
 struct Stranger {
     host: String,
+    number: u64,
     of: Rc<RefCell<Strangers>>,
 }
 
+impl Strangers {
+    /// The host that has the most.
+    fn crowd(&self) -> Option<String> {
+        let most = self.hosts.iter().max_by_key(|(_, waiting)| waiting.len());
+        most.map(|(host, _)| host.clone())
+    }
+
+    /// Makes room for one more of a host: where there are too many the oldest goes. A broker is done
+    /// with its handshake soon, though somebody on its host begins many and ends none.
+    fn make_room(&mut self, host: &str) -> bool {
+        let mine = self.hosts.get(host).map_or(0, VecDeque::len);
+        let crowd = if mine >= STRANGERS.0 {
+            Some(host.to_string())
+        } else if self.all >= STRANGERS.1 {
+            self.crowd()
+        } else {
+            None
+        };
+        let Some(crowd) = crowd else { return false };
+        if let Some(waiting) = self.hosts.get_mut(&crowd)
+            && let Some((_, task)) = waiting.pop_front()
+        {
+            task.abort();
+            self.all -= 1;
+        }
+        true
+    }
+
+    fn leave(&mut self, host: &str, number: u64) {
+        let Some(waiting) = self.hosts.get_mut(host) else { return };
+        // Who had to make room is not there any more.
+        if let Some(at) = waiting.iter().position(|(other, _)| *other == number) {
+            drop(waiting.remove(at));
+            self.all -= 1;
+        }
+        if waiting.is_empty() {
+            self.hosts.remove(host);
+        }
+    }
+}
+
 impl Stranger {
-    /// Counts one more, or says that there are too many.
-    fn enter(of: &Rc<RefCell<Strangers>>, origin: &str) -> Option<Self> {
+    /// What counts the next one of a host; and whether another had to make room for it.
+    fn next(of: &Rc<RefCell<Strangers>>, origin: &str) -> (Self, bool) {
         let host = origin.rsplit_once(':').map_or(origin, |(host, _)| host).to_string();
         let mut strangers = of.borrow_mut();
-        let mine = strangers.count.get(&host).copied().unwrap_or(0);
-        if mine >= STRANGERS.0 || strangers.all >= STRANGERS.1 {
-            return None;
-        }
-        strangers.count.insert(host.clone(), mine + 1);
+        let crowded = strangers.make_room(&host);
+        strangers.newest += 1;
+        (Self { host, number: strangers.newest, of: Rc::clone(of) }, crowded)
+    }
+
+    /// From here on it is counted.
+    fn enter(of: &Rc<RefCell<Strangers>>, host: String, number: u64, task: AbortHandle) {
+        let mut strangers = of.borrow_mut();
         strangers.all += 1;
-        Some(Self { host, of: Rc::clone(of) })
+        strangers.hosts.entry(host).or_default().push_back((number, task));
     }
 }
 
 impl Drop for Stranger {
     fn drop(&mut self) {
-        let mut strangers = self.of.borrow_mut();
-        strangers.all = strangers.all.saturating_sub(1);
-        if let Some(count) = strangers.count.get_mut(&self.host) {
-            *count -= 1;
-            if *count == 0 {
-                strangers.count.remove(&self.host);
-            }
-        }
+        self.of.borrow_mut().leave(&self.host, self.number);
     }
 }
 
@@ -356,12 +396,13 @@ pub(crate) async fn accept_children(hub: Rc<Hub>, listener: Listener) {
                 write_stderr(&format!("overlay: refused {origin}: {reason}"));
             }
         };
-        let Some(stranger) = Stranger::enter(&strangers, &origin) else {
-            tell(&refusals, &origin, "too many connections without a handshake");
-            continue;
-        };
+        let (stranger, crowded) = Stranger::next(&strangers, &origin);
+        if crowded {
+            tell(&refusals, &origin, "too many connections without a handshake: the oldest goes");
+        }
+        let (host, number) = (stranger.host.clone(), stranger.number);
         let (hub, refusals) = (Rc::clone(&hub), Rc::clone(&refusals));
-        drop(tokio::task::spawn_local(async move {
+        let task = tokio::task::spawn_local(async move {
             let established = incoming.establish().await;
             drop(stranger);
             match established {
@@ -377,7 +418,8 @@ pub(crate) async fn accept_children(hub: Rc<Hub>, listener: Listener) {
                 }
                 Err(error) => tell(&refusals, &origin, &error.to_string()),
             }
-        }));
+        });
+        Stranger::enter(&strangers, host, number, task.abort_handle());
     }
 }
 
@@ -387,18 +429,36 @@ mod tests {
 
     #[test]
     fn strangers_of_one_host_leave_room_for_others() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let strangers = Rc::new(RefCell::new(Strangers::default()));
-        let enter =
-            |host: &str, port: usize| Stranger::enter(&strangers, &format!("{host}:{port}"));
-        let mut held: Vec<_> =
-            (0..STRANGERS.0).map(|port| enter("10.0.0.9", port).unwrap()).collect();
-        assert!(enter("10.0.0.9", 9999).is_none());
-        let other = enter("10.0.0.4", 1).unwrap();
-        held.pop();
-        held.push(enter("10.0.0.9", 9999).unwrap());
-        drop((held, other));
+        let enter = |host: &str, port: usize| {
+            let (stranger, crowded) = Stranger::next(&strangers, &format!("{host}:{port}"));
+            let (host, number) = (stranger.host.clone(), stranger.number);
+            let task = runtime.spawn(std::future::pending::<()>());
+            Stranger::enter(&strangers, host, number, task.abort_handle());
+            (stranger, task, crowded)
+        };
+        let turn = || (0..1000).for_each(|_| runtime.block_on(tokio::task::yield_now()));
+        let held: Vec<_> = (0..STRANGERS.0).map(|port| enter("10.0.0.9", port)).collect();
+        assert!(held.iter().all(|(.., crowded)| !crowded));
+        let other = enter("10.0.0.4", 1);
+        // The oldest of the same host makes room, and nobody else.
+        let next = enter("10.0.0.9", 9999);
+        turn();
+        assert!(next.2 && held[0].1.is_finished() && !held[1].1.is_finished());
+        assert!(!other.2 && !other.1.is_finished());
+        assert_eq!(strangers.borrow().all, STRANGERS.0 + 1);
+        // Where all hosts together have too many, one of the host with most goes.
+        let hosts = STRANGERS.1 / 100;
+        let many: Vec<_> =
+            (0..hosts * 100).map(|at| enter(&format!("10.1.0.{}", at % hosts), at)).collect();
+        turn();
+        assert_eq!(strangers.borrow().all, STRANGERS.1);
+        assert!(held[1].1.is_finished() && !other.1.is_finished());
+        assert!(strangers.borrow().hosts["10.0.0.9"].len() <= 100);
+        drop((held, other, next, many));
         assert_eq!(strangers.borrow().all, 0);
-        assert!(strangers.borrow().count.is_empty());
+        assert!(strangers.borrow().hosts.is_empty());
     }
 
     #[test]

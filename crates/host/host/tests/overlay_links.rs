@@ -264,3 +264,88 @@ fn nothing_is_in_clear_on_the_wire_and_a_changed_byte_ends_the_link() {
         assert!(!shows(&message) && !shows(&message[8..]));
     }
 }
+
+/// What somebody without a key sends: nothing, rubbish, the beginning of a handshake, one that never
+/// ends, other protocols.
+fn rubbish(at: usize) -> Vec<u8> {
+    let mut hello = vec![0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
+    hello.extend((0..at % 500).map(|i| (i * 7 + at) as u8));
+    match at % 8 {
+        0 => Vec::new(),
+        1 => vec![0; 4096],
+        2 => b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+        3 => flux_proto::encode(&Message::request("overlay.hello").with_raw(vec![7; 900])).to_vec(),
+        // Records of the largest length, of no length, of a type that there is not.
+        4 => vec![0x16, 3, 3, 0xff, 0xff, 1, 0xff, 0xff, 0xff],
+        5 => [0x16, 3, 3, 0, 0].repeat(400),
+        6 => [&hello[..], &[0x80; 3000]].concat(),
+        _ => hello,
+    }
+}
+
+#[test]
+fn a_broker_gets_in_though_somebody_on_its_host_begins_many_handshakes_and_ends_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let [one, two] = [(); 2].map(|()| KeyPair::generate().unwrap());
+    let trusted = TrustedKeys::new([one.public(), two.public()]);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let parent_keys = keys(&one, &trusted);
+    let (parent_story, parent) = start(
+        false,
+        move |options| {
+            options.bind = vec![Bind::Tcp(listener)];
+            options.keys = parent_keys;
+        },
+        &dir,
+    );
+    let connect = |at: usize| {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        // It may have been closed already.
+        drop(stream.write_all(&rubbish(at)));
+        stream
+    };
+    // More than may wait: those that say nothing, and those that say a byte now and then.
+    let mut held: Vec<_> = (0..300).map(|at| connect(at * 8)).collect();
+    let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let attack = {
+        let over = Arc::clone(&over);
+        std::thread::spawn(move || {
+            let mut slow: VecDeque<std::net::TcpStream> = VecDeque::new();
+            let mut begun = 0;
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                let Ok(mut stream) = std::net::TcpStream::connect(address) else { continue };
+                begun += 1;
+                drop(stream.write_all(&rubbish(begun)));
+                slow.push_back(stream);
+                if slow.len() > 200 {
+                    drop(slow.pop_front());
+                }
+                for stream in slow.iter_mut().rev().take(3) {
+                    drop(stream.write_all(&[3]));
+                }
+                std::thread::sleep(Duration::from_micros(300));
+            }
+            begun
+        })
+    };
+    // The oldest have made room; nobody waits for their time to be over.
+    held[0].set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    assert_eq!(held[0].read(&mut [0; 64]).unwrap_or(0), 0, "the oldest is told to go");
+    let child_keys = keys(&two, &trusted);
+    let endpoint = Endpoint::Tcp { host: "127.0.0.1".into(), port: address.port() };
+    let (child_story, child) = start(
+        true,
+        move |options| {
+            options.parents.insert(0, endpoint);
+            options.keys = child_keys;
+        },
+        &dir,
+    );
+    assert_eq!(child.join().unwrap().unwrap(), 0);
+    over.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(attack.join().unwrap() > 0);
+    assert_eq!(parent.join().unwrap().unwrap(), 0);
+    assert_eq!(child_story.lock().unwrap().last().unwrap(), "all");
+    assert_eq!(*parent_story.lock().unwrap(), ["up", "bye", "down: closed by the peer"]);
+}

@@ -25,6 +25,8 @@ pub struct Caller {
 pub(crate) enum User {
     Script,
     Shell(u64),
+    /// Who sends anything: of what is answered no account is kept.
+    Hostile,
 }
 
 /// A request without its last response.
@@ -61,6 +63,17 @@ impl World {
     pub fn connect_guest(&mut self, rank: u32, userid: u32) -> Option<Caller> {
         let cred = Cred { userid, rolemask: Rolemask::USER | Rolemask::LOCAL };
         self.connect_with(rank, User::Script, cred)
+    }
+
+    /// Connects as a guest who sends what [`World::throw`] is given.
+    pub fn connect_hostile(&mut self, rank: u32, userid: u32) -> Option<Caller> {
+        let cred = Cred { userid, rolemask: Rolemask::USER | Rolemask::LOCAL };
+        self.connect_with(rank, User::Hostile, cred)
+    }
+
+    /// Sends any message.
+    pub fn throw(&mut self, caller: Caller, message: Message) {
+        self.client_sends(caller, |id| Input::Client(id, message));
     }
 
     pub(crate) fn connect_as(&mut self, rank: u32, user: User) -> Option<Caller> {
@@ -176,6 +189,9 @@ impl World {
         let user = client.user;
         self.trace.number(caller.id.0);
         self.trace.message(&message);
+        if user == User::Hostile {
+            return;
+        }
         if message.kind == MsgType::Event {
             self.event_order(caller, &message);
             if let User::Shell(pid) = user {
@@ -215,6 +231,7 @@ impl World {
                 self.notices.push_back(Notice::Response { caller, tag, last, message });
             }
             User::Shell(pid) => self.shell_response(pid, tag, &message),
+            User::Hostile => {}
         }
     }
 
@@ -245,6 +262,7 @@ impl World {
         match client.user {
             User::Script => self.notices.push_back(Notice::Gone(caller)),
             User::Shell(pid) => self.shell_orphaned(pid),
+            User::Hostile => {}
         }
     }
 

@@ -10,6 +10,7 @@ use crate::world::{Notice, Pace, SEC, World};
 
 mod clock;
 mod criteria;
+mod hostile;
 mod roles;
 
 #[test]

@@ -11,7 +11,7 @@ use super::*;
 
 const GUEST: u32 = 5001;
 
-fn running(size: u32) -> World {
+pub(super) fn running(size: u32) -> World {
     let mut world = World::new(Shape::new(Topology::kary(2, size).unwrap(), 4), Pace::default(), 4);
     for rank in 0..size {
         world.start_after(0, rank);
