@@ -10,7 +10,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("host", &["base", "api", "host"]),
     ("client", &["base", "api"]),
     ("bin", &["base", "api", "core", "host", "client"]),
-    ("test", &["base", "api", "core", "host", "client"]),
+    ("test", &["base", "api", "core", "host", "client", "test"]),
 ];
 
 /// The frame that core and host share.
