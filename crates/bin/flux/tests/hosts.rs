@@ -71,6 +71,37 @@ fn hosts_are_added_while_jobs_run_and_no_broker_is_restarted() {
 }
 
 #[test]
+fn an_instance_of_one_host_grows_and_its_job_goes_on() {
+    let mut nodes = Nodes::start(1, true, "");
+    let file = nodes.path("R");
+    let write_r = |nodes: &Nodes, hosts: &str| {
+        let r = nodes.text(0, &["R", "encode", "--hosts", hosts, "--cores=0-1"]);
+        fs::write(&file, r).unwrap();
+    };
+    write_r(&nodes, "n0");
+    nodes.head =
+        format!("[resource]\npath = \"{}\"\nnoverify = true\n{}", file.display(), nodes.head);
+    nodes.write_config();
+    nodes.text(0, &["config", "reload"]);
+    let job = nodes.text(0, &["submit", "-n1", "sleep", "1000"]).trim().to_string();
+    nodes.text(0, &["job", "wait-event", &job, "start"]);
+    let pid = nodes.pid(0);
+    nodes.name("n1");
+    nodes.name("n2");
+    nodes.write_config();
+    write_r(&nodes, "n[0-2]");
+    nodes.text(0, &["config", "reload"]);
+    assert_eq!(nodes.text(0, &["getattr", "size"]).trim(), "3");
+    nodes.boot(1);
+    nodes.boot(2);
+    nodes.wait_for_all();
+    assert_eq!(nodes.text(2, &["run", "-N3", "-n3", "hostname"]).lines().count(), 3);
+    assert_eq!(nodes.text(0, &["jobs", "-no", "{state}", &job]).trim(), "RUN");
+    assert_eq!(nodes.pid(0), pid);
+    nodes.text(0, &["cancel", &job]);
+}
+
+#[test]
 fn a_host_goes_when_its_broker_is_down_and_no_rank_becomes_another_host() {
     let mut nodes = Nodes::start(5, false, "");
     let file = nodes.path("R");
