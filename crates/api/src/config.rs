@@ -239,11 +239,70 @@ pub fn describe(key: &str) -> Option<&'static Key> {
     KEYS.iter().find(|entry| entry.name == pattern)
 }
 
+/// Keys that differ from the configuration with which a broker was started, and that only a restart
+/// puts into effect, in order.
+#[must_use]
+pub fn pending(at_start: &Map<String, Value>, now: &Map<String, Value>) -> Vec<String> {
+    let mut found = Vec::new();
+    differing(at_start, now, "", 0, &mut found);
+    found.sort_unstable();
+    found
+}
+
+fn differing(
+    old: &Map<String, Value>,
+    new: &Map<String, Value>,
+    above: &str,
+    depth: usize,
+    found: &mut Vec<String>,
+) {
+    let none = Map::new();
+    let gone = old.keys().filter(|key| !new.contains_key(*key));
+    for key in new.keys().chain(gone) {
+        let (a, b) = (old.get(key), new.get(key));
+        if a == b {
+            continue;
+        }
+        let name = if above.is_empty() { key.clone() } else { format!("{above}.{key}") };
+        match describe(&name) {
+            Some(entry) => {
+                let idle = entry.doc.starts_with("Accepted for compatibility");
+                if !entry.live && !idle {
+                    found.push(name);
+                }
+            }
+            None if depth < DEPTH_MAX => {
+                let table = |value: Option<&Value>| value.and_then(Value::as_object).cloned();
+                let (a, b) = (table(a), table(b));
+                if a.is_some() || b.is_some() {
+                    let (a, b) = (a.as_ref().unwrap_or(&none), b.as_ref().unwrap_or(&none));
+                    differing(a, b, &name, depth + 1, found);
+                }
+            }
+            None => {}
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_waits_for_a_restart_is_named() {
+        let at_start = json!({"tbon": {"keepalive_idle": 30, "torpid_max": "30s"},
+            "access": {"allow-guest-user": true}, "bootstrap": {"default_port": 8050}});
+        let now = json!({"tbon": {"keepalive_idle": 5, "torpid_max": "3s"},
+            "access": {"allow-guest-user": false}, "cron": {"directory": "/x"},
+            "nosuch": {"a": {"b": 1}}, "systemd": {"enable": true},
+            "queues": {"debug": {"requires": ["x"]}}});
+        let found = |a: &Value, b: &Value| pending(a.as_object().unwrap(), b.as_object().unwrap());
+        let keys = ["bootstrap.default_port", "cron.directory", "tbon.keepalive_idle"];
+        assert_eq!(found(&at_start, &now), keys);
+        assert!(found(&at_start, &at_start).is_empty());
+    }
 
     fn texts(config: &Value) -> Vec<String> {
         let findings = check(config.as_object().unwrap());

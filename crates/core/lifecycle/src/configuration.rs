@@ -4,6 +4,7 @@
 //! it, and those that took it get the former one back.
 
 use flux_api::broker::ModuleList_;
+use flux_api::config::pending;
 use flux_api::driver::ReadConfig;
 use flux_api::lifecycle::{Config, ConfigGet, ConfigLoad, ConfigReload};
 use flux_api::{Answer, Empty, RpcError, body::AnyObject};
@@ -70,6 +71,8 @@ pub struct ConfigService {
     streams: Vec<Answer<ConfigGet>>,
     /// The parent's configuration is being followed.
     following: bool,
+    /// On rank 0: what the instance was started with.
+    at_start: Map<String, Value>,
 }
 
 /// Changes that may wait for the one in progress.
@@ -83,13 +86,14 @@ impl ConfigService {
     #[must_use]
     pub fn new(rank: u32, config: Map<String, Value>) -> Self {
         Self {
-            config: (rank == 0).then_some(config),
+            config: (rank == 0).then_some(config.clone()),
             change: None,
             queue: Vec::new(),
             readers: Vec::new(),
             early: Vec::new(),
             streams: Vec::new(),
             following: false,
+            at_start: config,
         }
     }
 
@@ -168,6 +172,12 @@ impl ConfigService {
         let Some(change) = self.change.take() else { return };
         let rank = cx.rank();
         if result.is_ok() {
+            if rank == 0 {
+                for key in pending(&self.at_start, &change.next) {
+                    let text = format!("{key} has changed: it takes effect with a restart");
+                    cx.log(Level::Warning, text);
+                }
+            }
             self.adopt(cx, change.next);
         } else if let Some(former) = &self.config {
             for module in change.took {
@@ -323,6 +333,22 @@ mod tests {
             rig.reply(&offer, Value::Null);
         }
         rig.response(load).unwrap();
+        rig.finish();
+    }
+
+    #[test]
+    fn a_key_that_needs_a_restart_is_told_when_it_changes() {
+        let given = json!({"tbon": {"keepalive_idle": 30}});
+        let mut rig = Rig::new(ConfigService::new(0, given.as_object().unwrap().clone()));
+        let load = rig.request("config.load", json!({"tbon": {"keepalive_idle": 5}}));
+        modules(&mut rig);
+        for service in ["kvs", "resource", "connector-local"] {
+            let offer = rig.expect(&format!("{service}.config-reload"));
+            rig.reply(&offer, Value::Null);
+        }
+        rig.response(load).unwrap();
+        let said = "tbon.keepalive_idle has changed: it takes effect with a restart";
+        assert_eq!(rig.logs.last().unwrap().1, said);
         rig.finish();
     }
 
