@@ -241,6 +241,15 @@ pub const KEYS: &[Key] = &[
         "Shells may outlive the first of them by this.",
     ),
     live("exec.term-signal", Kind::Signal, "SIGTERM", "The first signal to a job that shall end."),
+    fixed("fake-resources.cores-per-node", Kind::Integer, "64", "Cores of each of them."),
+    fixed("fake-resources.gpus-per-node", Kind::Integer, "0", "Gpus of each of them."),
+    fixed("fake-resources.host-prefix", Kind::Text, "fake", "Their names begin so."),
+    fixed(
+        "fake-resources.nnodes",
+        Kind::Integer,
+        "",
+        "Nodes that are not there, for trials: with this table they are the inventory.",
+    ),
     live("heartbeat.period", Kind::Duration, "2s", "Time between heartbeats."),
     live(
         "heartbeat.timeout",
@@ -498,6 +507,13 @@ pub const KEYS: &[Key] = &[
     fixed("resource.config.gpus", Kind::Text, "", "Idset of gpus."),
     fixed("resource.config.hosts", Kind::Text, "", "Hostlist."),
     fixed("resource.config.properties", Kind::Texts, "", "Properties of these hosts."),
+    fixed(
+        "resource.config.types.*",
+        Kind::Text,
+        "",
+        "Idset of resources of another type, such as `ssd`, of these hosts; of `memory` each id \
+         is a GiB.",
+    ),
     live("resource.exclude", Kind::Text, "", "Hostlist, or idset of ranks, that is not scheduled."),
     fixed("resource.history", Kind::Duration, "90d", "Accepted for compatibility."),
     live(

@@ -23,7 +23,7 @@ pub use attributes::{Dependency, PerResource};
 pub use build::{Batch, BuildError, Builder, PerResourceRequest, PerTaskRequest};
 pub use count::Count;
 pub use error::JobspecError;
-pub use request::{Layout, Request};
+pub use request::{Layout, Request, units};
 pub use resource::{MAX_DEPTH, Vertex};
 pub use task::{Task, TaskCount};
 

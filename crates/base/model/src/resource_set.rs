@@ -1,5 +1,8 @@
 //! Concrete resources, "R": which cores and gpus of which ranks (RFC 20, version 1).
 //!
+//! Beside `core` and `gpu`, `children` may have other types (`types.rs`), which RFC 20 neither
+//! defines nor forbids: what is counted at a node, be it burst buffers, licences or GiB of memory.
+//!
 //! In memory a [`ResourceSet`] is a list of runs of consecutive ranks with equal children, which
 //! share them, and one host name for each rank. All operations are near-linear in runs and ranks.
 
@@ -7,10 +10,12 @@ mod algebra;
 mod assemble;
 mod config;
 mod error;
+mod graph;
 mod json;
 mod nodes;
 mod properties;
 mod run;
+mod types;
 mod verify;
 
 #[cfg(test)]
@@ -24,7 +29,9 @@ use serde_json::Value;
 
 pub use config::ResourceConfigError;
 pub use error::ResourceSetError;
+pub use graph::is_containment;
 pub use run::Children;
+pub use types::MAX_TYPES;
 pub use verify::{VerifyMode, VerifyRules};
 
 use run::{Bracketed, Runs};
@@ -72,7 +79,8 @@ impl ResourceSet {
         if count != hosts.len() {
             return Err(ResourceSetError::HostCount { ranks: count, hosts: hosts.len() });
         }
-        let children = Arc::new(Children { cores: cores.clone(), gpus: gpus.clone() });
+        let children = Children { cores: cores.clone(), gpus: gpus.clone(), ..Children::default() };
+        let children = Arc::new(children);
         if children.is_empty() && count > 0 {
             return Err(ResourceSetError::NoChildren(ranks.to_string()));
         }
@@ -126,10 +134,10 @@ impl ResourceSet {
     /// Groups of ranks that have the same children, by lowest rank.
     pub fn groups(&self) -> Vec<(Idset, &Children)> {
         let mut groups: Vec<(Idset, &Children)> = Vec::new();
-        let mut known: BTreeMap<(String, String), usize> = BTreeMap::new();
+        let mut known: BTreeMap<Vec<(&str, String)>, usize> = BTreeMap::new();
         for run in self.runs.iter() {
             let children = run.children.as_ref();
-            let key = (children.cores.to_string(), children.gpus.to_string());
+            let key = children.types().map(|(kind, ids)| (kind, ids.to_string())).collect();
             let at = *known.entry(key).or_insert_with(|| {
                 groups.push((Idset::new(), children));
                 groups.len() - 1

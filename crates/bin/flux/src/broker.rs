@@ -5,6 +5,7 @@
 //! cleans the environment, [`mod@enclosing`] speaks with the instance around this one.
 
 mod enclosing;
+mod fake;
 mod installed;
 mod links;
 pub(crate) mod options;
@@ -309,6 +310,11 @@ fn resources(
         Some(enclosing) if rank == 0 && !rediscover => Some(enclosing.resources()?),
         _ => None,
     };
+    if rank == 0
+        && let Some(settings) = fake::resources(&options.config)?
+    {
+        return Ok(settings);
+    }
     Ok(ResourceSettings {
         hosts: hosts.to_vec(),
         descendants: topology.descendants(rank),

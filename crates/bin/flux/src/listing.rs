@@ -69,6 +69,13 @@ fn configured(extension: &str, text: &str) -> Result<Vec<(String, NamedFormat)>,
     Ok(formats)
 }
 
+/// The format that is used where none is asked for: that of the environment, else the program's
+/// own. `what` is as in `FLUX_JOBS_FORMAT_DEFAULT`.
+pub(crate) fn default_format(what: &str, builtin: &str) -> String {
+    let set = std::env::var(format!("FLUX_{what}_FORMAT_DEFAULT")).ok();
+    set.filter(|format| !format.is_empty()).unwrap_or_else(|| builtin.to_owned())
+}
+
 /// Acts on the value of `-o`; `help` and `get-config=NAME` print something.
 ///
 /// # Errors

@@ -63,13 +63,13 @@ fn a_type_of_the_graph_is_scheduled_also_within_a_job_and_any_other_is_unsatisfi
     add_ssd(&mut r);
     let script = "run() { flux run --resources-shape=\"slot/[core;$1]\" echo found $1; }
         run ssd; run ssd=2; run fpga
-        flux alloc -n1 --conf=ingest.validator.args='[\"--require-version=any\"]' \
+        flux alloc -N1 --conf=ingest.validator.args='[\"--require-version=any\"]' \
             flux run --resources-shape='slot/[core;ssd]' echo found within
         true";
     let told = run(directory.path(), &r, script);
     for line in [
         "found ssd",
-        "unsatisfiable request: no node has what is asked for of type ssd",
+        "unsatisfiable request: need 1 slot(s) with 2 'ssd' each, only 0 available (total 'ssd': 1)",
         "unsatisfiable request: there is no resource of type 'fpga'",
         "found within",
     ] {

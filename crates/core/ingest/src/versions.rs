@@ -58,9 +58,15 @@ impl Versions {
     /// # Errors
     /// Names both versions.
     pub(crate) fn check(self, jobspec: Jobspec) -> Result<Jobspec, JobspecError> {
-        match self {
-            Self::Any => Ok(jobspec),
-            Self::Only(version) => jobspec.require_version(version).map(|()| jobspec),
+        if let Self::Only(version) = self {
+            jobspec.require_version(version)?;
+        }
+        match jobspec.tasks() {
+            [_] => Ok(jobspec),
+            tasks => {
+                let text = format!("{} of them, and one can be run", tasks.len());
+                Err(JobspecError::at("tasks", text))
+            }
         }
     }
 }
@@ -81,6 +87,13 @@ mod tests {
         assert_eq!(read(json!(["--require-version=any"])), Ok(Versions::Any));
         assert_eq!(read(json!(["-x", "--require-version", "9999"])), Ok(Versions::Only(9999)));
         assert_eq!(read(json!(["--other=any"])), Ok(Versions::Only(1)));
+        let task = json!({"command": ["true"], "slot": "task", "count": {"per_slot": 1}});
+        let several = Jobspec::from_value(json!({"version": 999, "tasks": [task, task],
+            "resources": [{"type": "slot", "count": 1, "label": "task",
+                "with": [{"type": "core", "count": 1}]}],
+            "attributes": {"system": {"duration": 0}}}));
+        let error = Versions::Any.check(several.unwrap()).unwrap_err().to_string();
+        assert_eq!(error, "tasks: 2 of them, and one can be run");
         let error = read(json!(["--require-version"])).unwrap_err();
         assert!(error.contains("--require-version: '' is no version"), "{error}");
     }

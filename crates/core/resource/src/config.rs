@@ -1,7 +1,7 @@
 //! The table `[resource]` of the configuration.
 
 use flux_api::RpcError;
-use flux_id::{Fsd, Hostlist, Idset};
+use flux_id::Fsd;
 use flux_model::resource_set::{ResourceSet, VerifyMode, VerifyRules};
 use flux_proto::Errno;
 use serde_json::{Map, Value};
@@ -123,99 +123,7 @@ fn verify(value: &Value) -> Result<VerifyRules, RpcError> {
     Ok(rules)
 }
 
-/// R of `[[resource.config]]`: hosts get ranks as they are named first; later entries add to or
-/// replace what earlier ones gave.
+/// R of `[[resource.config]]`.
 fn array(value: &Value) -> Result<ResourceSet, RpcError> {
-    build(value).map_err(|error| {
-        RpcError::new(Errno::EINVAL, format!("error parsing [resource.config] array: {error}"))
-    })
-}
-
-fn build(value: &Value) -> Result<ResourceSet, String> {
-    let entries = value.as_array().ok_or("expected an array of tables")?;
-    let mut hosts = Hostlist::new();
-    let mut lists: Vec<Hostlist> = Vec::new();
-    for (at, entry) in entries.iter().enumerate() {
-        let entry = entry.as_object().ok_or_else(|| format!("config[{at}]: expected a table"))?;
-        for key in entry.keys() {
-            if !["hosts", "cores", "gpus", "properties"].contains(&key.as_str()) {
-                return Err(format!("config[{at}]: unknown key '{key}'"));
-            }
-        }
-        let names = entry
-            .get("hosts")
-            .and_then(Value::as_str)
-            .ok_or_else(|| format!("config[{at}]: hosts is missing or no string"))?;
-        let list: Hostlist =
-            names.parse().map_err(|_| format!("config[{at}]: invalid hostlist '{names}'"))?;
-        let known = hosts.index();
-        for host in list.iter().filter(|host| !known.contains(host)) {
-            hosts.push(&host).map_err(|error| format!("config[{at}]: {error}"))?;
-        }
-        lists.push(list);
-    }
-    if hosts.is_empty() {
-        return Err("no hosts configured".to_string());
-    }
-    let index = hosts.index();
-    let mut cores: Vec<Idset> = vec![Idset::new(); hosts.len()];
-    let mut gpus = cores.clone();
-    let mut properties: std::collections::BTreeMap<String, Idset> =
-        std::collections::BTreeMap::new();
-    for (at, (entry, list)) in entries.iter().zip(&lists).enumerate() {
-        let ids = |key: &str| -> Result<Option<Idset>, String> {
-            let Some(value) = entry.get(key) else { return Ok(None) };
-            let shown = value.as_str().map_or_else(|| value.to_string(), str::to_string);
-            shown
-                .parse()
-                .map(Some)
-                .map_err(|_| format!("config[{at}]: invalid idset {key}='{shown}'"))
-        };
-        let (own_cores, own_gpus) = (ids("cores")?, ids("gpus")?);
-        let mut ranks = Vec::new();
-        for rank in list.iter().filter_map(|host| index.find(&host)) {
-            if let Some(own) = &own_cores {
-                cores[rank].clone_from(own);
-            }
-            if let Some(own) = &own_gpus {
-                gpus[rank].clone_from(own);
-            }
-            ranks.push(u32::try_from(rank).map_err(|_| "too many hosts".to_string())?);
-        }
-        let ranks: Idset = ranks.into_iter().collect();
-        let names = entry.get("properties").map_or(Ok(&[][..]), |value| {
-            let list = value.as_array().map(Vec::as_slice);
-            list.ok_or_else(|| format!("config[{at}]: properties: expected an array of strings"))
-        })?;
-        for name in names {
-            let name = name
-                .as_str()
-                .ok_or_else(|| format!("config[{at}]: properties: expected an array of strings"))?;
-            properties.entry(name.to_string()).or_default().insert_all(&ranks);
-        }
-    }
-    let bare = |rank: &usize| cores[*rank].is_empty() && gpus[*rank].is_empty();
-    let without: Vec<String> =
-        (0..hosts.len()).filter(bare).filter_map(|at| hosts.nth(at)).collect();
-    if !without.is_empty() {
-        let names = Hostlist::from_hosts(&without).map_err(|error| error.to_string())?;
-        return Err(format!("resource.config: {names} assigned no resources"));
-    }
-    let nodes = hosts.iter().zip(cores.into_iter().zip(gpus)).zip(0_u32..).map(
-        |((host, (cores, gpus)), rank)| {
-            let children = flux_model::resource_set::Children { cores, gpus };
-            (rank, host, std::sync::Arc::new(children))
-        },
-    );
-    let mut set = ResourceSet::from_nodes(nodes).map_err(|error| error.to_string())?;
-    for (name, ranks) in &properties {
-        let at = entries.iter().position(|entry| {
-            let names = entry.get("properties").and_then(Value::as_array);
-            names.is_some_and(|names| names.iter().any(|have| have.as_str() == Some(name)))
-        });
-        set.set_property(name, ranks).map_err(|_| {
-            format!("config[{}]: invalid property \"{name}\"", at.unwrap_or_default())
-        })?;
-    }
-    Ok(set)
+    ResourceSet::from_config(value).map_err(|error| RpcError::new(Errno::EINVAL, error.to_string()))
 }

@@ -119,7 +119,8 @@ impl ResourceService {
     }
 
     fn post_restart(&mut self, cx: &mut Cx<'_, Wait>) {
-        let ranks = Idset::first_n(cx.size());
+        let size = if self.settings.monitor_force_up { self.brokers(cx.size()) } else { cx.size() };
+        let ranks = Idset::first_n(size);
         let mut context = Context::new();
         context.insert("ranks".to_string(), ranks.to_string().into());
         context.insert("online".to_string(), self.online.to_string().into());

@@ -53,6 +53,7 @@ pub(crate) fn configured(
     if let Some(scheduling) = &settings.scheduling {
         r.scheduling = Some(scheduling.clone());
     }
+    r.add_graph_types();
     if settings.has_bootstrap {
         let hosts = Hostlist::from_hosts(&settings.hosts)
             .map_err(|error| invalid(format!("error reranking R: {error}")))?;

@@ -20,7 +20,7 @@ impl ResourceService {
     /// Follows the groups.
     pub(crate) fn watch_groups(&mut self, cx: &mut Cx<'_, Wait>) {
         if self.settings.monitor_force_up {
-            let all = Idset::first_n(cx.size());
+            let all = Idset::first_n(self.brokers(cx.size()));
             self.set_online(cx, all);
         } else {
             self.watch_group(cx, true);

@@ -150,10 +150,7 @@ impl PartState {
         let mut left = ranks.clone();
         for (rank, host, all) in r.iter().filter(|(rank, _, _)| ranks.contains(*rank)) {
             left.remove(rank);
-            let missing = Children {
-                cores: part.cores.difference(&all.cores),
-                gpus: part.gpus.difference(&all.gpus),
-            };
+            let missing = part.without(all);
             if !missing.is_empty() {
                 return Err(invalid(format!("{host} has no {missing}")));
             }
@@ -265,6 +262,7 @@ impl PartState {
         let part = Children {
             cores: ids("cores").unwrap_or_default(),
             gpus: ids("gpus").unwrap_or_default(),
+            ..Children::default()
         };
         let fresh = Drained {
             timestamp: event.timestamp,
@@ -313,7 +311,11 @@ impl PartState {
     /// The events that make this state from nothing.
     pub(crate) fn compact(&self, hosts: &Hosts) -> Vec<Event> {
         let ids = |text: &str| text.parse::<Idset>().unwrap_or_default();
-        let part = |item: &DrainedPart| Children { cores: ids(&item.cores), gpus: ids(&item.gpus) };
+        let part = |item: &DrainedPart| Children {
+            cores: ids(&item.cores),
+            gpus: ids(&item.gpus),
+            ..Children::default()
+        };
         self.list()
             .iter()
             .map(|item| {

@@ -66,7 +66,12 @@ impl ResourceService {
 fn resources(read: &ResourcesRead, xml: bool) -> Result<ResourceSet, RpcError> {
     let invalid = |text: String| RpcError::new(Errno::EINVAL, text);
     match &read.r {
-        Some(value) => ResourceSet::from_value(value).map_err(|error| invalid(error.to_string())),
+        Some(value) => {
+            let mut r =
+                ResourceSet::from_value(value).map_err(|error| invalid(error.to_string()))?;
+            r.add_graph_types();
+            Ok(r)
+        }
         None => {
             let parts: Result<Vec<_>, _> =
                 read.hosts.iter().map(|(rank, found)| own_set(*rank, found)).collect();

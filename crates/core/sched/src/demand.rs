@@ -1,5 +1,7 @@
 //! What a jobspec asks of a scheduler, reduced to numbers per node.
 
+use std::collections::BTreeMap;
+
 use flux_model::constraint::{ConstraintError, node::NodeConstraint};
 use flux_model::jobspec::{Count, JobspecError, Layout, Request, Vertex};
 use serde_json::Value;
@@ -43,8 +45,11 @@ pub enum Unit {
     Slot,
 }
 
+/// How much there is of types other than cores and gpus; none of which there is nothing.
+pub type Types = BTreeMap<String, u32>;
+
 /// A request in numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Demand {
     /// What `min` and `max` count.
     pub unit: Unit,
@@ -62,6 +67,8 @@ pub struct Demand {
     pub gpus: u32,
     /// Other types than nodes, slots, cores and gpus are asked for, too.
     pub special: bool,
+    /// Other types of each unit.
+    pub types: Types,
 }
 
 impl Demand {
@@ -70,6 +77,15 @@ impl Demand {
     /// # Errors
     /// A jobspec without resources or with counts that are not supported.
     pub fn of(jobspec: &Value) -> Result<Self, DemandError> {
+        Self::among(jobspec, |_| false)
+    }
+
+    /// As [`Demand::of`], where some types beside cores and gpus are counted at nodes. Others, and
+    /// any that are to contain something, are looked for in the graph.
+    ///
+    /// # Errors
+    /// As [`Demand::of`].
+    pub fn among(jobspec: &Value, counted: impl Fn(&str) -> bool) -> Result<Self, DemandError> {
         let vertices = resources(jobspec)?;
         let mut request =
             Request::of(&vertices).map_err(|error| match error.to_string().as_str() {
@@ -78,9 +94,15 @@ impl Demand {
                 }
                 _ => error.into(),
             })?;
-        let special = is_special(&vertices);
-        // Who asks for such things has whole nodes.
-        request.exclusive |= special;
+        let mut kinds = request.types_per_slot.keys().chain(request.types_per_node.keys());
+        let special =
+            is_special(&vertices) && (request.type_elsewhere || !kinds.all(|kind| counted(kind)));
+        if special {
+            // Who asks for such things has whole nodes.
+            request.exclusive = true;
+            request.types_per_slot.clear();
+            request.types_per_node.clear();
+        }
         Ok(Self { special, ..Self::from_request(&request)? })
     }
 
@@ -109,6 +131,7 @@ impl Demand {
                 cores: narrow(cores.saturating_mul(per_node)),
                 gpus: narrow(gpus.saturating_mul(per_node)),
                 special: false,
+                types: types(&request.types_per_slot, |count| count.saturating_mul(per_node)),
             },
             (Layout::NodesInSlots, Some(nodes)) => {
                 let each = nodes.min().max(1);
@@ -122,6 +145,7 @@ impl Demand {
                     cores: narrow(cores.div_ceil(each)),
                     gpus: narrow(gpus.div_ceil(each)),
                     special: false,
+                    types: types(&request.types_per_slot, |count| count.div_ceil(each)),
                 }
             }
             _ => Self {
@@ -133,9 +157,19 @@ impl Demand {
                 cores: narrow(cores),
                 gpus: narrow(gpus),
                 special: false,
+                types: types(&request.types_per_slot, |count| count),
             },
         };
-        Ok(demand)
+        Ok(demand.with_types(&request.types_per_node))
+    }
+
+    /// With this much more of each unit, which is a node where there is something.
+    fn with_types(mut self, more: &BTreeMap<String, u64>) -> Self {
+        for (kind, count) in types(more, |count| count) {
+            let sum = self.types.entry(kind).or_insert(0);
+            *sum = sum.saturating_add(count);
+        }
+        self
     }
 
     /// For the log: nodes (0 for any), slots and cores of each slot, and gpus if there are any.
@@ -149,7 +183,18 @@ impl Demand {
         };
         let cores = u64::from(self.cores) * self.units_per_slot.max(1) / self.slots.max(1);
         let gpus = if self.gpus > 0 { format!(" gpus={}", self.gpus) } else { String::new() };
-        format!("spec={{{nodes},{slots},{cores}}}{gpus}")
+        let types: String =
+            self.types.iter().map(|(kind, count)| format!(" {kind}={count}")).collect();
+        format!("spec={{{nodes},{slots},{cores}}}{gpus}{types}")
+    }
+
+    /// How many units a node gives that has so much free of other types.
+    #[must_use]
+    pub fn fit_types(&self, free: &Types) -> u64 {
+        let of = |(kind, each): (&String, &u32)| {
+            u64::from(free.get(kind).copied().unwrap_or(0).checked_div(*each).unwrap_or(u32::MAX))
+        };
+        self.types.iter().map(of).min().unwrap_or(u64::MAX)
     }
 
     /// How many units a node gives that has so much free, of so much in all.
@@ -165,6 +210,20 @@ impl Demand {
                 u64::from(by(free.0, self.cores).min(by(free.1, self.gpus)))
             }
         }
+    }
+
+    /// Why `units` units can never be enough, where there are so many of a type in all.
+    #[must_use]
+    pub fn denial_of(&self, kind: &str, each: u32, units: u64, total: u64) -> DemandError {
+        let need = self.min;
+        DemandError::Unsatisfiable(match (total, self.unit) {
+            (0, _) => format!("need '{kind}', of which there is none"),
+            (_, Unit::Slot) => format!(
+                "need {need} slot(s) with {each} '{kind}' each, only {units} available (total \
+                 '{kind}': {total})"
+            ),
+            _ => format!("need {need} node(s) with {each} '{kind}' each, only {units} eligible"),
+        })
     }
 
     /// Why `units` units, with so many cores and gpus in all, can never be enough.
@@ -209,6 +268,12 @@ pub fn resources(jobspec: &Value) -> Result<Vec<Vertex>, DemandError> {
         .filter(|list| list.as_array().is_some_and(|list| !list.is_empty()))
         .ok_or_else(|| DemandError::Jobspec("jobspec has no resources".to_string()))?;
     Vertex::list_from_value(resources).map_err(DemandError::from)
+}
+
+/// Counts by type, each changed by `f`; none of zero.
+fn types(counts: &BTreeMap<String, u64>, f: impl Fn(u64) -> u64) -> Types {
+    let counts = counts.iter().filter(|(_, count)| **count > 0);
+    counts.map(|(kind, count)| (kind.clone(), narrow(f(*count)))).collect()
 }
 
 /// More than fits is more than any node has.

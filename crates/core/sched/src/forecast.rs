@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use flux_model::resource_set::Children;
 
-use crate::demand::Demand;
+use crate::demand::{Demand, Types};
 use crate::eligible::Eligible;
-use crate::pool::Pool;
+use crate::pool::{Pool, counts};
 
 /// When a demand will fit.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -31,6 +31,8 @@ pub fn forecast<'a>(
 ) -> Forecast {
     let mut units = pool.capacity(demand, eligible);
     let mut freed: BTreeMap<u32, (u32, u32)> = BTreeMap::new();
+    let typed = !demand.types.is_empty();
+    let mut freed_types: BTreeMap<u32, Types> = BTreeMap::new();
     for (end, parts) in running {
         for (rank, part) in parts {
             let Some(free) = freed.get(rank).copied().or_else(|| pool.free_on(*rank)) else {
@@ -39,9 +41,19 @@ pub fn forecast<'a>(
             let back = pool.returns(*rank, part);
             let after = (free.0.saturating_add(back.0), free.1.saturating_add(back.1));
             freed.insert(*rank, after);
+            let before = typed
+                .then(|| freed_types.get(rank).cloned().unwrap_or_else(|| pool.types_on(*rank)));
+            let types = before.clone().map(|mut types| {
+                for (kind, count) in counts(part) {
+                    let sum = types.entry(kind).or_insert(0);
+                    *sum = sum.saturating_add(count);
+                }
+                types
+            });
             units = units
-                .saturating_add(pool.fit(demand, eligible, *rank, Some(after)))
-                .saturating_sub(pool.fit(demand, eligible, *rank, Some(free)));
+                .saturating_add(pool.fit(demand, eligible, *rank, Some(after), types.as_ref()))
+                .saturating_sub(pool.fit(demand, eligible, *rank, Some(free), before.as_ref()));
+            freed_types.extend(types.map(|types| (*rank, types)));
         }
         if units >= demand.min {
             return if end.is_finite() { Forecast::At(end.max(now)) } else { Forecast::Unknown };

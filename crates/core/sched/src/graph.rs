@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use flux_id::Idset;
-use flux_model::resource_set::{Children, ResourceSet};
+use flux_model::resource_set::{Children, ResourceSet, is_containment};
 use serde_json::{Value, json};
 
 /// Deepest containment that is followed.
@@ -81,7 +81,8 @@ impl Graph {
                 return Err(wrong("its id is there twice"));
             }
         }
-        for (at, edge) in list("edges")?.iter().enumerate().filter(|(_, edge)| contains(edge)) {
+        for (at, edge) in list("edges")?.iter().enumerate().filter(|(_, edge)| is_containment(edge))
+        {
             let end = |key: &str| {
                 let found = name(edge.get(key)).and_then(|name| names.get(&name).copied());
                 found.ok_or_else(|| format!("scheduling.graph.edges[{at}].{key}: no such vertex"))
@@ -187,7 +188,7 @@ impl Graph {
         let mut any = match vertex.kind.as_str() {
             "core" => among(&part.cores),
             "gpu" => among(&part.gpus),
-            _ => whole,
+            kind => whole || part.others.get(kind).is_some_and(among),
         };
         if depth < MAX_DEPTH {
             for below in &vertex.below {
@@ -207,19 +208,5 @@ fn name(value: Option<&Value>) -> Option<String> {
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),
         _ => None,
-    }
-}
-
-/// Whether an edge leads from what contains to what is contained; some graphs have other edges,
-/// and each edge back.
-fn contains(edge: &Value) -> bool {
-    let Some(metadata) = edge.get("metadata") else { return true };
-    let subsystem = metadata.get("subsystem").and_then(Value::as_str);
-    match metadata.get("name") {
-        Some(Value::Object(names)) => {
-            names.get("containment").and_then(Value::as_str) == Some("contains")
-        }
-        Some(Value::String(name)) => name == "contains",
-        _ => subsystem.is_none_or(|subsystem| subsystem == "containment"),
     }
 }

@@ -12,13 +12,14 @@ use flux_id::Idset;
 use flux_model::constraint::node::NodeConstraint;
 use flux_model::resource_set::{Children, ResourceSet, ResourceSetError};
 
-use crate::demand::{Demand, DemandError, Unit};
+use crate::demand::{Demand, DemandError, Types, Unit};
 use crate::eligible::{Eligible, View, only_properties};
 use crate::graph::Graph;
 use crate::index::Index;
 
 mod held;
 mod special;
+mod types;
 
 /// Most classes by property; with more, classes are by size only and every constraint is worked
 /// out rank by rank.
@@ -27,13 +28,14 @@ const MAX_CLASSES: usize = 64;
 /// Up to so many ranks a constraint's nodes are sorted rather than searched for in the index.
 const FEW: u64 = 1024;
 
+pub(crate) use types::counts;
+
 #[derive(Debug)]
 struct Node {
     host: Arc<str>,
     all: Arc<Children>,
-    /// Those that no job has; what is held is among them.
-    cores: Idset,
-    gpus: Idset,
+    /// What no job has; what is held is among it.
+    left: Children,
     /// Kept from jobs.
     held: Option<Arc<Children>>,
     class: usize,
@@ -74,6 +76,8 @@ pub struct Pool {
     everything: Arc<Eligible>,
     /// Resources beyond nodes, cores and gpus.
     graph: Option<Arc<Graph>>,
+    /// Nodes that have some of a type other than core and gpu.
+    typed: BTreeMap<String, Idset>,
     /// Nodes looked at while placing, for tests of the cost.
     pub examined: u64,
 }
@@ -106,7 +110,8 @@ impl Pool {
         let by_property = kinds.len() <= MAX_CLASSES;
         let mut classes: Vec<Class> = Vec::new();
         let mut known: BTreeMap<(u64, u64, Option<&Vec<&str>>), usize> = BTreeMap::new();
-        let mut shared: BTreeMap<(String, String), Arc<Children>> = BTreeMap::new();
+        let mut shared: BTreeMap<String, Arc<Children>> = BTreeMap::new();
+        let mut typed: BTreeMap<String, Idset> = BTreeMap::new();
         let mut nodes = BTreeMap::new();
         let mut previous: Option<Arc<Children>> = None;
         for (rank, host, all) in set.iter() {
@@ -121,16 +126,16 @@ impl Pool {
             let all = match &previous {
                 Some(same) if **same == *all => Arc::clone(same),
                 _ => Arc::clone(
-                    shared
-                        .entry((all.cores.to_string(), all.gpus.to_string()))
-                        .or_insert_with(|| Arc::new(all.clone())),
+                    shared.entry(all.to_string()).or_insert_with(|| Arc::new(all.clone())),
                 ),
             };
+            for kind in all.others.keys() {
+                typed.entry(kind.clone()).or_default().insert(rank);
+            }
             previous = Some(Arc::clone(&all));
             let node = Node {
                 host: Arc::from(host),
-                cores: all.cores.clone(),
-                gpus: all.gpus.clone(),
+                left: Children::clone(&all),
                 held: None,
                 all,
                 class,
@@ -151,6 +156,7 @@ impl Pool {
             cache: BTreeMap::new(),
             everything,
             graph: None,
+            typed,
             examined: 0,
         }
     }
@@ -218,6 +224,7 @@ impl Pool {
             }
         }
         self.set = self.set.without_ranks(ranks);
+        self.typed.values_mut().for_each(|typed| typed.remove_all(ranks));
         self.cache.clear();
     }
 
@@ -280,10 +287,12 @@ impl Pool {
     /// # Errors
     /// Says how much there is.
     pub fn feasible(&self, demand: &Demand, eligible: &Eligible) -> Result<(), DemandError> {
+        self.feasible_types(demand, eligible)?;
         let mut totals = (0_u64, 0_u64, 0_u64, 0_u64);
+        let without_gpus = Demand { gpus: 0, ..demand.clone() };
         let mut add = |all: (u32, u32), nodes: u64| {
             let units = demand.fit(all, all).saturating_mul(nodes);
-            let by_cores = Demand { gpus: 0, ..*demand }.fit(all, all).saturating_mul(nodes);
+            let by_cores = without_gpus.fit(all, all).saturating_mul(nodes);
             totals.0 = totals.0.saturating_add(units);
             totals.1 = totals.1.saturating_add(by_cores);
             totals.2 += u64::from(all.0) * nodes;
@@ -325,6 +334,13 @@ impl Pool {
     /// Units of a demand that fit now.
     #[must_use]
     pub fn capacity(&self, demand: &Demand, eligible: &Eligible) -> u64 {
+        if !demand.types.is_empty() {
+            return self
+                .with_types(demand)
+                .ids()
+                .map(|rank| self.fit(demand, eligible, rank, None, None))
+                .fold(0, u64::saturating_add);
+        }
         match eligible {
             Eligible::Classes(classes) => classes
                 .iter()
@@ -333,7 +349,7 @@ impl Pool {
                 .fold(0, u64::saturating_add),
             Eligible::Ranks(ranks) => ranks
                 .ids()
-                .map(|rank| self.fit(demand, eligible, rank, None))
+                .map(|rank| self.fit(demand, eligible, rank, None, None))
                 .fold(0, u64::saturating_add),
             Eligible::Groups { groups, each } => {
                 let fits = |ranks: &&Idset| self.first(demand, ranks, *each).len() as u64 == *each;
@@ -342,21 +358,31 @@ impl Pool {
         }
     }
 
-    /// Units a node gives if it is eligible and up: with what is free now, or with `free`.
+    /// Units a node gives if it is eligible and up: with what is free now, or with `free` and
+    /// `types`.
     pub(crate) fn fit(
         &self,
         demand: &Demand,
         eligible: &Eligible,
         rank: u32,
         free: Option<(u32, u32)>,
+        types: Option<&Types>,
     ) -> u64 {
         let Some(node) = self.nodes.get(&rank).filter(|node| node.up) else { return 0 };
         let free = free.unwrap_or_else(|| node.free());
-        if eligible.contains(rank, node.class) {
-            demand.fit(free, self.classes[node.class].all)
-        } else {
-            0
+        if !eligible.contains(rank, node.class) {
+            return 0;
         }
+        let units = demand.fit(free, self.classes[node.class].all);
+        if units == 0 || demand.types.is_empty() {
+            return units;
+        }
+        let by_types = match types {
+            Some(types) => demand.fit_types(types),
+            None => demand.fit_types(&node.types()),
+        };
+        // Of whole nodes there is one or none.
+        if demand.unit == Unit::Slot { units.min(by_types) } else { units.min(by_types.min(1)) }
     }
 
     /// What is free on a node, up or down.
@@ -400,6 +426,24 @@ impl Pool {
             left > 0
         };
         match eligible {
+            _ if !demand.types.is_empty() => {
+                let mut order: Vec<(Reverse<(u32, u32)>, u32, u64)> = self
+                    .with_types(demand)
+                    .ids()
+                    .filter_map(|rank| {
+                        let fit = self.fit(demand, eligible, rank, None, None);
+                        (fit > 0)
+                            .then(|| self.free_on(rank))?
+                            .map(|free| (Reverse(free), rank, fit))
+                    })
+                    .collect();
+                order.sort_unstable();
+                for (_, rank, fit) in order {
+                    if !take(rank, fit) {
+                        break;
+                    }
+                }
+            }
             Eligible::Ranks(ranks) if ranks.len() <= FEW => {
                 let mut order: Vec<(Reverse<(u32, u32)>, u32)> = ranks
                     .ids()
@@ -449,12 +493,15 @@ impl Pool {
             Arc::clone(&node.all)
         } else {
             let each = |count: u32| u64::from(count).saturating_mul(units);
-            Arc::new(node.choose(each(demand.cores), each(demand.gpus)))
+            let mut part = node.choose(each(demand.cores), each(demand.gpus));
+            for (kind, count) in &demand.types {
+                if let Some(left) = node.left.others.get(kind) {
+                    part.others.insert(kind.clone(), left.take(each(*count)));
+                }
+            }
+            Arc::new(part)
         };
-        self.change(rank, |node| {
-            node.cores.remove_all(&part.cores);
-            node.gpus.remove_all(&part.gpus);
-        });
+        self.change(rank, |node| node.lose(&part));
         Some(part)
     }
 
@@ -476,18 +523,13 @@ impl Pool {
     /// Resources that are not in the pool or not free; nothing is taken then.
     pub fn take(&mut self, parts: &[(u32, Arc<Children>)]) -> Result<(), ResourceSetError> {
         for (rank, part) in parts {
-            let free = self.nodes.get(rank).is_some_and(|node| {
-                part.cores.is_subset(&node.cores) && part.gpus.is_subset(&node.gpus)
-            });
+            let free = self.nodes.get(rank).is_some_and(|node| node.has_left(part));
             if !free {
                 return Err(ResourceSetError::NotInSet(format!("rank{rank}/{part}")));
             }
         }
         for (rank, part) in parts {
-            self.change(*rank, |node| {
-                node.cores.remove_all(&part.cores);
-                node.gpus.remove_all(&part.gpus);
-            });
+            self.change(*rank, |node| node.lose(part));
         }
         Ok(())
     }
@@ -495,8 +537,14 @@ impl Pool {
     /// Gives resources of one rank back; a rank that is gone is ignored.
     pub fn give_back(&mut self, rank: u32, part: &Children) {
         self.change(rank, |node| {
-            node.cores.insert_all(&part.cores);
-            node.gpus.insert_all(&part.gpus);
+            node.left.cores.insert_all(&part.cores);
+            node.left.gpus.insert_all(&part.gpus);
+            for (kind, ids) in &part.others {
+                // What the node no longer has does not come back.
+                if node.all.others.contains_key(kind) {
+                    node.left.others.entry(kind.clone()).or_default().insert_all(ids);
+                }
+            }
         });
     }
 
@@ -528,10 +576,7 @@ impl Pool {
     #[must_use]
     pub fn allocated(&self) -> ResourceSet {
         let taken = self.nodes.iter().filter_map(|(rank, node)| {
-            let part = Children {
-                cores: node.all.cores.difference(&node.cores),
-                gpus: node.all.gpus.difference(&node.gpus),
-            };
+            let part = node.all.without(&node.left);
             (!part.is_empty()).then(|| (*rank, Arc::new(part)))
         });
         self.set.pick(taken).unwrap_or_default()

@@ -135,7 +135,7 @@ impl SchedService {
         &mut self,
         jobspec: &Value,
     ) -> Result<(Demand, Arc<crate::Eligible>, f64), DemandError> {
-        let demand = Demand::of(jobspec)?;
+        let demand = Demand::among(jobspec, |kind| self.pool.counts(kind))?;
         let duration = demand::duration(jobspec)?;
         let constraint = demand::constraint(jobspec)?;
         let eligible = if demand.special {

@@ -29,7 +29,7 @@ pub enum JobspecError {
 
 impl JobspecError {
     /// A problem at a path.
-    pub(crate) fn at(path: impl Into<String>, problem: impl Into<String>) -> Self {
+    pub fn at(path: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Invalid { path: path.into(), problem: problem.into() }
     }
 

@@ -1,5 +1,7 @@
 //! What a resource graph asks for, in numbers a scheduler and a shell can use.
 
+use std::collections::BTreeMap;
+
 use super::count::Count;
 use super::error::JobspecError;
 use super::resource::Vertex;
@@ -15,8 +17,8 @@ pub enum Layout {
     NodesInSlots,
 }
 
-/// Counts of a request. Resource types other than node, slot, core and gpu are transparent: their
-/// count multiplies what is below them.
+/// Counts of a request. Resource types other than node, slot, core and gpu are counted where they
+/// contain nothing; where they do, they are transparent: their count multiplies what is below them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
     /// How nodes and slots contain each other.
@@ -29,8 +31,36 @@ pub struct Request {
     pub cores_per_slot: u64,
     /// Gpus of each slot, at least.
     pub gpus_per_slot: u64,
+    /// Other types of each slot, at least.
+    pub types_per_slot: BTreeMap<String, u64>,
+    /// Other types of each node, beside its slots.
+    pub types_per_node: BTreeMap<String, u64>,
+    /// Whether another type is asked for outside of nodes and slots, or is to contain something.
+    pub type_elsewhere: bool,
     /// Whether nodes must not be shared with other jobs.
     pub exclusive: bool,
+}
+
+/// A count of something in the units in which it is counted at nodes: memory in GiB, rounded up.
+///
+/// # Errors
+/// A unit that memory is not measured in.
+pub fn units(kind: &str, count: u64, unit: Option<&str>) -> Result<u64, JobspecError> {
+    let unit = unit.unwrap_or_default();
+    if kind != "memory" {
+        return Ok(count);
+    }
+    let bytes = |shift: u32| count.div_ceil(1 << (30 - shift));
+    Ok(match unit.to_ascii_lowercase().trim_end_matches('b').trim_end_matches('i') {
+        "" if unit.is_empty() => count,
+        "" => bytes(0),
+        "k" => bytes(10),
+        "m" => bytes(20),
+        "g" => count,
+        "t" => count.saturating_mul(1 << 10),
+        "p" => count.saturating_mul(1 << 20),
+        _ => return Err(JobspecError::at("unit", format!("memory is not measured in '{unit}'"))),
+    })
 }
 
 impl Request {
@@ -53,6 +83,9 @@ impl Request {
             slots,
             cores_per_slot: walk.cores,
             gpus_per_slot: walk.gpus,
+            types_per_slot: walk.types_per_slot,
+            types_per_node: walk.types_per_node,
+            type_elsewhere: walk.type_elsewhere,
             exclusive: walk.exclusive,
         })
     }
@@ -110,6 +143,9 @@ struct Walk {
     slots: Option<Count>,
     cores: u64,
     gpus: u64,
+    types_per_slot: BTreeMap<String, u64>,
+    types_per_node: BTreeMap<String, u64>,
+    type_elsewhere: bool,
     exclusive: bool,
 }
 
@@ -141,7 +177,15 @@ impl Walk {
             }
             "core" if place.in_slot => self.cores = below,
             "gpu" if place.in_slot => self.gpus = below,
-            _ => {}
+            "core" | "gpu" => {}
+            kind if vertex.with.is_empty() && (place.in_slot || place.in_node) => {
+                let count = units(kind, below, vertex.unit.as_deref())?;
+                let into =
+                    if place.in_slot { &mut self.types_per_slot } else { &mut self.types_per_node };
+                let sum = into.entry(kind.to_owned()).or_insert(0);
+                *sum = sum.saturating_add(count);
+            }
+            _ => self.type_elsewhere = true,
         }
         for child in &vertex.with {
             self.visit(child, inner_factor, inner)?;

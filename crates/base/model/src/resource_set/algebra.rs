@@ -176,7 +176,7 @@ fn seek<'a>(
 
 /// Runs that stand for ranks only.
 fn mask(ranks: &Idset) -> Runs {
-    let children = Arc::new(Children { cores: ranks.clone(), gpus: Idset::new() });
+    let children = Arc::new(Children { cores: ranks.clone(), ..Children::default() });
     let mut runs = Runs::default();
     for range in ranks.ranges() {
         runs.push(*range.start(), *range.end(), Arc::clone(&children));

@@ -44,9 +44,7 @@ impl ResourceSet {
         let mut parts: Vec<(u32, Arc<Children>)> = parts.into_iter().collect();
         parts.sort_unstable_by_key(|(rank, _)| *rank);
         for (rank, part) in &parts {
-            let inside = self.children(*rank).is_some_and(|have| {
-                part.cores.is_subset(&have.cores) && part.gpus.is_subset(&have.gpus)
-            });
+            let inside = self.children(*rank).is_some_and(|have| part.is_within(have));
             if !inside {
                 return Err(ResourceSetError::NotInSet(format!("rank{rank}/{part}")));
             }

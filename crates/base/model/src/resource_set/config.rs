@@ -14,7 +14,7 @@ pub enum ResourceConfigError {
     #[error("error parsing [resource.config] array: {0}")]
     Entry(String),
     /// Hosts that have neither cores nor gpus.
-    #[error("resource.config: {0} assigned no resources")]
+    #[error("error parsing [resource.config] array: resource.config: {0} assigned no resources")]
     NoResources(String),
     /// The resources cannot be put together.
     #[error("resource.config: {0}")]
@@ -26,12 +26,14 @@ pub enum ResourceConfigError {
 struct Host {
     cores: Idset,
     gpus: Idset,
+    types: BTreeMap<String, Idset>,
 }
 
 impl ResourceSet {
-    /// Reads an array of tables with the keys `hosts` (required), `cores`, `gpus`, `properties`.
-    /// Hosts get ranks from 0 in the order in which they are first named; a later table replaces
-    /// the cores and gpus that it names and adds its properties.
+    /// Reads an array of tables with the keys `hosts` (required), `cores`, `gpus`, `properties`,
+    /// and `types`, a table of idsets. Hosts get ranks from 0 in the order in which they are first
+    /// named; a later table replaces the cores, gpus and types that it names and adds its
+    /// properties.
     ///
     /// # Errors
     /// The first fault of an entry, or hosts without resources.
@@ -63,6 +65,9 @@ impl ResourceSet {
                         part.clone_from(value);
                     }
                 }
+                for (kind, ids) in &entry.types {
+                    host.types.insert(kind.clone(), ids.clone());
+                }
                 for property in &entry.properties {
                     properties.entry((*property).to_owned()).or_default().insert(rank);
                 }
@@ -81,9 +86,10 @@ fn build(
     properties: &BTreeMap<String, Idset>,
 ) -> Result<ResourceSet, ResourceConfigError> {
     // Few kinds of nodes are common, so group by what they have.
-    let mut kinds: BTreeMap<(String, String), Vec<u32>> = BTreeMap::new();
+    let mut kinds: BTreeMap<_, Vec<u32>> = BTreeMap::new();
     for (rank, host) in (0u32..).zip(hosts) {
-        let kind = (host.cores.to_string(), host.gpus.to_string());
+        let types: Vec<_> = host.types.iter().map(|(kind, ids)| (kind, ids.to_string())).collect();
+        let kind = (host.cores.to_string(), host.gpus.to_string(), types);
         kinds.entry(kind).or_default().push(rank);
     }
     let list = |ranks: &[u32]| {
@@ -98,7 +104,12 @@ fn build(
             return Err(ResourceConfigError::NoResources(nodes.to_string()));
         }
         let ranks: Idset = ranks.iter().copied().collect();
-        set = set.union(&ResourceSet::encode(&ranks, &host.cores, &host.gpus, &nodes)?)?;
+        let mut alike = ResourceSet::encode(&ranks, &host.cores, &host.gpus, &nodes)?;
+        for (kind, ids) in &host.types {
+            let wrong = |text: String| ResourceConfigError::Entry(format!("types: {text}"));
+            alike.set_type(kind, ids, &ranks).map_err(wrong)?;
+        }
+        set = set.union(&alike)?;
     }
     for (name, ranks) in properties {
         set.set_property(name, ranks)?;
@@ -111,6 +122,7 @@ struct Entry<'a> {
     hosts: Hostlist,
     cores: Option<Idset>,
     gpus: Option<Idset>,
+    types: BTreeMap<String, Idset>,
     properties: Vec<&'a str>,
 }
 
@@ -118,7 +130,7 @@ impl<'a> Entry<'a> {
     fn read(value: &'a Value) -> Result<Self, String> {
         let table = value.as_object().ok_or("expected a table")?;
         for key in table.keys() {
-            if !["hosts", "cores", "gpus", "properties"].contains(&key.as_str()) {
+            if !["hosts", "cores", "gpus", "properties", "types"].contains(&key.as_str()) {
                 return Err(format!("unknown key '{key}'"));
             }
         }
@@ -131,6 +143,7 @@ impl<'a> Entry<'a> {
             hosts: list,
             cores: idset(table, "cores")?,
             gpus: idset(table, "gpus")?,
+            types: types(table)?,
             properties: properties(table)?,
         })
     }
@@ -147,6 +160,17 @@ fn text<'a>(table: &'a Map<String, Value>, key: &str) -> Result<Option<&'a str>,
 fn idset(table: &Map<String, Value>, key: &str) -> Result<Option<Idset>, String> {
     let text = text(table, key)?;
     text.map(|t| t.parse().map_err(|_| format!("invalid idset {key}='{t}'"))).transpose()
+}
+
+fn types(table: &Map<String, Value>) -> Result<BTreeMap<String, Idset>, String> {
+    let Some(value) = table.get("types") else { return Ok(BTreeMap::new()) };
+    let table = value.as_object().ok_or("types: expected a table of idsets")?;
+    let one = |kind: &String| {
+        let ids = idset(table, kind).map_err(|text| format!("types: {text}"))?.unwrap_or_default();
+        super::types::check_type(kind).map_err(|problem| format!("types.{kind}: {problem}"))?;
+        Ok((kind.clone(), ids))
+    };
+    table.keys().map(one).collect()
 }
 
 fn properties(table: &Map<String, Value>) -> Result<Vec<&str>, String> {
@@ -189,6 +213,17 @@ mod tests {
     }
 
     #[test]
+    fn types_are_given_and_taken_host_by_host() {
+        let set = ResourceSet::from_config(&json!([
+            {"hosts": "n[0-2]", "cores": "0", "types": {"ssd": "0-1", "memory": "0-63"}},
+            {"hosts": "n2", "types": {"ssd": ""}},
+        ]))
+        .expect("valid");
+        assert_eq!(set.summary(), "rank[0-1]/core0,memory[0-63],ssd[0-1] rank2/core0,memory[0-63]");
+        assert_eq!(set.types(), BTreeMap::from([("memory", 192), ("ssd", 4)]));
+    }
+
+    #[test]
     fn faults_are_told_with_their_entry() {
         for (array, text) in [
             (json!([]), "error parsing [resource.config] array: no hosts configured"),
@@ -209,8 +244,12 @@ mod tests {
                 "error parsing [resource.config] array: config[0]: unknown key 'core'",
             ),
             (
+                json!([{"hosts": "n0", "cores": "0", "types": {"ssd": "x"}}]),
+                "error parsing [resource.config] array: config[0]: types: invalid idset ssd='x'",
+            ),
+            (
                 json!([{"hosts": "n[0-1]"}, {"hosts": "n0", "cores": "0"}]),
-                "resource.config: n1 assigned no resources",
+                "error parsing [resource.config] array: resource.config: n1 assigned no resources",
             ),
         ] {
             let error = ResourceSet::from_config(&array).expect_err("a fault");

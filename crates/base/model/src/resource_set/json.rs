@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::properties::check_name;
 use super::run::{Children, Runs};
+use super::types::{MAX_TYPES, check_type};
 use super::{MAX_RANKS, ResourceSet, ResourceSetError, size};
 
 impl ResourceSet {
@@ -71,12 +72,10 @@ impl ResourceSet {
             .groups()
             .iter()
             .map(|(ranks, children)| {
-                let mut map = Map::new();
-                for (name, ids) in [("core", &children.cores), ("gpu", &children.gpus)] {
-                    if !ids.is_empty() {
-                        map.insert(name.to_owned(), ids.to_string().into());
-                    }
-                }
+                let map: Map<String, Value> = children
+                    .types()
+                    .map(|(kind, ids)| (kind.to_owned(), ids.to_string().into()))
+                    .collect();
                 json!({"rank": ranks.to_string(), "children": map})
             })
             .collect();
@@ -120,11 +119,25 @@ fn runs(value: Option<&Value>) -> Result<Runs, ResourceSetError> {
         let ranks = idset(entry.get("rank"), &format!("{path}.rank"))?;
         size(&ranks)?;
         let children = object(entry.get("children"), &format!("{path}.children"))?;
-        let ids = |name: &str| match children.get(name) {
-            None => Ok(Idset::new()),
-            ids => idset(ids, &format!("{path}.children.{name}")),
-        };
-        let children = Arc::new(Children { cores: ids("core")?, gpus: ids("gpu")? });
+        let mut found = Children::default();
+        for (kind, ids) in children {
+            let path = format!("{path}.children.{kind}");
+            let ids = idset(Some(ids), &path)?;
+            match kind.as_str() {
+                "core" => found.cores = ids,
+                "gpu" => found.gpus = ids,
+                _ if ids.is_empty() => {}
+                _ => {
+                    check_type(kind).map_err(|problem| ResourceSetError::at(path, problem))?;
+                    found.others.insert(kind.clone(), ids);
+                }
+            }
+        }
+        if found.others.len() > MAX_TYPES {
+            let problem = format!("more than {MAX_TYPES} types");
+            return Err(ResourceSetError::at(format!("{path}.children"), problem));
+        }
+        let children = Arc::new(found);
         if ranks.is_empty() {
             return Err(ResourceSetError::at(format!("{path}.rank"), "expected at least one rank"));
         }

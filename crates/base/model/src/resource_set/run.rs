@@ -1,5 +1,6 @@
 //! Runs of ranks with equal children, and the sweep that combines two lists of them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flux_id::Idset;
@@ -11,17 +12,60 @@ pub struct Children {
     pub cores: Idset,
     /// Logical gpu ids.
     pub gpus: Idset,
+    /// Ids of everything else that is counted, by type; no empty sets.
+    pub others: BTreeMap<String, Idset>,
 }
 
 impl Children {
     /// True if nothing is left.
     pub fn is_empty(&self) -> bool {
-        self.cores.is_empty() && self.gpus.is_empty()
+        self.cores.is_empty() && self.gpus.is_empty() && self.others.is_empty()
     }
 
-    /// Combines cores with cores and gpus with gpus.
+    /// Combines what is of the same type.
     pub(super) fn combine(&self, other: &Self, f: impl Fn(&Idset, &Idset) -> Idset) -> Self {
-        Self { cores: f(&self.cores, &other.cores), gpus: f(&self.gpus, &other.gpus) }
+        let none = Idset::new();
+        let of = |all: &Self, kind: &str| all.others.get(kind).unwrap_or(&none).clone();
+        let others = self.others.keys().chain(other.others.keys()).map(|kind| {
+            let ids = f(&of(self, kind), &of(other, kind));
+            (kind.clone(), ids)
+        });
+        Self {
+            cores: f(&self.cores, &other.cores),
+            gpus: f(&self.gpus, &other.gpus),
+            others: others.filter(|(_, ids)| !ids.is_empty()).collect(),
+        }
+    }
+
+    /// What is in `self` and not in `other`.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        self.combine(other, Idset::difference)
+    }
+
+    /// Everything that is in either.
+    #[must_use]
+    pub fn with(&self, other: &Self) -> Self {
+        self.combine(other, Idset::union)
+    }
+
+    /// True if all of it is in `other`.
+    #[must_use]
+    pub fn is_within(&self, other: &Self) -> bool {
+        let has = |(kind, ids): (&String, &Idset)| {
+            other.others.get(kind).is_some_and(|have| ids.is_subset(have))
+        };
+        self.cores.is_subset(&other.cores)
+            && self.gpus.is_subset(&other.gpus)
+            && self.others.iter().all(has)
+    }
+
+    /// Each type with its ids: cores and gpus, then the others; none without ids.
+    pub fn types(&self) -> impl Iterator<Item = (&str, &Idset)> {
+        [("core", &self.cores), ("gpu", &self.gpus)]
+            .into_iter()
+            .chain(self.others.iter().map(|(kind, ids)| (kind.as_str(), ids)))
+            .filter(|(_, ids)| !ids.is_empty())
     }
 }
 
@@ -29,11 +73,9 @@ impl std::fmt::Display for Children {
     /// Writes the form of resource summaries: `core[0-3],gpu0`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut separator = "";
-        for (name, ids) in [("core", &self.cores), ("gpu", &self.gpus)] {
-            if !ids.is_empty() {
-                write!(f, "{separator}{name}{}", Bracketed(ids))?;
-                separator = ",";
-            }
+        for (name, ids) in self.types() {
+            write!(f, "{separator}{name}{}", Bracketed(ids))?;
+            separator = ",";
         }
         Ok(())
     }

@@ -149,7 +149,9 @@ fn joining_refuses_conflicts() {
 
 #[test]
 fn sets_are_made_of_single_ranks_and_of_parts() {
-    let part = |cores: &str, gpus: &str| Arc::new(Children { cores: ids(cores), gpus: ids(gpus) });
+    let part = |cores: &str, gpus: &str| {
+        Arc::new(Children { cores: ids(cores), gpus: ids(gpus), ..Children::default() })
+    };
     let four = part("0-3", "0");
     let set = ResourceSet::from_nodes([
         (2, "c", Arc::clone(&four)),

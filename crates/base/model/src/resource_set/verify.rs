@@ -1,5 +1,7 @@
 //! Comparison of expected with found resources.
 
+use std::collections::BTreeMap;
+
 use flux_id::Idset;
 
 use super::run::Children;
@@ -101,5 +103,7 @@ fn select(a: &Children, b: &Children, rules: VerifyRules, of: fn(VerifyMode) -> 
     Children {
         cores: part(rules.core, &a.cores, &b.cores),
         gpus: part(rules.gpu, &a.gpus, &b.gpus),
+        // Nothing can find them.
+        others: BTreeMap::new(),
     }
 }

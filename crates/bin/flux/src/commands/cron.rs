@@ -253,7 +253,10 @@ fn tab(client: &Client, matches: &ArgMatches) -> Result<(), Failure> {
             .map_err(|error| PROGRAM.fail(format!("{name}:{at}: {error}")))?;
         let Some(entry) = parsed else { continue };
         let request = CronCreate { command: entry.command, args: entry.args, ..model.clone() };
-        add(client, &request)?;
+        add(client, &request).map_err(|mut failure| {
+            failure.message = format!("{name}:{at}: {line}: {}", failure.message);
+            failure
+        })?;
     }
     Ok(())
 }

@@ -51,7 +51,15 @@ fn graph(set: &ResourceSet) -> Value {
         let number = host[basename.len()..].parse().unwrap_or(-1);
         let place = Place { basename, number };
         let node = graph.vertex("node", &place, host, i64::from(rank), Some(top), &properties);
-        for (kind, ids) in [("core", &own.cores), ("gpu", &own.gpus)] {
+        for (kind, ids) in own.types() {
+            // A pool, not things one by one.
+            if kind == "memory" {
+                let at = graph.add(kind, 0, "memory0", i64::from(rank), Some(node), &[]);
+                let metadata = &mut graph.nodes[at]["metadata"];
+                metadata["size"] = ids.len().into();
+                metadata["unit"] = "GB".into();
+                continue;
+            }
             for id in ids.ids() {
                 let name = format!("{kind}{id}");
                 graph.add(kind, i64::from(id), &name, i64::from(rank), Some(node), &[]);
@@ -125,6 +133,22 @@ impl Graph {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_one_pool_of_a_node_and_is_read_back_as_it_was() {
+        let r = json!({"version": 1, "execution": {
+            "R_lite": [{"rank": "0", "children": {"core": "0", "memory": "0-63", "ssd": "1"}}],
+            "nodelist": ["a"], "starttime": 0.0, "expiration": 0.0}});
+        let set = ResourceSet::from_value(&r).unwrap();
+        let graph = graph(&set);
+        assert_eq!(graph["nodes"].as_array().unwrap().len(), 5);
+        let mut bare = ResourceSet::from_value(&json!({"version": 1, "execution": {
+            "R_lite": [{"rank": "0", "children": {"core": "0"}}], "nodelist": ["a"]},
+            "scheduling": {"graph": graph}}))
+        .unwrap();
+        bare.add_graph_types();
+        assert_eq!(bare.summary(), set.summary());
+    }
 
     #[test]
     fn a_graph_has_a_vertex_for_each_resource_and_an_edge_to_it() {

@@ -82,7 +82,8 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
     let matches = &invocation.matches;
     let query = query_of(matches)?;
     let formats = listing::formats("jobs", FORMATS).map_err(|text| JOBS.fail(text))?;
-    let wanted = text(matches, "format").unwrap_or("default");
+    let default = listing::default_format("JOBS", "default");
+    let wanted = text(matches, "format").unwrap_or(&default);
     let format = match listing::choose("flux-jobs", &formats, wanted) {
         Ok(Choice::Use(format)) => format,
         Ok(Choice::Printed) => return Ok(0),

@@ -248,7 +248,12 @@ fn await_state(
             Ok(Some(health)) if health.status == state => return Ok(()),
             Ok(Some(_)) => {}
             Ok(None) => return Err(PROGRAM.fail("overlay.health: the stream ended")),
-            Err(error) if error.errno == Errno::ETIMEDOUT && end.is_none() => {}
+            Err(error) if error.errno == Errno::ETIMEDOUT => {
+                if end.is_some() {
+                    let text = format!("timeout waiting for rank {rank} to be {state}");
+                    return Err(PROGRAM.fail(text));
+                }
+            }
             Err(error) => return Err(PROGRAM.about("overlay.health", &error)),
         }
     }

@@ -150,7 +150,8 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
     let matches = &invocation.matches;
     let wrong = |error: FormatError| PGREP.fail(format!("Error in user format: {error}"));
     let formats = listing::formats("pgrep", FORMATS).map_err(|text| PGREP.fail(text))?;
-    let wanted = text(matches, "format").unwrap_or("{id.f58}");
+    let default = listing::default_format("PGREP", "{id.f58}");
+    let wanted = text(matches, "format").unwrap_or(&default);
     let format = match listing::choose("flux-pgrep", &formats, wanted).map_err(wrong)? {
         Choice::Use(format) => format,
         Choice::Printed => return Ok(0),

@@ -18,7 +18,7 @@ use crate::{
 };
 
 mod eventlog;
-mod inventory;
+pub(crate) mod inventory;
 mod list;
 mod status;
 
@@ -166,17 +166,38 @@ fn reload(matches: &ArgMatches) -> Result<(), Failure> {
     client.call::<Reload>(To::Rank(0), &request).map(drop).map_err(|error| PROGRAM.error(&error))
 }
 
-/// The format to use; `None` when formats were listed instead.
+/// The name of the formats in which tables look as they did in 2022 (0.35.0).
+const CLASSIC: &str = "classic";
+
+/// A format, and what was asked for: a name, or itself.
+struct Chosen {
+    wanted: String,
+    format: flux_format::Format,
+}
+
+impl Chosen {
+    /// Whether the table is to look as in 2022.
+    fn is_classic(&self) -> bool {
+        self.wanted == CLASSIC
+    }
+}
+
+/// The format to use; `None` when formats were listed instead. `what` is as in
+/// [`listing::default_format`].
 fn format(
     matches: &ArgMatches,
     builtin: &[(&str, &str, &str)],
+    what: &str,
     default: &str,
-) -> Result<Option<flux_format::Format>, Failure> {
+) -> Result<Option<Chosen>, Failure> {
     let formats: NamedFormats =
         listing::formats("resource", builtin).map_err(|error| PROGRAM.fail(error))?;
-    let wanted = text(matches, "format").unwrap_or(default);
-    match listing::choose("flux-resource", &formats, wanted) {
-        Ok(Choice::Use(format)) => Ok(Some(format)),
+    let wanted = match text(matches, "format") {
+        Some(wanted) => wanted.to_owned(),
+        None => listing::default_format(what, default),
+    };
+    match listing::choose("flux-resource", &formats, &wanted) {
+        Ok(Choice::Use(format)) => Ok(Some(Chosen { wanted, format })),
         Ok(Choice::Printed) => Ok(None),
         Err(error) => Err(wrong_format(&error)),
     }

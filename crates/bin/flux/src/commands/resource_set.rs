@@ -40,6 +40,10 @@ pub(crate) fn command() -> Command {
                 .arg(
                     text("property", 'p', "NAME[:RANKS]", "Give ranks a property")
                         .action(ArgAction::Append),
+                )
+                .arg(
+                    text("type", 't', "TYPE=IDSET", "Give each rank resources of another type")
+                        .action(ArgAction::Append),
                 ),
         )
         .subcommand(of_input("append", "Join sets that share nothing"))
@@ -190,6 +194,13 @@ fn encode(matches: &ArgMatches, local: &str) -> Result<ResourceSet, String> {
     for property in matches.get_many::<String>("property").unwrap_or_default() {
         set_property(&mut set, property)?;
     }
+    for given in matches.get_many::<String>("type").unwrap_or_default() {
+        let wrong = |text: String| format!("--type={given}: {text}");
+        let (kind, ids) =
+            given.split_once('=').ok_or_else(|| wrong("expected TYPE=IDSET".into()))?;
+        let ids: Idset = ids.parse().map_err(|error| wrong(format!("{error}")))?;
+        set.set_type(kind, &ids, &ranks).map_err(wrong)?;
+    }
     Ok(set)
 }
 
@@ -265,7 +276,10 @@ fn decode(matches: &ArgMatches, sets: Vec<ResourceSet>) -> Result<String, String
             "rank" | "ranks" | "node" | "nodes" => set.nnodes() as u64,
             "core" | "cores" => set.ncores(),
             "gpu" | "gpus" => set.ngpus(),
-            other => return Err(format!("--count={other}: expected ranks, core or gpu")),
+            other => match set.types().get(other) {
+                Some(count) => *count,
+                None => return Err(format!("--count={other}: expected ranks, core or gpu")),
+            },
         }
         .to_string()
     } else if matches.get_flag("short") {

@@ -94,7 +94,9 @@ pub(crate) fn since(text: &str, now: &jiff::Zoned) -> Option<f64> {
     }
     let time = when::epoch(text, now).ok()?;
     // A time of the day without a date is the last one, not the next.
-    let time = if time > current && !text.contains(['-', '+']) { time - 86400.0 } else { time };
+    let daytime = text.starts_with(|c: char| c.is_ascii_digit()) || text == "noon";
+    let last = time > current && daytime && !text.contains(['-', '+']);
+    let time = if last { time - 86400.0 } else { time };
     (time <= current).then_some(time)
 }
 
@@ -195,6 +197,7 @@ mod tests {
         assert_eq!(since("-1h", &now), Some(midnight - 3600.0));
         assert_eq!(since("1h", &now), Some(midnight - 3600.0));
         assert_eq!(since("23:00", &now), Some(midnight - 3600.0));
+        assert_eq!(since("tomorrow", &now), None);
         assert_eq!(since("2026-11-20", &now), Some(midnight - 86400.0));
         assert_eq!(since("2026-11-22", &now), None);
         assert_eq!(since("x", &now), None);

@@ -11,21 +11,26 @@ impl Node {
     /// Cores and gpus that may be given away now.
     pub(super) fn free(&self) -> (u32, u32) {
         let Some(held) = &self.held else {
-            return (small(self.cores.len()), small(self.gpus.len()));
+            return (small(self.left.cores.len()), small(self.left.gpus.len()));
         };
         (
-            small(self.cores.difference(&held.cores).len()),
-            small(self.gpus.difference(&held.gpus).len()),
+            small(self.left.cores.difference(&held.cores).len()),
+            small(self.left.gpus.difference(&held.gpus).len()),
         )
     }
 
     /// So many cores and gpus of those that are free, lowest first.
     pub(super) fn choose(&self, cores: u64, gpus: u64) -> Children {
         match &self.held {
-            None => Children { cores: self.cores.take(cores), gpus: self.gpus.take(gpus) },
+            None => Children {
+                cores: self.left.cores.take(cores),
+                gpus: self.left.gpus.take(gpus),
+                ..Children::default()
+            },
             Some(held) => Children {
-                cores: self.cores.difference(&held.cores).take(cores),
-                gpus: self.gpus.difference(&held.gpus).take(gpus),
+                cores: self.left.cores.difference(&held.cores).take(cores),
+                gpus: self.left.gpus.difference(&held.gpus).take(gpus),
+                ..Children::default()
             },
         }
     }
@@ -78,6 +83,7 @@ impl Pool {
             let part = Children {
                 cores: held.cores.intersection(&node.all.cores),
                 gpus: held.gpus.intersection(&node.all.gpus),
+                ..Children::default()
             };
             (!part.is_empty()).then(|| (*rank, Arc::new(part)))
         });

@@ -22,7 +22,7 @@ fn pool(set: &Value) -> Pool {
 }
 
 fn place(pool: &mut Pool, jobspec: &Value) -> Option<Placement> {
-    let demand = Demand::of(jobspec).unwrap();
+    let demand = Demand::among(jobspec, |kind| pool.counts(kind)).unwrap();
     let eligible = pool.eligible(constraint(jobspec).unwrap());
     pool.place(&demand, &eligible)
 }
@@ -63,7 +63,11 @@ fn ranges_take_as_many_as_there_are_and_exclusive_takes_whole_nodes() {
 #[test]
 fn held_cores_are_not_given_away_and_what_a_job_has_it_keeps() {
     let held = |rank: u32, cores: &str, gpus: &str| {
-        let part = Children { cores: cores.parse().unwrap(), gpus: gpus.parse().unwrap() };
+        let part = Children {
+            cores: cores.parse().unwrap(),
+            gpus: gpus.parse().unwrap(),
+            ..Children::default()
+        };
         std::collections::BTreeMap::from([(rank, part)])
     };
     let mut pool = pool(&r(2, 4, 1));
@@ -196,13 +200,18 @@ fn demands() -> impl Strategy<Value = Demand> {
             cores,
             gpus,
             special: false,
+            types: crate::demand::Types::new(),
         }
     })
 }
 
 fn inventory(shape: &[(u32, u32, bool)]) -> ResourceSet {
     let node = |(rank, (cores, gpus, _)): (usize, &(u32, u32, bool))| {
-        let children = Children { cores: Idset::first_n(*cores), gpus: Idset::first_n(*gpus) };
+        let children = Children {
+            cores: Idset::first_n(*cores),
+            gpus: Idset::first_n(*gpus),
+            ..Children::default()
+        };
         (rank as u32, format!("n{rank}"), Arc::new(children))
     };
     let mut set = ResourceSet::from_nodes(shape.iter().enumerate().map(node)).unwrap();
@@ -219,6 +228,109 @@ fn wanted(kind: u8) -> Option<Value> {
         2 => Some(json!({"not": [{"hostlist": ["n[1-2]"]}]})),
         _ => None,
     }
+}
+
+/// Three nodes; the first two have burst buffers, all have memory.
+fn typed() -> Value {
+    json!({"version": 1, "execution": {
+        "R_lite": [{"rank": "0-1", "children": {"core": "0-3", "ssd": "0-1", "memory": "0-15"}},
+                   {"rank": "2", "children": {"core": "0-3", "memory": "0-15"}}],
+        "nodelist": ["n[0-2]"], "starttime": 0.0, "expiration": 0.0}})
+}
+
+fn slots_with(slots: u32, types: Value) -> Value {
+    let mut with = vec![json!({"type": "core", "count": 1})];
+    with.extend(types.as_array().unwrap().iter().cloned());
+    super::jobspec(json!({"type": "slot", "count": slots, "label": "task", "with": with}), 0.0)
+}
+
+#[test]
+fn other_types_are_given_away_once_and_come_back() {
+    let mut pool = pool(&typed());
+    let ssd = |count| slots_with(count, json!([{"type": "ssd", "count": 1}]));
+    let first = place(&mut pool, &ssd(3)).unwrap();
+    assert_eq!(summary(&pool, &first), "rank0/core[0-1],ssd[0-1] rank1/core0,ssd0");
+    let second = place(&mut pool, &ssd(1)).unwrap();
+    assert_eq!(summary(&pool, &second), "rank1/core1,ssd1");
+    assert!(place(&mut pool, &ssd(1)).is_none());
+    assert_eq!(pool.allocated().summary(), "rank[0-1]/core[0-1],ssd[0-1]");
+    // Cores go on without.
+    let plain = place(&mut pool, &slots(1, 1, 0.0)).unwrap();
+    assert_eq!(summary(&pool, &plain), "rank2/core0");
+    for (rank, part) in &second.parts {
+        pool.give_back(*rank, part);
+    }
+    pool.take(&second.parts).unwrap();
+    assert!(pool.take(&second.parts).is_err());
+    for (rank, part) in first.parts.iter().chain(&second.parts) {
+        pool.give_back(*rank, part);
+    }
+    let again = place(&mut pool, &ssd(4)).unwrap();
+    assert_eq!(again.nslots, 4);
+}
+
+#[test]
+fn whole_nodes_have_all_of_their_types_and_memory_is_counted_in_gib() {
+    let mut pool = pool(&typed());
+    let memory = |count: u32, unit: &str| {
+        slots_with(1, json!([{"type": "memory", "count": count, "unit": unit}]))
+    };
+    let got = place(&mut pool, &memory(2500, "MB")).unwrap();
+    assert_eq!(summary(&pool, &got), "rank0/core0,memory[0-2]");
+    let slot = json!({"type": "slot", "count": 1, "label": "task",
+        "with": [{"type": "core", "count": 1}]});
+    let node = json!({"type": "node", "count": 1, "exclusive": true,
+        "with": [slot, {"type": "ssd", "count": 2}]});
+    let got = place(&mut pool, &super::jobspec(node, 0.0)).unwrap();
+    assert_eq!(summary(&pool, &got), "rank1/core[0-3],memory[0-15],ssd[0-1]");
+    let got = place(&mut pool, &memory(16, "GiB")).unwrap();
+    assert_eq!(summary(&pool, &got), "rank2/core0,memory[0-15]");
+    assert!(place(&mut pool, &memory(14, "G")).is_none());
+    assert!(place(&mut pool, &memory(13, "G")).is_some());
+}
+
+#[test]
+fn what_is_not_there_is_denied_by_name() {
+    let mut pool = pool(&typed());
+    let mut denied = |jobspec: Value| {
+        let eligible = pool.eligible(constraint(&jobspec).unwrap());
+        let found = Demand::among(&jobspec, |kind| pool.counts(kind))
+            .and_then(|demand| pool.feasible(&demand, &eligible));
+        found.err().map(|error| error.to_string()).unwrap_or_default()
+    };
+    let ssd = |slots, count: u32| slots_with(slots, json!([{"type": "ssd", "count": count}]));
+    assert_eq!(denied(ssd(4, 1)), "");
+    assert_eq!(
+        denied(ssd(5, 1)),
+        "unsatisfiable request: need 5 slot(s) with 1 'ssd' each, only 4 available (total 'ssd': 4)"
+    );
+    assert_eq!(
+        denied(ssd(1, 3)),
+        "unsatisfiable request: need 1 slot(s) with 3 'ssd' each, only 0 available (total 'ssd': 4)"
+    );
+    let mut elsewhere = ssd(1, 1);
+    elsewhere["attributes"]["system"]["constraints"] = json!({"hostlist": ["n2"]});
+    assert_eq!(denied(elsewhere), "unsatisfiable request: need 'ssd', of which there is none");
+    // What is not counted is looked for in the graph, and there gets whole nodes.
+    let socket = json!({"type": "slot", "count": 1, "label": "task",
+        "with": [{"type": "socket", "count": 1, "with": [{"type": "core", "count": 2}]}]});
+    let fpga = slots_with(1, json!([{"type": "fpga", "count": 1}, {"type": "ssd", "count": 1}]));
+    for jobspec in [super::jobspec(socket, 0.0), fpga] {
+        let demand = Demand::among(&jobspec, |kind| pool.counts(kind)).unwrap();
+        assert!(demand.special && demand.unit == Unit::WholeNode && demand.types.is_empty());
+    }
+}
+
+#[test]
+fn a_reservation_for_a_type_is_when_it_comes_back() {
+    let mut pool = pool(&typed());
+    let jobspec = slots_with(1, json!([{"type": "ssd", "count": 2}]));
+    let demand = Demand::among(&jobspec, |kind| pool.counts(kind)).unwrap();
+    let eligible = pool.eligible(None);
+    let held: Vec<_> = (0..2).map(|_| pool.place(&demand, &eligible).unwrap().parts).collect();
+    let plain = place(&mut pool, &slots(1, 1, 0.0)).unwrap().parts;
+    let running = [(5.0, plain.as_slice()), (9.0, held[1].as_slice()), (20.0, held[0].as_slice())];
+    assert_eq!(forecast(&pool, &demand, &eligible, 1.0, running), Forecast::At(9.0));
 }
 
 proptest! {

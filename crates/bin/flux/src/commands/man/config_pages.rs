@@ -17,6 +17,7 @@ const TABLES: &[(&str, &str)] = &[
     ("cron", "commands at times and after events"),
     ("epilog", "what runs on the nodes of a job after it"),
     ("exec", "how jobs are started, watched and ended"),
+    ("fake-resources", "nodes that are not there, for trials"),
     ("heartbeat", "the beat by which brokers know that the instance lives"),
     ("ingest", "where jobs enter"),
     ("job-list", "the listing of jobs"),

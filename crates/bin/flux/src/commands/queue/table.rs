@@ -4,8 +4,10 @@ use clap::{ArgMatches, Command};
 use flux_api::body::AnyObject;
 use flux_api::job::manager::QueueStatus;
 use flux_api::lifecycle::ConfigGet;
+use flux_api::resource::SchedStatus_;
 use flux_client::{Client, To};
 use flux_format::{Field, RenderOptions, Row};
+use flux_model::resource_set::ResourceSet;
 use serde_json::Value;
 
 use super::{PROGRAM, names, states};
@@ -13,6 +15,7 @@ use crate::{
     commands::{
         LocalZone,
         program::{color, flag, text, texts, value, wants_color},
+        resource::inventory::Queues,
     },
     failure::Failure,
     listing, output,
@@ -28,6 +31,11 @@ const FORMATS: &[(&str, &str, &str)] = &[
         "policy",
         "?:{queuem:<8.8} ?:{parent:<8.8} {color_enabled}{enabled:>2}{color_off} {color_started}{started:>2}{color_off} {defaults.timelimit!F:>8} {limits.timelimit!F:>8} {limits.range.nnodes:>10} {limits.range.ncores:>10} {limits.range.ngpus:>10}",
         "Limits as configured",
+    ),
+    (
+        "nodes",
+        "?:{queuem:<8.8} ?:{parent:<8.8} {color_enabled}{enabled:>2}{color_off} {color_started}{started:>2}{color_off} {resources.all.nnodes:>6} {resources.up.nnodes:>6} {resources.down.nnodes:>6} {resources.allocated.nnodes:>6} {resources.free.nnodes:>6}",
+        "Nodes of queues by state",
     ),
 ];
 
@@ -45,13 +53,23 @@ struct Queue {
     default: bool,
     status: QueueStatus,
     policy: Value,
+    /// Where the scheduler could be asked: all, what is down, what is allocated.
+    resources: Option<[ResourceSet; 3]>,
     color: bool,
+}
+
+/// What each queue has, as the scheduler sees it.
+fn resources(client: &Client) -> Option<[ResourceSet; 3]> {
+    let view = client.call::<SchedStatus_>(To::Rank(0), &AnyObject::default()).ok()?;
+    let set = |value: &Value| ResourceSet::from_value(value).ok();
+    Some([set(&view.all)?, set(&view.down)?, set(&view.allocated)?])
 }
 
 pub(super) fn run(client: &Client, matches: &ArgMatches) -> Result<(), Failure> {
     let fail = |text: String| PROGRAM.fail(text);
     let formats = listing::formats("queue", FORMATS).map_err(fail)?;
-    let wanted = text(matches, "format").unwrap_or("default");
+    let default = listing::default_format("QUEUE_LIST", "default");
+    let wanted = text(matches, "format").unwrap_or(&default);
     let format = match listing::choose("flux-queue", &formats, wanted) {
         Ok(listing::Choice::Use(format)) => format,
         Ok(listing::Choice::Printed) => return Ok(()),
@@ -72,11 +90,23 @@ pub(super) fn run(client: &Client, matches: &ArgMatches) -> Result<(), Failure> 
         .collect();
     let default = &config["policy"]["jobspec"]["defaults"]["system"]["queue"];
     let color = wants_color(matches);
+    let queues = Queues::of(&config);
+    let asked = |field: &str| field.starts_with("resources.") || field.contains(".effective.");
+    let all = if format.fields().any(asked) { resources(client) } else { None };
     let rows: Vec<Queue> = states(client, chosen)?
         .into_iter()
         .map(|(name, status)| Queue {
             default: default.as_str().is_some() && default.as_str() == name.as_deref(),
             policy: policy(&config, name.as_deref()),
+            resources: all.as_ref().map(|sets| {
+                // A virtual queue has the nodes of its parent.
+                let real = status.parent.as_deref().or(name.as_deref());
+                let ranks = real.and_then(|real| queues.ranks(real, &sets[0]).ok());
+                match ranks {
+                    Some(ranks) => sets.each_ref().map(|set| set.copy_ranks(&ranks)),
+                    None => sets.clone(),
+                }
+            }),
             name,
             status,
             color,
@@ -130,6 +160,22 @@ fn heading(field: &str) -> Option<&'static str> {
         "limits.max.nnodes" => "MAX.NNODES",
         "limits.max.ncores" => "MAX.NCORES",
         "limits.max.ngpus" => "MAX.NGPUS",
+        _ if field.starts_with("resources.") => {
+            let (state, what) = field.strip_prefix("resources.")?.split_once('.')?;
+            match (state, what) {
+                ("all", "nnodes") => "NODES",
+                ("all", "ncores") => "CORES",
+                ("all", "ngpus") => "GPUS",
+                (_, "nnodes" | "ncores" | "ngpus") => match state {
+                    "up" => "UP",
+                    "down" => "DOWN",
+                    "allocated" => "USED",
+                    "free" => "FREE",
+                    _ => return None,
+                },
+                _ => return None,
+            }
+        }
         _ => return None,
     })
 }
@@ -146,6 +192,30 @@ impl Queue {
     fn limit(&self, end: &str, what: &str) -> Option<String> {
         let value = &self.policy["limits"]["job-size"][end][what];
         value.as_i64().filter(|limit| *limit >= 0).map(|limit| limit.to_string())
+    }
+
+    /// How much of something a queue has in a state.
+    fn amount(&self, state: &str, what: &str) -> Option<u64> {
+        let [all, down, allocated] = self.resources.as_ref()?;
+        let set = match state {
+            "up" => &all.diff(down),
+            "down" => down,
+            "allocated" => allocated,
+            "free" => &all.diff(allocated).diff(down),
+            _ => all,
+        };
+        Some(match what {
+            "ncores" => set.ncores(),
+            "ngpus" => set.ngpus(),
+            _ => set.nnodes() as u64,
+        })
+    }
+
+    /// The most that can be had of something: what is allowed, and what there is.
+    fn most(&self, what: &str) -> String {
+        let limit = self.limit("max", what).and_then(|limit| limit.parse::<u64>().ok());
+        let most = limit.into_iter().chain(self.amount("all", what)).min();
+        most.map_or_else(|| "inf".into(), |most| most.to_string())
     }
 
     fn mark(&self, on: bool, ascii: bool) -> Field<'static> {
@@ -189,11 +259,15 @@ impl Row for Queue {
             "limits.timelimit" => Self::seconds(&self.policy["limits"]["duration"]),
             _ => {
                 let (place, what) = name.rsplit_once('.')?;
+                if let Some(state) = place.strip_prefix("resources.") {
+                    return Some(self.amount(state, what).map_or(Field::Empty, Field::Uint));
+                }
                 let least = || self.limit("min", what).unwrap_or_else(|| "0".into());
                 let most = || self.limit("max", what).unwrap_or_else(|| "inf".into());
                 Field::from(match place {
                     "limits.min" => least(),
                     "limits.max" => most(),
+                    "limits.range.effective" => format!("{}-{}", least(), self.most(what)),
                     _ => format!("{}-{}", least(), most()),
                 })
             }
@@ -215,6 +289,7 @@ mod tests {
             default: false,
             status: serde_json::from_value(status).unwrap(),
             policy: json!({"limits": {"job-size": {"max": {"nnodes": 4}}, "duration": "1h"}}),
+            resources: None,
             color: false,
         };
         let format = flux_format::Format::parse(FORMATS[0].1).unwrap();
@@ -222,6 +297,46 @@ mod tests {
             format.render(&heading, &[row], &flux_format::Utc, RenderOptions::default()).unwrap();
         assert_eq!(lines[0], " EN ST TDEFAULT   TLIMIT     NNODES     NCORES      NGPUS");
         assert!(lines[1].ends_with("inf       1h        0-4      0-inf      0-inf"), "{lines:?}");
+    }
+
+    #[test]
+    fn what_can_be_had_is_what_is_allowed_and_there() {
+        let set = |text: &str| {
+            ResourceSet::from_value(&json!({"version": 1, "execution": {
+                "R_lite": [{"rank": text, "children": {"core": "0-3", "gpu": "0"}}],
+                "nodelist": [format!("a[{text}]")]}}))
+            .unwrap()
+        };
+        let row = Queue {
+            name: Some("batch".into()),
+            default: true,
+            status: serde_json::from_value(json!({"enable": true, "start": false})).unwrap(),
+            policy: json!({"limits": {"job-size": {"max": {"nnodes": 40, "ncores": 8}}}}),
+            resources: Some([set("0-5"), set("5-5"), set("0-1")]),
+            color: false,
+        };
+        let show = |format: &str| {
+            let format = flux_format::Format::parse(format).unwrap();
+            format
+                .render(
+                    &heading,
+                    std::slice::from_ref(&row),
+                    &flux_format::Utc,
+                    RenderOptions::default(),
+                )
+                .unwrap()
+        };
+        let range = "{limits.range.effective.nnodes} {limits.range.effective.ncores} \
+                     {limits.range.effective.ngpus} {limits.range.nnodes}";
+        assert_eq!(show(range)[1], "0-6 0-8 0-6 0-40");
+        let format = FORMATS[2].1.replace("{color_off}", "");
+        assert_eq!(
+            show(&format),
+            [
+                "QUEUE    EN ST  NODES     UP   DOWN   USED   FREE",
+                "batch*    ✔  ✗      6      5      1      2      3"
+            ]
+        );
     }
 
     #[test]

@@ -18,11 +18,11 @@ pub(super) fn resource_set(value: &Value) -> Result<ResourceSet, Failure> {
 
 /// The configured queues and what each requires.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Queues(Vec<(String, Vec<String>)>);
+pub(crate) struct Queues(Vec<(String, Vec<String>)>);
 
 impl Queues {
     /// Reads the configuration object.
-    pub(super) fn of(config: &Value) -> Queues {
+    pub(crate) fn of(config: &Value) -> Queues {
         let queues = config["queues"].as_object().into_iter().flatten();
         let requires = |queue: &Value| {
             let list = queue["requires"].as_array().into_iter().flatten();
@@ -52,7 +52,7 @@ impl Queues {
     }
 
     /// Ranks of these queues.
-    fn ranks(&self, names: &str, all: &ResourceSet) -> Result<Idset, Failure> {
+    pub(crate) fn ranks(&self, names: &str, all: &ResourceSet) -> Result<Idset, Failure> {
         let mut ranks = Idset::new();
         for name in names.split(',') {
             let Some((_, requires)) = self.0.iter().find(|(queue, _)| queue == name) else {

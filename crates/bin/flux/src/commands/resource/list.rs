@@ -6,7 +6,7 @@ use clap::ArgMatches;
 use flux_api::body::AnyObject;
 use flux_api::resource::SchedStatus_;
 use flux_client::{Client, To};
-use flux_format::{Field, Row};
+use flux_format::{Field, Format, Headings, Row};
 use flux_id::Idset;
 use flux_model::resource_set::ResourceSet;
 
@@ -107,6 +107,33 @@ struct Line {
     set: ResourceSet,
 }
 
+/// The headings, among them those of the fields `types.TYPE` of a format.
+struct Columns(BTreeMap<String, String>);
+
+impl Columns {
+    fn of(format: &Format) -> Columns {
+        let types = format.fields().filter_map(|field| {
+            let kind = field.strip_prefix("types.").filter(|kind| !kind.is_empty())?;
+            Some((field.to_owned(), kind.to_uppercase()))
+        });
+        Columns(types.collect())
+    }
+}
+
+impl Headings for Columns {
+    fn heading(&self, field: &str) -> Option<&str> {
+        self.0.get(field).map(String::as_str).or_else(|| heading(field))
+    }
+}
+
+/// A built-in format with a column for each type of resource beside cores and gpus.
+fn with_types(format: &str, all: &ResourceSet) -> Option<Format> {
+    let columns: String =
+        all.types().keys().map(|kind| format!("+:{{types.{kind}:>5}}") + " ").collect();
+    let (before, last) = format.split_at(format.rfind('{')?);
+    Format::parse(&format!("{before}{columns}{last}")).ok()
+}
+
 fn heading(field: &str) -> Option<&'static str> {
     Some(match field {
         "state" => "STATE",
@@ -115,6 +142,7 @@ fn heading(field: &str) -> Option<&'static str> {
         "nnodes" => "NNODES",
         "ncores" => "NCORES",
         "ngpus" => "NGPUS",
+        "types" => "TYPES",
         "ranks" => "RANKS",
         "nodelist" => "NODELIST",
         "rlist" => "LIST",
@@ -132,10 +160,18 @@ impl Row for Line {
             "nnodes" => Field::Uint(self.set.nnodes() as u64),
             "ncores" => Field::Uint(self.set.ncores()),
             "ngpus" => Field::Uint(self.set.ngpus()),
+            "types" => {
+                let types = self.set.types();
+                let texts = types.iter().map(|(kind, count)| format!("{kind}:{count}"));
+                Field::from(texts.collect::<Vec<_>>().join(","))
+            }
             "ranks" => Field::from(self.set.ranks().to_string()),
             "nodelist" => Field::from(self.set.nodelist().to_string()),
             "rlist" => Field::from(self.set.summary()),
-            _ => return None,
+            _ => {
+                let kind = name.strip_prefix("types.")?;
+                Field::Uint(self.set.types().get(kind).copied().unwrap_or(0))
+            }
         })
     }
 }
@@ -144,15 +180,20 @@ impl Row for Line {
 pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let Some(states) = states(matches, STATES, "free,allocated,down")? else { return Ok(()) };
     let default = if matches.get_count("verbose") > 0 { "rlist" } else { "default" };
-    let Some(format) = format(matches, FORMATS, default)? else { return Ok(()) };
-    format.check(&heading).map_err(|error| super::wrong_format(&error))?;
+    let Some(chosen) = format(matches, FORMATS, "RESOURCE_LIST", default)? else { return Ok(()) };
+    let mut format = chosen.format;
+    format.check(&Columns::of(&format)).map_err(|error| super::wrong_format(&error))?;
     let client = PROGRAM.open()?;
     let queues = Queues::ask(&client)?;
     let view = View::ask(&client, matches, &queues)?;
+    let builtin = FORMATS.iter().find(|(name, ..)| *name == chosen.wanted);
+    if let Some(own) = builtin.and_then(|(_, text, _)| with_types(text, &view.all)) {
+        format = own;
+    }
     let fields: Vec<&str> = format.fields().collect();
     let empty = !matches.get_flag("skip-empty") || matches.get_flag("no-skip-empty");
     let lines = view.lines(&states, &queues, &fields, empty);
-    print(matches, &format, &heading, &lines, false)
+    print(matches, &format, &Columns::of(&format), &lines, false)
 }
 
 /// The resources of the states that are asked for, all by default.
@@ -169,7 +210,9 @@ fn chosen(matches: &ArgMatches) -> Result<Option<ResourceSet>, Failure> {
 pub(super) fn info(matches: &ArgMatches) -> Result<(), Failure> {
     if let Some(set) = chosen(matches)? {
         let (nodes, cores, gpus) = (set.nnodes(), set.ncores(), set.ngpus());
-        output::line(&format!("{nodes} Nodes, {cores} Cores, {gpus} GPUs"));
+        let types = set.types();
+        let types: String = types.iter().map(|(kind, count)| format!(", {count} {kind}")).collect();
+        output::line(&format!("{nodes} Nodes, {cores} Cores, {gpus} GPUs{types}"));
     }
     Ok(())
 }
@@ -184,7 +227,7 @@ pub(super) fn r(matches: &ArgMatches) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use flux_format::{Format, RenderOptions, Utc};
+    use flux_format::{RenderOptions, Utc};
     use serde_json::json;
 
     use super::*;
@@ -232,6 +275,31 @@ mod tests {
         let text = show(&view, &Queues::default(), "{state:>10} {nnodes} {ncores} {ngpus} {rlist}");
         let expected = "     STATE NNODES NCORES NGPUS LIST\n      free 3 12 0 rank[1-3]/core[0-3]\n allocated 0 0 0 \n      down 1 4 0 rank0/core[0-3]";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn other_types_have_columns_of_their_own() {
+        let mut view = view("a[0-3]", "3");
+        let ids = |text: &str| text.parse::<Idset>().unwrap();
+        view.all.set_type("ssd", &ids("0-1"), &ids("0-1")).unwrap();
+        view.all.set_type("memory", &ids("0-63"), &ids("0-3")).unwrap();
+        view.down = view.all.copy_ranks(&ids("3"));
+        let format = with_types("{state} {nnodes} {nodelist}", &view.all).unwrap();
+        let lines = view.lines(&["free", "allocated", "down"], &Queues::default(), &[], true);
+        let text =
+            format.render(&Columns::of(&format), &lines, &Utc, RenderOptions::default()).unwrap();
+        assert_eq!(
+            text,
+            [
+                "STATE NNODES MEMORY   SSD NODELIST",
+                "free 3   192     4 a[0-2]",
+                "allocated 0     0     0",
+                "down 1    64     0 a3"
+            ]
+        );
+        let format = Format::parse("{types} {types.ssd}").unwrap();
+        let text = format.render(&Columns::of(&format), &lines, &Utc, RenderOptions::default());
+        assert_eq!(text.unwrap()[1], "memory:192,ssd:4 4");
     }
 
     #[test]

@@ -5,11 +5,11 @@ use flux_api::body::AnyObject;
 use flux_api::job::manager::ResourceStatus as Allocated;
 use flux_api::resource::{DrainedPart, ResourceStatus, Status};
 use flux_client::{Client, To};
-use flux_format::{Field, Row};
+use flux_format::{Field, Headings, Row};
 use flux_id::Idset;
 use flux_model::resource_set::{Children, ResourceSet};
 
-use super::{PROGRAM, format, inventory, inventory::Queues, print, states};
+use super::{CLASSIC, Chosen, PROGRAM, format, inventory, inventory::Queues, print, states};
 use crate::{commands::program::wants_color, failure::Failure};
 
 const STATUS: &[(&str, &str, &str)] = &[
@@ -23,6 +23,11 @@ const STATUS: &[(&str, &str, &str)] = &[
         "{state:>12} {color_up}{up:>2}{color_off} {nnodes:>6} +:{reason:<30.30} {nodelist}",
         "As default, with reasons",
     ),
+    (
+        CLASSIC,
+        "{state:>10} {nnodes:>6} {ranks:<15} {nodelist}",
+        "As flux-core 0.35.0: ranks, and nodes that are offline on a line of their own",
+    ),
 ];
 
 const DRAINED: &[(&str, &str, &str)] = &[
@@ -35,6 +40,11 @@ const DRAINED: &[(&str, &str, &str)] = &[
         "long",
         "{timestamp!d:%b%d %R::<12} {state:<8.8} {ranks:<8.8+} +:{reason:<30.30} {nodelist}",
         "As default, with ranks and whole reasons",
+    ),
+    (
+        CLASSIC,
+        "{timestamp!D:<20} {ranks:<8} {reason:<30} {nodelist}",
+        "As flux-core 0.35.0: times to the second, and ranks",
     ),
 ];
 
@@ -54,6 +64,9 @@ const STATES: &[&str] = &[
 ];
 
 const DEFAULT: &str = "avail,exclude,draining,drained,partial,torpid,housekeeping";
+
+/// What [`CLASSIC`] shows by default, in that order.
+const CLASSIC_DEFAULT: &str = "avail,offline,exclude,drain,partial";
 
 /// Who drained it, when, why.
 #[derive(Debug, Clone)]
@@ -78,6 +91,7 @@ struct Instance {
     exclude: Idset,
     torpid: Idset,
     allocated: ResourceSet,
+    housekeeping: Idset,
     drained: Vec<Drained>,
     parts: Vec<Part>,
 }
@@ -108,7 +122,17 @@ impl Instance {
         let allocated = allocated.wait().ok();
         let allocated =
             allocated.and_then(|answer| ResourceSet::from_value(&answer.allocated).ok());
-        Instance::of(&status, allocated.unwrap_or_default())
+        let mut instance = Instance::of(&status, allocated.unwrap_or_default())?;
+        if instance.allocated.is_empty() {
+            return Ok(instance);
+        }
+        let stats = client.rpc("job-manager.stats-get", To::Rank(0), None).unwrap_or_default();
+        for held in stats["housekeeping"]["running"].as_object().into_iter().flatten() {
+            // Ranks that are done may be held for the others.
+            let ranks = held.1["allocated"].as_str().and_then(|text| text.parse().ok());
+            instance.housekeeping.insert_all(&ranks.unwrap_or_default());
+        }
+        Ok(instance)
     }
 
     fn of(status: &ResourceStatus, allocated: ResourceSet) -> Result<Instance, Failure> {
@@ -124,7 +148,8 @@ impl Instance {
             a.timestamp.total_cmp(&b.timestamp).then(a.ranks.first().cmp(&b.ranks.first()))
         });
         let part = |part: &DrainedPart| {
-            let what = Children { cores: parse(&part.cores)?, gpus: parse(&part.gpus)? };
+            let (cores, gpus) = (parse(&part.cores)?, parse(&part.gpus)?);
+            let what = Children { cores, gpus, ..Children::default() };
             let (ranks, reason) = (parse(&part.ranks)?, part.reason.clone());
             Ok(Part { what, info: Drained { ranks, timestamp: part.timestamp, reason } })
         };
@@ -135,6 +160,7 @@ impl Instance {
             exclude: parse(&status.exclude)?,
             torpid: parse(&status.torpid)?,
             allocated,
+            housekeeping: Idset::new(),
             drained,
             parts,
         })
@@ -188,7 +214,8 @@ impl Instance {
                 "avail" => all.difference(&self.exclude).difference(&drained),
                 "exclude" => self.exclude.clone(),
                 "torpid" => self.torpid.clone(),
-                "allocated" => allocated.clone(),
+                "allocated" => allocated.difference(&self.housekeeping),
+                "housekeeping" => self.housekeeping.clone(),
                 "draining" | "drained" | "drain" => {
                     let busy = |ranks: &Idset| match *name {
                         "draining" => ranks.intersection(&allocated),
@@ -229,7 +256,6 @@ impl Instance {
                     }
                     continue;
                 }
-                // Housekeeping holds resources until it ends: they count as allocated.
                 _ => Idset::new(),
             };
             self.split(name, &set.intersection(included), None, empty, &mut lines);
@@ -282,6 +308,23 @@ fn heading(field: &str) -> Option<&'static str> {
     })
 }
 
+/// Headings as they were in 2022, where they were others.
+fn classic_heading(field: &str) -> Option<&'static str> {
+    Some(match field {
+        "state" => "STATUS",
+        _ => return heading(field),
+    })
+}
+
+/// The same of the list of drained nodes.
+fn classic_drained_heading(field: &str) -> Option<&'static str> {
+    Some(match field {
+        "timestamp" => "TIMESTAMP",
+        "ranks" => "RANK",
+        _ => return heading(field),
+    })
+}
+
 impl Row for Line {
     fn field(&self, name: &str) -> Option<Field<'_>> {
         let paint = |code: &'static str| Field::from(if self.color { code } else { "" });
@@ -306,11 +349,14 @@ impl Row for Line {
 
 /// Runs `flux resource status`.
 pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
-    let Some(states) = states(matches, STATES, DEFAULT)? else { return Ok(()) };
-    let Some(format) = format(matches, STATUS, "default")? else { return Ok(()) };
+    let Some(format) = format(matches, STATUS, "RESOURCE_STATUS", "default")? else {
+        return Ok(());
+    };
+    let default = if format.is_classic() { CLASSIC_DEFAULT } else { DEFAULT };
+    let Some(states) = states(matches, STATES, default)? else { return Ok(()) };
     let chosen = crate::commands::program::text(matches, "states").is_some();
     let empty = chosen && !matches.get_flag("skip-empty");
-    show(matches, &format, &states, empty)?;
+    show(matches, &format, &classic_heading, &states, empty)?;
     // Beside the table, which may be for a program.
     if let Ok(client) = super::PROGRAM.open()
         && let Some(line) = crate::commands::store_state::trouble(&client)
@@ -322,31 +368,40 @@ pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
 
 /// Lists drained nodes.
 pub(super) fn run_drained(matches: &ArgMatches) -> Result<(), Failure> {
-    let Some(format) = format(matches, DRAINED, "default")? else { return Ok(()) };
-    show(matches, &format, &["draining", "drained"], false)
+    let Some(format) = format(matches, DRAINED, "RESOURCE_DRAIN", "default")? else {
+        return Ok(());
+    };
+    show(matches, &format, &classic_drained_heading, &["draining", "drained"], false)
 }
 
 fn show(
     matches: &ArgMatches,
-    format: &flux_format::Format,
+    chosen: &Chosen,
+    classic: &dyn Headings,
     states: &[&str],
     empty: bool,
 ) -> Result<(), Failure> {
-    format.check(&heading).map_err(|error| super::wrong_format(&error))?;
+    let format = &chosen.format;
+    let heading: &dyn Headings = if chosen.is_classic() { classic } else { &heading };
+    format.check(heading).map_err(|error| super::wrong_format(&error))?;
     let client = PROGRAM.open()?;
     let instance = Instance::ask(&client)?;
     let included = inventory::included(matches, &instance.all, || Queues::ask(&client))?;
     let reasons = format.fields().any(|field| matches!(field, "reason" | "timestamp"));
     let mut lines = instance.lines(states, &included, reasons, empty);
+    if chosen.is_classic() {
+        // Nodes that are offline have a line of their own, and were not available.
+        lines.retain(|line| line.up || line.state != "avail");
+    }
     if states == ["draining", "drained"] {
         lines.sort_by(|a, b| a.timestamp.total_cmp(&b.timestamp));
     }
     let color = wants_color(matches);
     lines.iter_mut().for_each(|line| line.color = color);
     if color {
-        return print(matches, format, &heading, &lines, true);
+        return print(matches, format, heading, &lines, true);
     }
-    print(matches, &format.clone().without(&["color_up", "color_off"]), &heading, &lines, true)
+    print(matches, &format.clone().without(&["color_up", "color_off"]), heading, &lines, true)
 }
 
 #[cfg(test)]
@@ -381,6 +436,35 @@ mod tests {
     }
 
     #[test]
+    fn classic_tables_have_the_columns_of_2022() {
+        let lines = |states: &str, empty| {
+            let states: Vec<&str> = states.split(',').collect();
+            let instance = instance();
+            instance.lines(&states, &instance.all.ranks(), false, empty)
+        };
+        let render = |format: &str, headings: &dyn Headings, lines: &[Line]| {
+            let format = Format::parse(format).unwrap();
+            format.render(headings, lines, &Utc, RenderOptions::default()).unwrap().join("\n")
+        };
+        assert_eq!(
+            render(STATUS[2].1, &classic_heading, &lines(CLASSIC_DEFAULT, false)),
+            "    STATUS NNODES RANKS           NODELIST\n     avail      3 0-1,3           \
+             vm,vm,vm\n     drain      1 2               vm"
+        );
+        assert_eq!(
+            render(STATUS[2].1, &classic_heading, &lines("offline,exclude", true)),
+            "    STATUS NNODES RANKS           NODELIST\n   offline      0\n   exclude      0"
+        );
+        let instance = instance();
+        let drained = instance.lines(&["drained"], &instance.all.ranks(), true, false);
+        assert_eq!(
+            render(DRAINED[2].1, &classic_drained_heading, &drained),
+            "TIMESTAMP            RANK     REASON                         NODELIST\n\
+             2026-11-20T23:22:00  2        some reason                    vm"
+        );
+    }
+
+    #[test]
     fn drained_nodes_look_as_observed() {
         let expected = "TIME         STATE    REASON                         NODELIST\n\
                         Nov20 23:22  drained  some reason                    vm";
@@ -406,7 +490,7 @@ mod tests {
     fn drained_cores_have_lines_of_their_own() {
         let mut instance = instance();
         let info = Drained { ranks: "1-2".parse().unwrap(), timestamp: 5.0, reason: "hot".into() };
-        let what = Children { cores: "0-1".parse().unwrap(), gpus: Idset::new() };
+        let what = Children { cores: "0-1".parse().unwrap(), ..Children::default() };
         instance.parts.push(Part { what, info });
         instance.drained.clear();
         instance.allocated = ResourceSet::parse(
