@@ -37,7 +37,7 @@ use crate::stream::Pieces;
 use crate::task::Process;
 
 /// Time that first events wait for others: a task that ends within it needs one commit only.
-const HOLD: Duration = Duration::from_millis(4);
+const HOLD: Duration = Duration::from_millis(10);
 
 /// Why the shell could not start.
 #[derive(Debug)]

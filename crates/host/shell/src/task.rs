@@ -238,14 +238,20 @@ impl Process {
 
 /// Reads what is there, up to 64 KiB. `None`: nothing now. Empty: the end.
 pub fn read(fd: impl AsFd) -> Option<Vec<u8>> {
-    let mut buffer = vec![0; 64 << 10];
-    match rustix::io::read(fd, &mut buffer) {
-        Ok(count) => {
-            buffer.truncate(count);
-            Some(buffer)
-        }
-        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => None,
+    use rustix::io::Errno;
+    // Most reads find little or the end: a large buffer costs more than they do.
+    let mut first = [0; 4 << 10];
+    let count = match rustix::io::read(&fd, &mut first) {
+        Ok(count) => count,
+        Err(Errno::AGAIN | Errno::INTR) => return None,
         // A terminal whose last user has gone gives EIO.
-        Err(_) => Some(Vec::new()),
+        Err(_) => 0,
+    };
+    let mut data = first[..count].to_vec();
+    if count == first.len() {
+        data.reserve_exact((64 << 10) - count);
+        // The end, if it comes now, or a failure comes again.
+        let _ = rustix::io::read(&fd, rustix::buffer::spare_capacity(&mut data));
     }
+    Some(data)
 }

@@ -1,9 +1,9 @@
 //! `content-backing`: the store as a service, on a thread of its own.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use flux_api::content::{BackingCommit, BlobBatch};
@@ -33,16 +33,33 @@ pub struct StoreDriver {
 pub(crate) enum Work {
     /// A request, answered by the thread.
     Request(Message, DriverHandle),
-    /// A commit that was answered when it was accepted.
-    Accepted(BlobBatch),
+    /// There are commits that were answered when they were accepted.
+    Accepted,
 }
 
 /// How far the answers are ahead of the file.
 #[derive(Debug, Default)]
 pub(crate) struct Ahead {
     pub(crate) bytes: AtomicUsize,
+    /// What was accepted and not yet taken by the thread, which is told of the first only.
+    accepted: Mutex<Vec<BlobBatch>>,
     /// Writing fails: nothing is accepted before it is written.
     pub(crate) failing: AtomicBool,
+}
+
+impl Ahead {
+    /// Adds a commit; true when it is the first.
+    pub(crate) fn accept(&self, batch: BlobBatch) -> bool {
+        self.bytes.fetch_add(size(&batch), Ordering::Relaxed);
+        let mut accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
+        accepted.push(batch);
+        accepted.len() == 1
+    }
+
+    /// Takes what was accepted.
+    pub(crate) fn take(&self) -> Vec<BlobBatch> {
+        std::mem::take(&mut *self.accepted.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// Bytes of a commit.
@@ -81,7 +98,7 @@ impl StoreDriver {
 
     /// Answers a commit that need not outlive this process before it is written; gives back what
     /// must wait for that.
-    fn accept(&self, message: Message, back: &DriverHandle) -> Result<BlobBatch, Message> {
+    fn accept(&self, message: Message, back: &DriverHandle) -> Result<Option<Work>, Message> {
         let ready = self.durability == Durability::Process
             && message.topic() == BackingCommit::TOPIC
             && !self.ahead.failing.load(Ordering::Acquire)
@@ -90,9 +107,8 @@ impl StoreDriver {
             return Err(message);
         }
         let Call { request, answer } = Call::<BackingCommit>::decode(message).map_err(|e| e.0)?;
-        self.ahead.bytes.fetch_add(size(&request), Ordering::Relaxed);
         answer.ok(&mut back.clone(), &Empty);
-        Ok(request)
+        Ok(self.ahead.accept(request).then_some(Work::Accepted))
     }
 }
 
@@ -103,7 +119,8 @@ impl Driver for StoreDriver {
 
     fn deliver(&mut self, message: Message, back: &DriverHandle) {
         let work = match self.accept(message, back) {
-            Ok(batch) => Work::Accepted(batch),
+            Ok(None) => return,
+            Ok(Some(work)) => work,
             Err(message) => Work::Request(message, back.clone()),
         };
         if let Err(failed) = self.requests.send(work)

@@ -89,16 +89,30 @@ impl Packed {
     }
 }
 
-fn nibble(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
+/// No digit.
+const NONE: u8 = 0xff;
+
+/// Values of the digits of digests.
+static NIBBLES: [u8; 256] = values(DIGITS);
+/// Values of the digits of base64.
+static VALUES: [u8; 256] = values(SEXTETS);
+
+/// The table that gives each digit its place in `digits`.
+const fn values(digits: &[u8]) -> [u8; 256] {
+    let mut table = [NONE; 256];
+    let mut at = 0;
+    while at < digits.len() {
+        table[digits[at] as usize] = at as u8;
+        at += 1;
     }
+    table
 }
 
 /// A quoted digest at the beginning: its mark, its bytes, its length as text.
-fn digest(text: &[u8]) -> Option<(u8, Vec<u8>, usize)> {
+fn digest<'a>(text: &[u8], room: &'a mut [u8; 32]) -> Option<(u8, &'a [u8], usize)> {
+    if text.get(1..4) != Some(b"sha") {
+        return None;
+    }
     let (mark, start, bytes) = if text.starts_with(b"\"sha1-") {
         (MARK, 6, 20)
     } else if text.starts_with(b"\"sha256-") {
@@ -110,26 +124,21 @@ fn digest(text: &[u8]) -> Option<(u8, Vec<u8>, usize)> {
     if text.get(end) != Some(&b'"') {
         return None;
     }
-    let digits = text.get(start..end)?.chunks_exact(2);
-    let digest = digits.map(|pair| Some(nibble(pair[0])? << 4 | nibble(pair[1])?));
-    Some((mark, digest.collect::<Option<Vec<u8>>>()?, end + 1))
-}
-
-fn sextet(digit: u8) -> Option<u8> {
-    match digit {
-        b'A'..=b'Z' => Some(digit - b'A'),
-        b'a'..=b'z' => Some(digit - b'a' + 26),
-        b'0'..=b'9' => Some(digit - b'0' + 52),
-        b'+' => Some(62),
-        b'/' => Some(63),
-        _ => None,
+    let room = room.get_mut(..bytes)?;
+    for (byte, pair) in room.iter_mut().zip(text.get(start..end)?.chunks_exact(2)) {
+        let (high, low) = (NIBBLES[usize::from(pair[0])], NIBBLES[usize::from(pair[1])]);
+        if high == NONE || low == NONE {
+            return None;
+        }
+        *byte = high << 4 | low;
     }
+    Some((mark, room, end + 1))
 }
 
-/// Characters of base64 at the beginning, in whole groups of four.
+/// How many characters of base64 are at the beginning.
 fn base64(text: &[u8]) -> usize {
-    let length = text.iter().take(BASE64_MAX).take_while(|byte| sextet(**byte).is_some()).count();
-    length & !3
+    let text = text.get(..BASE64_MAX).unwrap_or(text);
+    text.iter().position(|byte| VALUES[usize::from(*byte)] == NONE).unwrap_or(text.len())
 }
 
 /// The text with its digests and base64 as bytes; nothing where there is none, or where it is no
@@ -139,21 +148,24 @@ fn shorten(text: &[u8]) -> Option<Vec<u8>> {
         return None;
     }
     let mut short = Vec::new();
+    let mut room = [0; 32];
     let (mut done, mut at) = (0, 0);
     while at < text.len() {
         if text[at] == b'"'
-            && let Some((mark, digest, length)) = digest(&text[at..])
+            && let Some((mark, digest, length)) = digest(&text[at..], &mut room)
         {
             short.extend_from_slice(&text[done..at]);
             short.push(mark);
-            short.extend_from_slice(&digest);
+            short.extend_from_slice(digest);
             at += length;
             done = at;
             continue;
         }
-        let length = base64(&text[at..]);
+        let run = base64(&text[at..]);
+        // In whole groups of four.
+        let length = run & !3;
         if length < BASE64_MIN {
-            at += length.max(1);
+            at += run.max(1);
             continue;
         }
         short.extend_from_slice(&text[done..at]);
@@ -161,9 +173,8 @@ fn shorten(text: &[u8]) -> Option<Vec<u8>> {
         let bytes = u16::try_from(length / 4 * 3).ok()?;
         short.extend_from_slice(&bytes.to_le_bytes());
         for group in text[at..at + length].chunks_exact(4) {
-            let bits = group
-                .iter()
-                .try_fold(0, |bits, digit| Some(bits << 6 | u32::from(sextet(*digit)?)))?;
+            let digit = |bits, digit: &u8| bits << 6 | u32::from(VALUES[usize::from(*digit)]);
+            let bits = group.iter().fold(0_u32, digit);
             short.extend_from_slice(&bits.to_be_bytes()[1..]);
         }
         at += length;

@@ -31,6 +31,9 @@ const MARK_MAX: usize = 16_384;
 /// Time between attempts to write what was accepted, while the disk is full.
 const RETRY: Duration = Duration::from_millis(200);
 
+/// How long what was accepted may gather, when nothing else is asked for.
+const GATHER: Duration = Duration::from_millis(5);
+
 /// Time for a step of what goes on in the background. It is at most one part in
 /// [`SHARE`] of the thread's time.
 const STEP: Duration = Duration::from_micros(500);
@@ -135,6 +138,10 @@ impl Server {
             };
             let mut next = first;
             let mut count = 0;
+            if matches!(next, Some(Work::Accepted)) {
+                // Nobody waits for it, and a transaction for each would cost far more.
+                next = queue.recv_timeout(GATHER).ok();
+            }
             while let Some(work) = next.take() {
                 self.take(work);
                 count += 1;
@@ -142,6 +149,7 @@ impl Server {
                     next = queue.try_recv().ok();
                 }
             }
+            self.take_accepted();
             self.store();
             if self.background.is_some() && Instant::now() >= self.next_step {
                 self.step();
@@ -172,9 +180,15 @@ impl Server {
         }
     }
 
+    /// Takes what was accepted up to now.
+    pub(crate) fn take_accepted(&mut self) {
+        self.accepted.extend(self.ahead.take());
+    }
+
     pub(crate) fn take(&mut self, work: Work) {
         match work {
-            Work::Accepted(batch) => self.accepted.push(batch),
+            // Taken with everything that has come since.
+            Work::Accepted => {}
             Work::Request(message, mut back) => match Backing::decode(message) {
                 Ok(Backing::BackingStore(call)) => {
                     self.pending.push((Pending::Store(call), back));
@@ -187,6 +201,7 @@ impl Server {
                 }
                 // What was accepted can be read: it is written first.
                 other => {
+                    self.take_accepted();
                     self.store();
                     self.look(other, &mut back);
                 }

@@ -9,7 +9,7 @@
 #![expect(unsafe_code, reason = "fork, and the memory that /proc/PID/environ shows")]
 
 use std::ffi::{CStr, CString};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -101,8 +101,11 @@ impl Fork {
                     Ok(()) => catch_unwind(AssertUnwindSafe(|| (self.inside.main)(&plan.words))),
                     Err(_) => Ok(libc::EXIT_FAILURE),
                 };
-                // What is in the frames above is the supervisor's, and not to be dropped.
-                std::process::exit(code.unwrap_or(101))
+                drop(io::stdout().flush());
+                // What is in the frames above is the supervisor's, and not to be dropped. Nor is
+                // memory to be given back piece by piece, as the handlers of an exit would do.
+                // SAFETY: takes a number, and does not return.
+                unsafe { libc::_exit(code.unwrap_or(101)) }
             }
             pid => {
                 // The child does the same; who is first does not matter.

@@ -220,6 +220,9 @@ impl Supervisor {
         });
         if ended {
             stream.end();
+            // A shell that was just forked has the pipe open for a moment longer, and as long it
+            // would be told here again and again that the stream has ended.
+            let _ = epoll::delete(&self.epoll, file);
             *pipe = None;
             self.streams.remove(&tokens[at]);
         }
@@ -237,7 +240,9 @@ impl Supervisor {
         }
         if let Some(shell) = self.shells.get_mut(&id) {
             shell.stage = Stage::Ended;
-            shell.pipes = [None, None];
+            for pipe in shell.pipes.iter_mut().filter_map(Option::take) {
+                let _ = epoll::delete(&self.epoll, &pipe);
+            }
             for token in shell.tokens {
                 self.streams.remove(&token);
             }

@@ -9,8 +9,9 @@ fn what_cannot_be_written_is_kept_and_can_be_read_and_the_status_says_so() {
     bench.server.log.limit_pages(20);
     let blob = noise(1, 400_000);
     let batch = BlobBatch { blobs: vec![blob.clone().into()], checkpoint: None };
-    bench.server.ahead.bytes.fetch_add(size(&batch), Ordering::Relaxed);
-    bench.server.take(Work::Accepted(batch));
+    assert!(bench.server.ahead.accept(batch));
+    bench.server.take(Work::Accepted);
+    bench.server.take_accepted();
     bench.server.store();
     assert!(bench.server.ahead.failing.load(Ordering::Acquire));
     let wanted = Raw(HashAlg::Sha1.hash(&blob).digest().to_vec().into());
