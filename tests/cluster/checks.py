@@ -270,11 +270,14 @@ def the_doctor_finds_what_is_planted(cluster):
         ("chmod u-s /usr/libexec/flux/flux-imp", "FAIL  imp: ", "chmod 4755"),
         ("chmod 755 /var/lib/flux", "FAIL  disk: ", "chmod 700"),
         ("echo 'x = 1' >/etc/flux/system/conf.d/zz.toml", "zz.toml:1: x: unknown key", "remove"),
+        ("sed -i 's,:/var/lib/flux:,:/nowhere:,' /etc/passwd", "the home of flux, /nowhere, is not",
+         "make it"),
         ("systemctl stop flux", "warn  systemd: ", "systemctl enable --now flux"),
     ]
     mend_all = ("chmod 600 /etc/flux/system/curve.cert; chmod 700 /var/lib/flux; "
                 "mv /etc/flux/system/R.x /etc/flux/system/R; systemctl start munge; "
                 "sed -i 's/ other4$/ node4/' /etc/hosts; chmod 4755 /usr/libexec/flux/flux-imp; "
+                "sed -i 's,:/nowhere:,:/var/lib/flux:,' /etc/passwd; "
                 "rm -f /etc/flux/system/conf.d/zz.toml; systemctl start flux")
     for plant, word, advice in faults:
         node.out(plant)

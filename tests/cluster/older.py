@@ -3,6 +3,7 @@ its commands and spellings. Claims, as in checks.py."""
 
 import contextlib
 import re
+import subprocess
 import time
 
 from checks import claim, need, timed, wait_status
@@ -178,6 +179,45 @@ def commands_of_the_guide(cluster):
     need(leader.out("flux overlay parentof 2") == "0", "parentof")
     leader.out("flux overlay disconnect 2")
     all_here(cluster)
+
+
+# Frames on the switch, for as long as stdin is open: how many of the port, whether a word is among
+# them, and who speaks with whom.
+SNIFF = """
+import select, socket, sys
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 23)
+print("ready", flush=True)
+word, frames, found, pairs = sys.argv[1].encode(), 0, False, set()
+while True:
+    ready = select.select([s, sys.stdin], [], [])[0]
+    if s in ready:
+        f = s.recv(65536)
+        if f[12:14] == b"\\x08\\x00" and (8050 in (int.from_bytes(f[34:36], "big"), int.from_bytes(f[36:38], "big"))):
+            frames += 1; found |= word in f; pairs.add(tuple(sorted((f[29], f[33]))))
+    elif sys.stdin in ready:
+        break
+print(frames, found, sorted(pairs))
+"""
+
+
+@claim
+def nothing_between_nodes_is_in_the_clear(cluster):
+    word = "Zwiebelkuchen"
+    sniffer = subprocess.Popen(["nsenter", f"--net=/run/netns/{cluster.switch}", "python3", "-c", SNIFF,
+                                word], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    need(sniffer.stdout.readline() == "ready\n", "the sniffer does not start")
+    told = cluster[2].out(f"flux run -N3 echo {word}", "alice")
+    cluster[1].out(f"flux kvs put test.word={word}")
+    cluster[4].out("flux kvs get test.word")
+    out, _ = sniffer.communicate("", timeout=30)
+    frames, found, pairs = out.split(maxsplit=2)
+    need(told.split() == [word] * 3, told)
+    need(int(frames) > 20 and found == "False", f"{frames} frames; the word is in them: {found}")
+    # Parent and child only.
+    need(pairs.strip() == "[(1, 2), (1, 3), (1, 4)]", pairs)
+    cluster[1].out("flux kvs unlink test.word")
+    return f"{frames} frames"
 
 
 @claim

@@ -60,7 +60,15 @@ fn tests_named_in(page: &Path) -> Vec<String> {
 fn every_test_that_a_page_names_is_there() {
     let there = functions();
     let mut missing = Vec::new();
-    for page in ["acceptance.md", "failures.md", "brokers.md", "shells.md", "store.md"] {
+    for page in [
+        "acceptance.md",
+        "failures.md",
+        "from-slurm.md",
+        "brokers.md",
+        "shells.md",
+        "stability.md",
+        "store.md",
+    ] {
         let path = workspace::root().join("docs").join(page);
         let named = tests_named_in(&path);
         assert!(!named.is_empty(), "{page} names no test");

@@ -9,6 +9,7 @@
 //! laws), [`run`].
 
 pub mod archive;
+pub mod boot;
 pub mod brokers;
 pub mod clients;
 pub mod disk;

@@ -1,5 +1,6 @@
 //! Sweeps seeds: `flux-sim --seeds COUNT --first SEED --threads NUMBER`, or shows one:
 //! `flux-sim --show SEED`. `--stop 1` ends a sweep at the first seed that fails.
+//! `flux-sim --boot SIZE --fanout K` boots one large instance, and tells how long it took.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -7,6 +8,7 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use flux_sim::run::run;
 use flux_sim::{Report, Scenario};
@@ -21,10 +23,20 @@ struct Options {
     threads: u64,
     stop: bool,
     show: Option<u64>,
+    boot: Option<u64>,
+    fanout: u64,
 }
 
 fn options() -> Result<Options, String> {
-    let mut options = Options { seeds: 1000, first: 0, threads: 1, stop: false, show: None };
+    let mut options = Options {
+        seeds: 1000,
+        first: 0,
+        threads: 1,
+        stop: false,
+        show: None,
+        boot: None,
+        fanout: 32,
+    };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let number = words
@@ -37,8 +49,10 @@ fn options() -> Result<Options, String> {
             "--threads" => options.threads = number.clamp(1, 64),
             "--stop" => options.stop = number > 0,
             "--show" => options.show = Some(number),
+            "--boot" => options.boot = Some(number),
+            "--fanout" => options.fanout = number,
             _ => {
-                let known = "--seeds, --first, --threads, --stop or --show";
+                let known = "--seeds, --first, --threads, --stop, --show, --boot or --fanout";
                 return Err(format!("{word}: not {known}"));
             }
         }
@@ -140,12 +154,31 @@ fn show(seed: u64, out: &mut impl Write) -> io::Result<bool> {
     Ok(report.violations.is_empty())
 }
 
+/// Boots one instance and shows its figures.
+fn boot(size: u64, fanout: u64, out: &mut impl Write) -> io::Result<bool> {
+    let narrow = |number: u64| u32::try_from(number).map_err(io::Error::other);
+    let began = Instant::now();
+    let figures = flux_sim::boot::boot(narrow(size)?, narrow(fanout)?).map_err(io::Error::other)?;
+    writeln!(
+        out,
+        "{size} brokers, fanout {fanout}: boot {:.3} s, job on all {:.3} s, shutdown {:.3} s; {} \
+         events in {:.1} s of real time",
+        figures.boot,
+        figures.job,
+        figures.shutdown,
+        figures.steps,
+        began.elapsed().as_secs_f64()
+    )?;
+    Ok(true)
+}
+
 fn main() -> ExitCode {
     let mut out = io::stdout();
     let result = options().and_then(|options| {
-        let done = match options.show {
-            Some(seed) => show(seed, &mut out),
-            None => sweep(&options, &mut out),
+        let done = match (options.boot, options.show) {
+            (Some(size), _) => boot(size, options.fanout, &mut out),
+            (None, Some(seed)) => show(seed, &mut out),
+            (None, None) => sweep(&options, &mut out),
         };
         done.map_err(|error| error.to_string())
     });

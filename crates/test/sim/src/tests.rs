@@ -1,4 +1,4 @@
-use flux_api::lifecycle::{ShutdownRequest, ShutdownStart, WaitRun};
+use flux_api::lifecycle::WaitRun;
 use flux_broker::Topology;
 use flux_model::sign::wrap_none;
 use flux_proto::Errno;
@@ -158,42 +158,6 @@ fn answer(world: &mut World, wanted: u32) -> flux_proto::Message {
 
 #[test]
 fn boots_512_brokers_runs_a_job_on_every_rank_and_shuts_down() {
-    use flux_api::job::ingest::{Submit, SubmitRequest};
-    use flux_api::job::manager::{Wait, WaitRequest};
-
-    let size = 512;
-    let shape = Shape::new(Topology::kary(16, size).unwrap(), 4);
-    let mut world = World::new(shape, Pace::default(), 512);
-    for rank in 0..size {
-        world.start_after(u64::from(rank) * 1000, rank);
-    }
-    while !world.is_alive(0) {
-        world.step();
-    }
-    let caller = world.connect(0).unwrap();
-    let tag = world.call::<WaitRun>(caller, Some(0), &Default::default());
-    answer(&mut world, tag);
-    let jobspec = json!({
-        "version": 1,
-        "resources": [{"type": "node", "count": size, "with": [
-            {"type": "slot", "count": 1, "label": "task", "with": [{"type": "core", "count": 4}]}]}],
-        "tasks": [{"command": ["sleep", "1"], "slot": "task", "count": {"per_slot": 1}}],
-        "attributes": {"system": {"duration": 0}},
-    });
-    let j = wrap_none(jobspec.to_string().as_bytes(), OWNER);
-    let flags = flux_api::job::FLAG_WAITABLE;
-    let tag = world.call::<Submit>(caller, None, &SubmitRequest { j, urgency: 16, flags });
-    let id = answer(&mut world, tag).json::<serde_json::Value>().unwrap()["id"].as_u64().unwrap();
-    let tag = world.call::<Wait>(caller, None, &WaitRequest { id });
-    let ended: serde_json::Value = answer(&mut world, tag).json().unwrap();
-    assert_eq!(ended["success"], true, "{ended}");
-    let request = ShutdownRequest { loglevel: None, keep_jobs: false, alone: false };
-    world.call::<ShutdownStart>(caller, Some(0), &request);
-    let mut exits = 0;
-    while exits < size {
-        if let Notice::Exited(rank, code) = next(&mut world) {
-            assert_eq!(code, 0, "rank {rank}");
-            exits += 1;
-        }
-    }
+    let figures = crate::boot::boot(512, 16).unwrap();
+    assert!(figures.job >= 1.0, "{figures:?}");
 }
