@@ -188,6 +188,7 @@ impl ExecService {
             disarm(cx, &mut job.killer);
             disarm(cx, &mut job.straggler);
             Self::unfollow(cx, &job);
+            self.answer_early(cx, &mut job);
             job.answer.forget();
         }
     }

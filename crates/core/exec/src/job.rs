@@ -168,6 +168,8 @@ pub struct Job {
     pub began: f64,
     /// The same in monotonic microseconds, if this broker made it.
     pub began_us: Option<u64>,
+    /// Signals that are not on record yet, and the tickets of their answers.
+    pub early: Vec<(u64, Signal)>,
     /// Of its time limit so many seconds were used at a monotonic time in microseconds, since when
     /// they are counted by that.
     pub used: Option<(f64, u64)>,

@@ -84,6 +84,8 @@ impl ExecService {
         };
         cx.call::<Commit>(To::Rank(0), &request, Wait::First(id));
         cx.call::<Commit>(To::Rank(0), &link, Wait::First(id));
+        self.record_early(cx, id);
+        let Some(job) = self.jobs.get(&id) else { return };
         let ranks: Vec<u32> = job.shells.keys().copied().collect();
         let waits = ranks.len() > 1 && job.barriers == 0;
         for rank in ranks {

@@ -42,6 +42,23 @@ pub struct Asked {
     answers: BTreeMap<u64, Answer<ToShells>>,
 }
 
+impl Asked {
+    fn keep(&mut self, answer: Answer<ToShells>) -> u64 {
+        let ticket = self.next;
+        self.next += 1;
+        self.answers.insert(ticket, answer);
+        ticket
+    }
+}
+
+/// Puts a signal on record in the execution log.
+fn record(cx: &mut Cx<'_, Wait>, namespace: String, signal: &Signal, ticket: u64) {
+    let context = json!({"n": signal.n, "signum": signal.signum});
+    let ops = vec![append(cx, "exec.eventlog", &[("signal", context)])];
+    let request = CommitRequest { namespace, flags: 0, ops };
+    cx.call::<Commit>(To::Rank(0), &request, Wait::SignalKept(ticket));
+}
+
 impl Signal {
     /// From an event of the execution log.
     pub(crate) fn read(body: &Value) -> Option<Self> {
@@ -68,28 +85,45 @@ impl ExecService {
             job.signals.remove(0);
         }
         job.signals.push(signal.clone());
+        if job.step < Step::Starting {
+            // Its log is not there yet, or was not read.
+            let ticket = self.asked.keep(answer);
+            job.early.push((ticket, signal));
+            return;
+        }
         let deaf: Vec<u32> = job
             .shells
             .iter()
             .filter(|(_, shell)| !shell.listens && !shell.has_exited())
             .map(|(rank, _)| *rank)
             .collect();
-        if deaf.is_empty() || job.step < Step::Starting {
+        if deaf.is_empty() {
             answer.ok(cx, &Empty);
         } else {
-            let context = json!({"n": signal.n, "signum": signal.signum});
-            let request = CommitRequest {
-                namespace: job.namespace(),
-                flags: 0,
-                ops: vec![append(cx, "exec.eventlog", &[("signal", context)])],
-            };
-            let ticket = self.asked.next;
-            self.asked.next += 1;
-            self.asked.answers.insert(ticket, answer);
-            cx.call::<Commit>(To::Rank(0), &request, Wait::SignalKept(ticket));
+            let namespace = job.namespace();
+            let ticket = self.asked.keep(answer);
+            record(cx, namespace, &signal, ticket);
         }
         for rank in deaf {
             self.tell_signals(cx, id, rank, 0);
+        }
+    }
+
+    /// Puts the signals on record that came before there was a log.
+    pub(crate) fn record_early(&mut self, cx: &mut Cx<'_, Wait>, id: u64) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let namespace = job.namespace();
+        for (ticket, signal) in std::mem::take(&mut job.early) {
+            record(cx, namespace.clone(), &signal, ticket);
+        }
+    }
+
+    /// The job is over: nobody is left to hear what came early.
+    pub(crate) fn answer_early(&mut self, cx: &mut Cx<'_, Wait>, job: &mut Job) {
+        for (ticket, _) in std::mem::take(&mut job.early) {
+            if let Some(answer) = self.asked.answers.remove(&ticket) {
+                answer.ok(cx, &Empty);
+            }
         }
     }
 

@@ -108,6 +108,15 @@ impl Job {
         self.status.flags & flag != 0
     }
 
+    /// Whether shells may live that execution was not asked to find yet: the leader was restarted.
+    #[must_use]
+    pub fn is_to_be_found(&self) -> bool {
+        match self.start {
+            StartState::Idle => self.replayed,
+            state => state == StartState::Lost,
+        }
+    }
+
     /// Whether execution has, or may have, processes of this job.
     #[must_use]
     pub fn in_execution(&self) -> bool {

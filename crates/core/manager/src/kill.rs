@@ -14,7 +14,7 @@ use flux_svc::{Cx, Reply, To};
 use serde_json::{Map, Value};
 
 use crate::exception::{may_touch, wanted_user};
-use crate::job::Job;
+use crate::job::{Job, StartState};
 use crate::service::{JobManager, Wait};
 
 /// Greatest signal number of Linux.
@@ -40,7 +40,13 @@ pub struct Signals {
     next: u64,
     /// By ticket: who asked, and how many jobs execution has not answered for.
     asked: BTreeMap<u64, (Asked, u64)>,
+    /// By job: signals for shells that a former start of the leader may have left, and which
+    /// execution has not been asked to find yet; with their tickets.
+    held: BTreeMap<u64, Vec<(u64, Signalled)>>,
 }
+
+/// Most signals that are held for one job.
+const HELD: usize = 64;
 
 impl JobManager {
     /// `job-manager.kill`.
@@ -68,8 +74,14 @@ impl JobManager {
         }
         // In CLEANUP tasks may still run: execution kills them through this very request.
         let states = [JobState::Run, JobState::Cleanup];
-        if self.jobs.get(&id).is_none_or(|job| !states.contains(&job.state())) {
+        let Some(job) = self.jobs.get(&id).filter(|job| states.contains(&job.state())) else {
             return Err(invalid("job is not running"));
+        };
+        if job.start == StartState::Idle && !job.replayed {
+            return Err(invalid("job is not running yet"));
+        }
+        if self.signals.held.get(&id).is_some_and(|held| held.len() >= HELD) {
+            return Err(RpcError::new(Errno::EAGAIN, "too many signals wait for this job"));
         }
         Ok(())
     }
@@ -114,29 +126,52 @@ impl JobManager {
             let n = cx.random() >> 11;
             body.insert("n".into(), Value::from(n));
             cx.publish(&format!("shell-{id}.kill"), &body, false);
-            let service = self.exec.service().unwrap_or("job-exec");
-            let message = Message::request(format!("{service}.signal")).with_json(&Signalled {
-                id: *id,
-                n,
-                signum,
-            });
-            cx.request(To::Any, message, Wait::Signal(ticket));
+            let signal = Signalled { id: *id, n, signum };
+            if self.jobs.get(id).is_some_and(Job::is_to_be_found) {
+                self.signals.held.entry(*id).or_default().push((ticket, signal));
+            } else {
+                self.send_signal(cx, ticket, &signal);
+            }
         }
         self.signals.asked.insert(ticket, (asked, jobs.len() as u64));
         self.signal_taken(cx, ticket);
     }
 
+    fn send_signal(&self, cx: &mut Cx<'_, Wait>, ticket: u64, signal: &Signalled) {
+        let service = self.exec.service().unwrap_or("job-exec");
+        let message = Message::request(format!("{service}.signal")).with_json(signal);
+        cx.request(To::Any, message, Wait::Signal(ticket));
+    }
+
+    /// Execution was asked to find the shells of a job: now it can be told what they may have missed.
+    pub(crate) fn send_held_signals(&mut self, cx: &mut Cx<'_, Wait>, id: u64) {
+        for (ticket, signal) in self.signals.held.remove(&id).unwrap_or_default() {
+            self.send_signal(cx, ticket, &signal);
+        }
+    }
+
+    /// A job is over without that.
+    pub(crate) fn drop_held_signals(&mut self, cx: &mut Cx<'_, Wait>, id: u64) {
+        for (ticket, _) in self.signals.held.remove(&id).unwrap_or_default() {
+            self.signal_done(cx, ticket, Some(RpcError::new(Errno::EINVAL, "job is inactive")));
+        }
+    }
+
     /// Execution has taken a signal, or could not.
     pub(crate) fn signal_reply(&mut self, cx: &mut Cx<'_, Wait>, ticket: u64, reply: &Reply) {
+        self.signal_done(cx, ticket, reply.error().cloned());
+    }
+
+    fn signal_done(&mut self, cx: &mut Cx<'_, Wait>, ticket: u64, error: Option<RpcError>) {
         let Some((asked, left)) = self.signals.asked.get_mut(&ticket) else { return };
         *left -= 1;
         // Without this service there is nobody who could remember it: shells that listen have it.
-        if let Some(error) = reply.error().filter(|error| error.errno != Errno::ENOSYS) {
+        if let Some(error) = error.filter(|error| error.errno != Errno::ENOSYS) {
             match asked {
                 Asked::All(_, answer) => answer.errors += 1,
                 Asked::One(_) => {
                     if let Some((Asked::One(answer), _)) = self.signals.asked.remove(&ticket) {
-                        answer.err(cx, error.clone());
+                        answer.err(cx, error);
                     }
                     return;
                 }

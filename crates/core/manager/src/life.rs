@@ -178,6 +178,7 @@ impl JobManager {
         if let Some(job) = self.jobs.get(&id) {
             self.commits.complete(id, &job.log);
         }
+        self.drop_held_signals(cx, id);
         self.dependency_ended(cx, id);
         self.commits.after(After::Retire(id));
     }

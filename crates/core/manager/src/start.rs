@@ -99,6 +99,7 @@ impl JobManager {
         let mut message = Message::request(topic).with_json_text(&text);
         message.set_streaming();
         cx.send_request(To::Any, message);
+        self.send_held_signals(cx, id);
         if debug {
             let name = if reattach { "debug.exec-reattach-start" } else { "debug.start-request" };
             self.post(cx, id, name, Value::Null);

@@ -122,9 +122,19 @@ fn job_in(environment: &[u8]) -> Option<u64> {
     text.parse().ok().map(|JobId(id)| id)
 }
 
-/// Which job the environment of a process names.
-pub(crate) fn job_of(pid: i32) -> Option<u64> {
-    job_in(&environment(pid)?)
+/// Which job of the broker behind `uri` the environment of a process names.
+pub(crate) fn job_of(pid: i32, uri: Option<&str>) -> Option<u64> {
+    enclosing_job_in(&environment(pid)?, uri)
+}
+
+/// The same; of a process that belongs to an instance which is a job of that broker, this job. The
+/// ids of its own jobs mean others here.
+fn enclosing_job_in(environment: &[u8], uri: Option<&str>) -> Option<u64> {
+    let enclosing = variable(environment, "FLUX_ENCLOSING_ID");
+    match enclosing.filter(|_| variable(environment, "FLUX_URI") != uri) {
+        Some(text) => text.parse().ok().map(|JobId(id)| id),
+        None => job_in(environment),
+    }
 }
 
 /// Every process whose environment names this job and the broker behind `uri`.
@@ -241,6 +251,10 @@ mod tests {
     #[test]
     fn the_boot_lies_in_the_past_and_has_a_name() {
         assert!(uptime() > 0.0 && uptime() < wall());
+        let nested = b"FLUX_URI=local://b\0FLUX_JOB_ID=7\0FLUX_ENCLOSING_ID=9\0".as_slice();
+        assert_eq!(enclosing_job_in(nested, Some("local://a")), Some(9));
+        assert_eq!(enclosing_job_in(nested, Some("local://b")), Some(7));
+        assert_eq!(enclosing_job_in(b"FLUX_JOB_ID=7\0", Some("local://a")), Some(7));
         let own = age(std::process::id().cast_signed());
         assert!(own.is_some_and(|age| age < uptime()), "{own:?}");
         assert_eq!(age(i32::MAX), None);

@@ -124,6 +124,9 @@ struct Task {
     feed: Feed,
     reported: bool,
     terminal: Option<pty::Terminal>,
+    /// It was killed with SIGKILL, which it cannot have passed on: until then its streams are
+    /// waited for, which what it has started may hold for long.
+    orphaned: Option<Instant>,
 }
 
 impl Task {
@@ -307,6 +310,7 @@ impl Shell {
             self.link.retry_at(),
             self.patience.due(),
             self.warning,
+            self.tasks.iter().filter_map(|task| task.orphaned).min(),
         ]
         .into_iter()
         .flatten()
@@ -324,6 +328,7 @@ impl Shell {
             self.kill_tasks(signum);
         }
         self.end_late_tasks(now);
+        self.leave_orphans(now);
         if due(&mut self.warning, now) {
             self.warn_of_end();
         }

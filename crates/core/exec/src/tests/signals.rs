@@ -122,3 +122,32 @@ fn a_signal_that_cannot_be_recorded_is_refused() {
     rig.fail(&commit, Errno::ENOSPC);
     assert_eq!(rig.response(tag).unwrap_err().errno, Errno::ENOSPC);
 }
+
+#[test]
+fn a_signal_that_comes_while_the_past_of_a_job_is_read_is_on_record_before_it_is_answered() {
+    let mut rig = patient();
+    let body = json!({"id": ID, "userid": 1000, "jobspec": {}, "reattach": true,
+        "R": r("0", "a"), "resume": {"started": true, "since": 5.0}});
+    let tag = rig.request("job-exec.start", body);
+    let lookup = rig.expect("kvs.lookup");
+    let asked = signal(&mut rig, 7, 10);
+    assert!(rig.try_response(asked).is_none());
+    let text = Event::new(1.0, "starting").encode();
+    rig.reply(&lookup, json!({"val": Treeobj::val(text.into_bytes()).to_value()}));
+    for _ in 0..2 {
+        let commit = rig.expect("kvs.commit");
+        rig.reply(&commit, json!({"rootref": "sha1-0", "rootseq": 1}));
+    }
+    assert!(rig.try_response(asked).is_none());
+    recorded(&mut rig, 7);
+    assert!(rig.response(asked).is_ok());
+    let list = rig.expect("launch.list");
+    rig.reply(&list, json!({"rank": 0, "jobs": [{"id": ID, "pid": 9, "state": "running"}]}));
+    let shell = rig.expect("launch.attach");
+    rig.reply(&shell, json!({"type": "started", "pid": 9}));
+    assert_eq!(rig.response(tag).unwrap()["type"], json!("reattached"));
+    let (message, body) = told(&mut rig, 0);
+    assert_eq!(body, json!([{"n": 7, "signum": 10}]));
+    rig.reply(&message, Value::Null);
+    rig.finish();
+}

@@ -129,6 +129,35 @@ fn a_job_that_is_canceled_before_execution_is_back_keeps_its_resources_until_its
 }
 
 #[test]
+fn a_signal_for_a_job_whose_shells_are_to_be_found_is_kept_for_them() {
+    let mut bench = Bench::online();
+    bench.submit(1);
+    bench.run(1);
+    bench.submit(2);
+    let alloc = bench.expect_alloc(2);
+    bench.grant(&alloc, 2);
+    bench.expect("job-exec.start");
+    let store = bench.crash();
+    let mut bench = Bench::with(&json!({}), store);
+    bench.sched_online("unlimited", None);
+    let kill = |id: u64| json!({"id": id, "signum": 10});
+    let tags = [1, 2].map(|id| bench.rig.request("job-manager.kill", kill(id)));
+    bench.settle();
+    assert!(tags.iter().all(|tag| bench.rig.try_response(*tag).is_none()));
+    bench.quiet();
+    bench.exec_online();
+    for (id, tag) in [1, 2].into_iter().zip(tags) {
+        let (_, body) = bench.expect("job-exec.start");
+        assert_eq!(body["id"], id);
+        let (signal, body) = bench.expect("job-exec.signal");
+        assert_eq!((&body["id"], &body["signum"]), (&json!(id), &json!(10)));
+        assert!(bench.rig.try_response(tag).is_none());
+        bench.rig.reply(&signal, json!({}));
+        assert!(bench.rig.response(tag).is_ok());
+    }
+}
+
+#[test]
 fn what_is_allocated_after_a_restart_starts_when_that_is_durable() {
     let mut bench = Bench::online();
     bench.submit(1);

@@ -131,7 +131,8 @@ impl Supervisor {
         let owner = |pid: i32| {
             let group = proc::group(pid);
             let leader = self.shells.iter().find(|(_, shell)| Some(shell.pid) == group);
-            leader.map(|(id, _)| *id).or_else(|| proc::job_of(pid))
+            let uri = self.env.get("FLUX_URI").map(String::as_str);
+            leader.map(|(id, _)| *id).or_else(|| proc::job_of(pid, uri))
         };
         // What has ended already is collected soon.
         let alive = |pid: &i32| proc::born(*pid).is_some();

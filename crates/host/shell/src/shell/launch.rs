@@ -134,6 +134,7 @@ impl Shell {
             feed: Feed { queue: VecDeque::new(), eof: false, watched: false },
             reported: false,
             terminal,
+            orphaned: None,
             process,
         };
         self.tasks.push(task);

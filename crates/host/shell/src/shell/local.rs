@@ -1,7 +1,7 @@
 //! The tasks of this shell: output, input, PMI, ends.
 
 use std::io::Write;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use flux_client::To;
 use flux_model::wait_status;
@@ -20,6 +20,9 @@ use crate::task;
 
 /// Most bytes of input that wait for one task.
 const FEED_MAX: usize = 32 << 20;
+/// How long the streams of a task that was killed with SIGKILL are waited for.
+const ORPHANS: Duration = Duration::from_secs(10);
+const SIGKILL: i32 = 9;
 
 impl Shell {
     pub(super) fn on_output(&mut self, at: usize, stream: Stream) {
@@ -57,6 +60,8 @@ impl Shell {
         task.process.stdin = None;
         let pid = task.process.pid.as_raw_nonzero().get();
         let (rank, index) = (task.rank, task.index);
+        task.orphaned =
+            (wait_status::signal(status) == Some(SIGKILL)).then(|| Instant::now() + ORPHANS);
         self.code = self.code.max(wait_status::exit_code(status));
         self.drain_terminal(at);
         self.on_pmi(at);
@@ -77,6 +82,40 @@ impl Shell {
             self.report(Letter::Doom, body);
         }
         self.report_end(at);
+    }
+
+    /// Waits no longer for streams of tasks that were killed. What holds them is ended with the
+    /// shell, by whoever started that.
+    pub(super) fn leave_orphans(&mut self, now: Instant) {
+        for at in 0..self.tasks.len() {
+            let task = &mut self.tasks[at];
+            if task.orphaned.take_if(|at| *at <= now).is_none() || task.is_done() {
+                continue;
+            }
+            let rank = task.rank;
+            let streams = [
+                (Stream::Out, task.process.stdout.take(), task.out.take()),
+                (Stream::Err, task.process.stderr.take(), task.err.take()),
+            ];
+            for (stream, fd, held) in streams {
+                if let Some(fd) = fd {
+                    self.poller.remove(&fd);
+                }
+                if let Some(mut held) = held {
+                    let rest = held.finish();
+                    self.output(stream, rank, rest, true);
+                }
+            }
+            let text = format!(
+                "task {rank} was killed; processes that it has left are ended, {} s later",
+                ORPHANS.as_secs()
+            );
+            self.log(Level::Warn, "", &text);
+            if let Some(terminal) = self.tasks[at].process.terminal.take() {
+                self.poller.remove(&terminal);
+            }
+            self.report_end(at);
+        }
     }
 
     /// On the leader: a task of the job has ended.
