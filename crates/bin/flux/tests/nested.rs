@@ -6,7 +6,7 @@
 mod nodes;
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nodes::{Nodes, program};
@@ -24,6 +24,17 @@ struct Nested {
     /// Process ids of its brokers, and of the tasks of its job.
     brokers: Vec<String>,
     tasks: Vec<String>,
+    /// The script, where it runs beside the instance.
+    script: Option<Child>,
+}
+
+impl Drop for Nested {
+    fn drop(&mut self) {
+        if let Some(script) = &mut self.script {
+            script.kill().ok();
+            script.wait().ok();
+        }
+    }
 }
 
 fn lines(nodes: &Nodes, name: &str) -> Vec<String> {
@@ -61,19 +72,20 @@ impl Nested {
         fs::write(nodes.path("script"), script).unwrap();
         let script = path("script");
         let words = [kind, &["-N2", "--requires=ranks:1-2"]].concat();
+        let mut script_of = None;
         let id = match kind[0] {
             "batch" => text(nodes, 0, &[&words[..], &["--output=out", &script]].concat()),
             _ => {
                 let id = text(nodes, 0, &[&words[..], &["--bg"]].concat());
                 let inside = ["proxy", id.trim(), "sh", &script];
-                command(nodes, 0, &inside).stdout(Stdio::null()).spawn().unwrap();
+                script_of = Some(command(nodes, 0, &inside).stdout(Stdio::null()).spawn().unwrap());
                 id
             }
         };
         nodes.wait("nested job", |nodes| lines(nodes, "tasks").len() == 2);
         let (brokers, tasks) = (lines(nodes, "brokers"), lines(nodes, "tasks"));
         assert_eq!(brokers.len(), 2);
-        Self { id: id.trim().to_string(), brokers, tasks }
+        Self { id: id.trim().to_string(), brokers, tasks, script: script_of }
     }
 
     fn runs(&self) -> bool {

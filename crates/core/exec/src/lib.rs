@@ -402,7 +402,8 @@ impl ExecService {
             cx.cancel_timer(timer);
         }
         job.r.expiration = expiration;
-        if expiration > 0.0 && job.step <= Step::Running {
+        // One that is to end has had its time; told again it would be another exception.
+        if expiration > 0.0 && job.step <= Step::Running && !job.is_over() {
             // Never more than the whole of it: the clock may have been set.
             let (whole, used) = match job.r.starttime {
                 start if start > 0.0 => {

@@ -224,3 +224,30 @@ fn a_clock_that_was_set_while_the_leader_was_away_gives_and_takes_no_time() {
     assert_eq!(time_left(found_again(0.0, None)), 83);
     assert_eq!(time_left(found_again(-3600.0, None)), 100);
 }
+
+#[test]
+fn a_job_that_is_to_end_already_is_not_out_of_time_once_more() {
+    let mut rig = rig();
+    let mut r = r("0", "a");
+    r["execution"]["starttime"] = json!(1_700_000_000.0 - 20.0);
+    r["execution"]["expiration"] = json!(1_700_000_000.0 - 10.0);
+    let body = json!({"id": ID, "userid": 1000, "jobspec": {}, "reattach": true, "R": r,
+        "resume": {"started": true, "since": 1_699_999_980.0, "ended": 1_699_999_990.0}});
+    let tag = rig.request("job-exec.start", body);
+    let lookup = rig.expect("kvs.lookup");
+    rig.reply(&lookup, log(&[("init", Value::Null), ("starting", Value::Null)]));
+    for _ in 0..2 {
+        let commit = rig.expect("kvs.commit");
+        rig.reply(&commit, json!({"rootref": "sha1-0", "rootseq": 1}));
+    }
+    let shell = asked(&mut rig, "launch.attach", 1).remove(0);
+    rig.reply(&shell, json!({"type": "started", "pid": 9, "age": 19.0}));
+    assert_eq!(rig.response(tag).unwrap()["type"], json!("reattached"));
+    rig.advance(3_000_000);
+    assert!(rig.try_response(tag).is_none());
+    rig.reply(&shell, json!({"type": "finished", "status": 142 << 8}));
+    rig.fail(&shell, Errno::ENODATA);
+    rig.requests.retain(|request| request.topic() != "launch.kill");
+    finish(&mut rig, tag, 142 << 8);
+    rig.requests.clear();
+}
