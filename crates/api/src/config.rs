@@ -105,6 +105,12 @@ fn entry(value: &Value, name: &str, path: &mut Vec<Step>, findings: &mut Vec<Fin
             if let Some(expected) = misfit(key.kind, value) {
                 let text = format!("{}: expected {expected}, found {}", dotted(path), kind(value));
                 findings.push(Finding { path: path.clone(), grade: Grade::Error, text });
+            } else if key.inert {
+                let text = value.as_str().map_or_else(|| value.to_string(), str::to_string);
+                if text != key.default {
+                    let text = format!("{}: has no effect here: {}", dotted(path), key.doc);
+                    findings.push(Finding { path: path.clone(), grade: Grade::Warning, text });
+                }
             } else if key.kind == Kind::Tables
                 && let Value::Array(items) = value
             {
@@ -266,8 +272,7 @@ fn differing(
         let name = if above.is_empty() { key.clone() } else { format!("{above}.{key}") };
         match describe(&name) {
             Some(entry) => {
-                let idle = entry.doc.starts_with("Accepted for compatibility");
-                if !entry.live && !idle {
+                if !entry.live && !entry.inert {
                     found.push(name);
                 }
             }
@@ -351,6 +356,21 @@ mod tests {
             assert!(texts.iter().any(|text| text == line), "{line} not in {texts:#?}");
         }
         assert_eq!(texts.len(), expected.len());
+    }
+
+    #[test]
+    fn a_key_without_effect_is_told_where_it_would_have_one() {
+        let config = json!({"tbon": {"zmqdebug": 1, "child_rcvhwm": 0},
+            "kvs": {"checkpoint-period": "30m"}, "archive": {"period": "1m"}});
+        assert_eq!(
+            texts(&config),
+            [
+                "tbon.zmqdebug: has no effect here: there is no ZeroMQ here.",
+                "kvs.checkpoint-period: has no effect here: every commit is durable."
+            ]
+        );
+        // Nothing is accepted and left aside without a word.
+        assert!(!KEYS.iter().any(|key| key.doc.to_lowercase().contains("compatib")));
     }
 
     #[test]

@@ -59,6 +59,9 @@ pub struct Key {
     pub kind: Kind,
     /// Whether a reload puts a change into effect; else a restart of the brokers that read it.
     pub live: bool,
+    /// It is known from flux-core and means nothing here: who sets it to something else than its
+    /// default is told so, and why.
+    pub inert: bool,
     /// What holds without it; empty for nothing.
     pub default: &'static str,
     /// What it is for.
@@ -66,11 +69,15 @@ pub struct Key {
 }
 
 const fn live(name: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> Key {
-    Key { name, kind, live: true, default, doc }
+    Key { name, kind, live: true, inert: false, default, doc }
 }
 
 const fn fixed(name: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> Key {
-    Key { name, kind, live: false, default, doc }
+    Key { name, kind, live: false, inert: false, default, doc }
+}
+
+const fn inert(name: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> Key {
+    Key { name, kind, live: false, inert: true, default, doc }
 }
 
 /// The keys, in order.
@@ -96,13 +103,13 @@ pub const KEYS: &[Key] = &[
         "50s",
         "How long the archive waits for a reader of its file.",
     ),
-    fixed("archive.dbpath", Kind::Text, "statedir/job-archive.sqlite", "File of the job archive."),
     fixed(
-        "archive.period",
-        Kind::Duration,
-        "1m",
-        "Accepted for compatibility: jobs are archived when they end.",
+        "archive.dbpath",
+        Kind::Text,
+        "job-archive.sqlite",
+        "File of the job archive, below the state directory or an absolute path. For an instance that keeps its state.",
     ),
+    inert("archive.period", Kind::Duration, "1m", "jobs are archived when they end."),
     fixed(
         "bootstrap.curve_cert",
         Kind::Text,
@@ -117,7 +124,12 @@ pub const KEYS: &[Key] = &[
     ),
     fixed("bootstrap.default_connect", Kind::Text, "", "Where children of a host connect."),
     fixed("bootstrap.default_port", Kind::Integer, "", "Port that replaces `%p`."),
-    fixed("bootstrap.enable_ipv6", Kind::Flag, "false", "IPv6 addresses may be used."),
+    fixed(
+        "bootstrap.enable_ipv6",
+        Kind::Flag,
+        "false",
+        "IPv6 addresses may be used: written out, or as what names and interfaces stand for; `*` listens for both kinds.",
+    ),
     live(
         "bootstrap.hosts",
         Kind::Tables,
@@ -146,13 +158,18 @@ pub const KEYS: &[Key] = &[
         "false",
         "The host is gone for good, and its rank stays empty. Its broker must be down.",
     ),
-    fixed("content-sqlite.journal_mode", Kind::Text, "WAL", "Accepted for compatibility."),
-    fixed("content-sqlite.max_checkpoints", Kind::Integer, "5", "Accepted for compatibility."),
-    fixed(
+    inert("content-sqlite.journal_mode", Kind::Text, "WAL", "the store is a write-ahead log."),
+    inert(
+        "content-sqlite.max_checkpoints",
+        Kind::Integer,
+        "5",
+        "every commit is a checkpoint, and the newest counts.",
+    ),
+    inert(
         "content-sqlite.synchronous",
         Kind::Text,
         "FULL",
-        "Accepted for compatibility: what is acknowledged is always on disk.",
+        "what is acknowledged is always on disk.",
     ),
     fixed("cron.directory", Kind::Text, "", "Directory of crontab files."),
     live("epilog.cancel-on-exception", Kind::Flag, "false", "An exception ends it."),
@@ -214,7 +231,7 @@ pub const KEYS: &[Key] = &[
         "25",
         "Part of its duration that a job may lose while it starts before its time limit is moved.",
     ),
-    fixed("exec.method", Kind::Text, "bulk-exec", "Accepted for compatibility."),
+    fixed("exec.method", Kind::Text, "bulk-exec", "`bulk-exec`; other methods are refused."),
     live(
         "exec.on-shutdown",
         Kind::Text,
@@ -233,7 +250,12 @@ pub const KEYS: &[Key] = &[
         "rexec",
         "What starts job shells: \"rexec\", a supervisor on each node, or \"sdexec\", systemd, each in a unit of its own that is confined to the cores of the job.",
     ),
-    fixed("exec.service-override", Kind::Flag, "false", "Accepted for compatibility."),
+    fixed(
+        "exec.service-override",
+        Kind::Flag,
+        "false",
+        "Refused when true: what starts jobs is not for a job to say.",
+    ),
     live(
         "exec.shell-exit-timeout",
         Kind::Duration,
@@ -263,16 +285,36 @@ pub const KEYS: &[Key] = &[
         "3",
         "Missing heartbeats before a line in the log.",
     ),
-    fixed("ingest.batch-count", Kind::Integer, "0", "Jobs that make a batch; 0: by time."),
+    live(
+        "ingest.batch-count",
+        Kind::Integer,
+        "0",
+        "Most jobs that go to the job manager at once; 0: 512.",
+    ),
     live(
         "ingest.buffer-size",
         Kind::Size,
         "10M",
         "Longest job request: the signed jobspec with files and environment.",
     ),
-    live("ingest.frobnicator.args", Kind::Texts, "[]", "Accepted for compatibility."),
-    live("ingest.frobnicator.disable", Kind::Flag, "false", "Accepted for compatibility."),
-    live("ingest.frobnicator.plugins", Kind::Texts, "[]", "Accepted for compatibility."),
+    live(
+        "ingest.frobnicator.args",
+        Kind::Texts,
+        "[]",
+        "None is known: refused when there are any.",
+    ),
+    live(
+        "ingest.frobnicator.disable",
+        Kind::Flag,
+        "false",
+        "Refused when true: defaults and constraints are applied where `[policy]` and `[queues]` have any.",
+    ),
+    live(
+        "ingest.frobnicator.plugins",
+        Kind::Texts,
+        "[]",
+        "`defaults` and `constraints`, which are always there; others are refused.",
+    ),
     live(
         "ingest.validator.args",
         Kind::Texts,
@@ -280,9 +322,24 @@ pub const KEYS: &[Key] = &[
         "`--require-version=any`, or a number: which versions of jobspec are taken. Other than \
          version 1 may ask for resources of any type that the graph of R has.",
     ),
-    live("ingest.validator.disable", Kind::Flag, "false", "Accepted for compatibility."),
-    live("ingest.validator.plugins", Kind::Texts, "[]", "Accepted for compatibility."),
-    live("ingest.validator.require-instance", Kind::Any, "", "Accepted for compatibility."),
+    live(
+        "ingest.validator.disable",
+        Kind::Flag,
+        "false",
+        "Refused when true: every jobspec is validated.",
+    ),
+    live(
+        "ingest.validator.plugins",
+        Kind::Texts,
+        "[]",
+        "`jobspec` and `schema`, which are always there; others are refused.",
+    ),
+    live(
+        "ingest.validator.require-instance",
+        Kind::Any,
+        "",
+        "Refused: there is no such validator.",
+    ),
     live("job-list.max_comparisons", Kind::Integer, "1000000", "Bound on the work of one listing."),
     live(
         "job-manager.epilog.cancel-on-exception",
@@ -345,11 +402,11 @@ pub const KEYS: &[Key] = &[
         "",
         "When nodes that are done are released although others are not.",
     ),
-    live(
+    inert(
         "job-manager.housekeeping.use-systemd-unit",
         Kind::Flag,
         "false",
-        "Accepted for compatibility.",
+        "the IMP runs housekeeping, or the command that is given.",
     ),
     live(
         "job-manager.inactive-age-limit",
@@ -405,12 +462,7 @@ pub const KEYS: &[Key] = &[
         "false",
         "Queues begin stopped after a restart.",
     ),
-    fixed(
-        "kvs.checkpoint-period",
-        Kind::Duration,
-        "",
-        "Accepted for compatibility: every commit is durable.",
-    ),
+    inert("kvs.checkpoint-period", Kind::Duration, "", "every commit is durable."),
     fixed(
         "kvs.gc-threshold",
         Kind::Integer,
@@ -466,7 +518,12 @@ pub const KEYS: &[Key] = &[
     live("policy.limits.job-size.min.ncores", Kind::Integer, "-1", "Smallest number of cores."),
     live("policy.limits.job-size.min.ngpus", Kind::Integer, "-1", "Smallest number of gpus."),
     live("policy.limits.job-size.min.nnodes", Kind::Integer, "-1", "Smallest number of nodes."),
-    live("policy.scheduler", Kind::Any, "", "Read by the scheduler."),
+    inert(
+        "policy.scheduler",
+        Kind::Any,
+        "",
+        "the scheduler reads `[sched]`, and has no rules for single queues.",
+    ),
     live("prolog.cancel-on-exception", Kind::Flag, "true", "An exception ends it."),
     live(
         "prolog.command",
@@ -500,7 +557,12 @@ pub const KEYS: &[Key] = &[
     live("queues.*.policy.limits.job-size.min.ncores", Kind::Integer, "", "As in `policy`."),
     live("queues.*.policy.limits.job-size.min.ngpus", Kind::Integer, "", "As in `policy`."),
     live("queues.*.policy.limits.job-size.min.nnodes", Kind::Integer, "", "As in `policy`."),
-    live("queues.*.policy.scheduler", Kind::Any, "", "Read by the scheduler."),
+    inert(
+        "queues.*.policy.scheduler",
+        Kind::Any,
+        "",
+        "the scheduler reads `[sched]`, and has no rules for single queues.",
+    ),
     live("queues.*.requires", Kind::Texts, "", "Properties that the queue's nodes have."),
     fixed("resource.config", Kind::Tables, "", "The resources, in place of a file."),
     fixed("resource.config.cores", Kind::Text, "", "Idset of cores of these hosts."),
@@ -515,15 +577,30 @@ pub const KEYS: &[Key] = &[
          is a GiB.",
     ),
     live("resource.exclude", Kind::Text, "", "Hostlist, or idset of ranks, that is not scheduled."),
-    fixed("resource.history", Kind::Duration, "90d", "Accepted for compatibility."),
+    inert(
+        "resource.history",
+        Kind::Duration,
+        "90d",
+        "the log keeps what still holds, and is written anew when it grows.",
+    ),
     live(
         "resource.journal-max",
         Kind::Integer,
         "100000",
         "Entries kept for those who follow the journal.",
     ),
-    fixed("resource.no-update-watch", Kind::Flag, "false", "For tests."),
-    fixed("resource.norestrict", Kind::Flag, "false", "Accepted for compatibility."),
+    fixed(
+        "resource.no-update-watch",
+        Kind::Flag,
+        "false",
+        "An instance that is a job keeps the end that it had at its start, though the job's is moved.",
+    ),
+    fixed(
+        "resource.norestrict",
+        Kind::Flag,
+        "false",
+        "All cpus of a node count, not only those that its broker may run on.",
+    ),
     fixed("resource.noverify", Kind::Flag, "false", "R is not compared with the hardware."),
     fixed(
         "resource.path",
@@ -560,10 +637,25 @@ pub const KEYS: &[Key] = &[
         "`fifo`, or `easy`: jobs may pass one that waits, if that delays it not.",
     ),
     live("sched.queue-depth", Kind::Any, "unlimited", "Requests that the scheduler looks at."),
-    fixed("systemd.enable", Kind::Flag, "false", "Accepted for compatibility."),
-    fixed("systemd.sdbus-debug", Kind::Flag, "false", "Accepted for compatibility."),
-    fixed("systemd.sdexec-debug", Kind::Flag, "false", "Accepted for compatibility."),
-    fixed("tbon.child_rcvhwm", Kind::Integer, "0", "Accepted for compatibility."),
+    inert(
+        "systemd.enable",
+        Kind::Flag,
+        "false",
+        "units of systemd need no more than `exec.service`.",
+    ),
+    inert(
+        "systemd.sdbus-debug",
+        Kind::Flag,
+        "false",
+        "units of systemd need no more than `exec.service`.",
+    ),
+    inert(
+        "systemd.sdexec-debug",
+        Kind::Flag,
+        "false",
+        "units of systemd need no more than `exec.service`.",
+    ),
+    inert("tbon.child_rcvhwm", Kind::Integer, "0", "there is no ZeroMQ here."),
     fixed(
         "tbon.connect_timeout",
         Kind::Duration,
@@ -639,6 +731,6 @@ pub const KEYS: &[Key] = &[
         "5s",
         "A child says that it is there after so much silence.",
     ),
-    fixed("tbon.zmq_io_threads", Kind::Integer, "1", "Accepted for compatibility."),
-    fixed("tbon.zmqdebug", Kind::Integer, "0", "Accepted for compatibility."),
+    inert("tbon.zmq_io_threads", Kind::Integer, "1", "there is no ZeroMQ here."),
+    inert("tbon.zmqdebug", Kind::Integer, "0", "there is no ZeroMQ here."),
 ];

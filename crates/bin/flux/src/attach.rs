@@ -162,6 +162,10 @@ impl<'a> Session<'a> {
         if let Some(text) = self.machine.last_words() {
             self.say(&text);
         }
+        if let Some(name) = self.machine.missed() {
+            let text = format!("event '{name}' never received");
+            self.say(&text);
+        }
         Ok(self.machine.exit_code())
     }
 

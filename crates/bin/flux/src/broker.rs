@@ -15,9 +15,9 @@ pub(crate) mod surroundings;
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use flux_bootstrap::Boot;
 use flux_broker::{Node, NodeConfig, Topology};
@@ -33,7 +33,7 @@ use flux_shell::patience;
 use flux_store::{ArchiveDriver, Durability, StoreDriver};
 use flux_topo::Sysfs;
 use flux_wire::ConnectOptions;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::keytree::attributes;
 
@@ -99,7 +99,9 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
         Box::new(Console::new(options.config_path.clone())),
         Box::new(Calendar::default()),
         Box::new(Users::default()),
-        Box::new(Topo::new(topology_source()).named(options.attributes.given("hostname"))),
+        Box::new(
+            Topo::new(topology_source(&options.config)).named(options.attributes.given("hostname")),
+        ),
     ];
     let mut instance = None;
     let mut stored = None;
@@ -120,8 +122,9 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
         drivers.push(Box::new(store));
         // What goes with the instance needs no archive: nothing is read back from it.
         if durability == Durability::Synced {
+            let (file, busy) = archive_file(&options.config, &statedir)?;
             let (driver, note) =
-                ArchiveDriver::open(&statedir).map_err(|error| error.to_string())?;
+                ArchiveDriver::open_file(&file, busy).map_err(|error| error.to_string())?;
             if let Some(note) = note {
                 crate::output::error_line(&format!("flux-broker: warning: {note}"));
             }
@@ -184,6 +187,11 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
         && let Some(enclosing) = &enclosing
     {
         enclosing.announce(&local_uri, hostname);
+        let resource = options.config.get("resource");
+        let off = resource.and_then(|table| table.get("no-update-watch")).and_then(Value::as_bool);
+        if off != Some(true) {
+            enclosing.follow(&local_uri);
+        }
     }
     let host = host_options(&socket, boot, connect);
     let code = flux_host::run(Box::new(node), host, drivers).map_err(|error| error.to_string())?;
@@ -213,7 +221,7 @@ fn launcher(
         let file = surroundings::announce(&directory, uri)?;
         env.insert(patience::URI_FILE_VARIABLE.to_string(), file);
     }
-    let units = Units::new(rank, directory.clone(), topology_source().into());
+    let units = Units::new(rank, directory.clone(), topology_source(&options.config).into());
     let supervisor =
         Supervised { program: vec![own_program()?, "supervise".to_string()], directory };
     let keeper = Choice::new(Rc::new(supervisor), Rc::new(units));
@@ -251,6 +259,25 @@ fn identify(attributes: &mut Attributes, rank: u32, rundir: &Path, uuid: &str) {
     }
 }
 
+/// The file of the job archive, and how long it waits for others who have that open.
+fn archive_file(
+    config: &Map<String, Value>,
+    statedir: &Path,
+) -> Result<(PathBuf, Duration), String> {
+    let get = |key: &str| config.get("archive").and_then(|table| table.get(key));
+    let file = get("dbpath").and_then(Value::as_str).unwrap_or("job-archive.sqlite");
+    let busy = match get("busytimeout") {
+        None => flux_store::BUSY.as_secs_f64(),
+        Some(Value::String(text)) => {
+            fsd::parse(text).map_err(|error| format!("archive.busytimeout: {error}"))?
+        }
+        Some(other) => other.as_f64().unwrap_or_default(),
+    };
+    // SQLite counts milliseconds in 31 bits.
+    let busy = Duration::from_secs_f64(busy.clamp(0.0, 2e6));
+    Ok((statedir.join(file), busy))
+}
+
 /// The enclosing job, when a shell of another instance has launched this broker.
 fn enclosing(attributes: &mut Attributes) -> Option<Enclosing> {
     let level: u32 = attributes.get("instance-level")?.parse().ok()?;
@@ -270,17 +297,16 @@ fn enclosing(attributes: &mut Attributes) -> Option<Enclosing> {
 type JobIdText = String;
 
 /// Hardware as this process may use it, or as a file describes it.
-fn topology_source() -> Box<dyn flux_topo::Topology> {
+fn topology_source(config: &Map<String, Value>) -> Box<dyn flux_topo::Topology> {
+    let flag = config.get("resource").and_then(|table| table.get("norestrict"));
+    let all = flag.and_then(Value::as_bool).unwrap_or(false);
+    let allowed = |all| if all { flux_topo::Allowed::All } else { flux_topo::Allowed::Process };
     match std::env::var_os("FLUX_HWLOC_XMLFILE") {
         Some(path) => {
-            let allowed = if std::env::var_os("FLUX_HWLOC_XMLFILE_NOT_THISSYSTEM").is_some() {
-                flux_topo::Allowed::All
-            } else {
-                flux_topo::Allowed::Process
-            };
-            Box::new(flux_topo::XmlFile::new(Path::new(&path), allowed))
+            let elsewhere = std::env::var_os("FLUX_HWLOC_XMLFILE_NOT_THISSYSTEM").is_some();
+            Box::new(flux_topo::XmlFile::new(Path::new(&path), allowed(all || elsewhere)))
         }
-        None => Box::new(Sysfs::default()),
+        None => Box::new(Sysfs::default().allowed(allowed(all))),
     }
 }
 
@@ -304,10 +330,13 @@ fn resources(
         let text = std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
         serde_json::from_str(&text).map(Some).map_err(|error| format!("{path}: {error}"))
     };
-    let rediscover =
-        table.and_then(|table| table.get("rediscover")).and_then(Value::as_bool).unwrap_or(false);
+    let flag = |key: &str| table.and_then(|table| table.get(key)).and_then(Value::as_bool);
     let inherited = match enclosing {
-        Some(enclosing) if rank == 0 && !rediscover => Some(enclosing.resources()?),
+        // What was rediscovered ends with the enclosing job all the same.
+        Some(enclosing) if rank == 0 && flag("rediscover") == Some(true) => {
+            enclosing.resources().ok()
+        }
+        Some(enclosing) if rank == 0 => Some(enclosing.resources()?),
         _ => None,
     };
     if rank == 0

@@ -473,10 +473,15 @@ impl Follower {
         if job.running {
             self.tally.running -= 1;
         }
-        let code = match job.finish {
+        let mut code = match job.finish {
             Some(status) => wait_status::exit_code(status),
             None => i32::from(job.fatal),
         };
+        if let Some(name) = self.want.event.as_deref().filter(|_| !job.seen) {
+            let text = format!("{}: event '{name}' never received\n", JobId(id));
+            job.sinks.write(true, text.as_bytes());
+            code = code.max(1);
+        }
         self.tally.done += 1;
         if code == 0 {
             self.tally.completed += 1;

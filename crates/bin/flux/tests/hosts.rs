@@ -126,10 +126,12 @@ fn a_host_goes_when_its_broker_is_down_and_no_rank_becomes_another_host() {
     // One in the middle that is left out would move those behind it.
     nodes.hosts.remove(2);
     nodes.write_config();
+    write_r(&nodes, "n[0-1,3-4]");
     refused(&nodes, "rank 2 is n2 and would become n3");
     // Its broker runs.
     nodes.hosts = kept[..4].to_vec();
     nodes.write_config();
+    write_r(&nodes, "n[0-3]");
     refused(&nodes, "n4 (rank 4) is online");
     // Drained and stopped it may go, with its resources.
     nodes.text(0, &["resource", "drain", "n4", "going"]);
@@ -206,4 +208,126 @@ fn a_host_whose_key_is_not_listed_any_more_is_cut_off_at_the_reload() {
     nodes.text(0, &["config", "reload"]);
     nodes.wait_for_all();
     nodes.use_all();
+}
+
+#[test]
+fn brokers_meet_by_ipv6_where_that_is_allowed() {
+    if !fs::read_to_string("/proc/net/if_inet6").unwrap_or_default().contains(" lo") {
+        eprintln!("skipped: no IPv6 here");
+        return;
+    }
+    let address = || Some(format!("tcp://[::1]:{}", nodes::free_port()));
+    let mut nodes = Nodes::start_at(vec![address(), address(), address()], vec![Vec::new(); 3], "");
+    nodes.use_all();
+    let parent = nodes.text(1, &["getattr", "tbon.parent-endpoint"]);
+    assert!(parent.starts_with("tcp://[::1]:"), "{parent}");
+    // Without that word such addresses are refused rather than used or left aside.
+    nodes.head = nodes.head.replace("enable_ipv6 = true", "enable_ipv6 = false");
+    nodes.write_config();
+    nodes.kill(2);
+    nodes.boot(2);
+    nodes.wait("refusal", |nodes| {
+        fs::read_to_string(nodes.path("log2")).unwrap_or_default().contains("set enable_ipv6")
+    });
+}
+
+#[test]
+fn a_file_of_resources_that_cannot_be_used_fails_the_reload_that_names_it() {
+    let mut nodes = Nodes::start(2, false, "");
+    let file = nodes.path("R");
+    let good = nodes.text(0, &["R", "encode", "--hosts=n[0-1]", "--cores=0"]);
+    fs::write(&file, &good).unwrap();
+    let head = nodes.head.clone();
+    let configure = |nodes: &mut Nodes, exclude: &str| {
+        let path = file.display();
+        nodes.head = format!("[resource]\npath = \"{path}\"\nnoverify = true\n{exclude}\n{head}");
+        nodes.write_config();
+    };
+    configure(&mut nodes, "");
+    nodes.text(0, &["config", "reload"]);
+    let all = ["resource", "list", "-n", "-s", "all", "-o", "{nodelist} {ncores}"];
+    nodes.wait("configured R", |nodes| nodes.text(0, &all).trim() == "n[0-1] 2");
+    let wide = nodes.text(0, &["R", "encode", "--hosts=n[0-7]", "--cores=0"]);
+    for (content, exclude, why) in [
+        ("{ this is no JSON", "", "line 1"),
+        ("{\"version\": 1}", "", "execution"),
+        (wide.as_str(), "", "error reranking R"),
+        (good.as_str(), "exclude = \"n7\"", "resource.exclude 'n7'"),
+    ] {
+        fs::write(&file, content).unwrap();
+        configure(&mut nodes, exclude);
+        let output = nodes.run(0, &["config", "reload"]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let named = text.contains(&format!("resource.path: {}: ", file.display()));
+        assert!(!output.status.success() && named && text.contains(why), "{why}: {output:?}");
+        assert_eq!(nodes.text(0, &all).trim(), "n[0-1] 2");
+        assert_eq!(
+            nodes.text(0, &["config", "get", "--default=none", "resource.exclude"]).trim(),
+            "none"
+        );
+    }
+    fs::remove_file(&file).unwrap();
+    configure(&mut nodes, "");
+    let output = nodes.run(0, &["config", "reload"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("No such file"), "{output:?}");
+    // So does the other way to another inventory.
+    fs::write(&file, "{}").unwrap();
+    let path = file.display().to_string();
+    nodes.text(0, &["module", "remove", "sched-simple"]);
+    let output = nodes.run(0, &["resource", "reload", &path]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && text.contains(&path), "{output:?}");
+    // What all brokers say of R afterwards is the new one.
+    let two = nodes.text(0, &["R", "encode", "--hosts=n[0-1]", "--cores=0-1"]);
+    fs::write(&file, two).unwrap();
+    nodes.text(0, &["resource", "reload", &path]);
+    for rank in 0..2 {
+        nodes.wait("the new R", |nodes| {
+            let said = nodes.text(rank, &["resource", "R"]);
+            said.contains("\"core\":\"0-1\"") || said.contains("\"core\": \"0-1\"")
+        });
+    }
+}
+
+#[test]
+fn a_queue_runs_on_the_hosts_that_it_names() {
+    let mut nodes = Nodes::start(3, false, "");
+    let head = nodes.head.clone();
+    let configure = |nodes: &mut Nodes, queues: &str| {
+        nodes.head = format!("{queues}\n{head}");
+        nodes.write_config();
+    };
+    let queues = "[queues.left]\nhosts = \"n[0-1]\"\n[queues.right]\nhosts = \"n2\"\n\
+                  [queues.all]\nhosts = \"all\"\n[queues.night]\nparent = \"right\"\n";
+    configure(&mut nodes, queues);
+    nodes.text(0, &["config", "reload"]);
+    nodes.text(0, &["queue", "start", "--all", "--quiet"]);
+    let run = |nodes: &Nodes, queue: &str, count: &str| {
+        let flux = nodes::program().to_str().unwrap();
+        nodes.run(0, &["run", "-q", queue, "-N", count, flux, "getattr", "hostname"])
+    };
+    let said = |output: std::process::Output| {
+        let mut lines: Vec<String> =
+            String::from_utf8_lossy(&output.stdout).lines().map(str::to_string).collect();
+        lines.sort();
+        assert!(output.status.success(), "{output:?}");
+        lines.join(" ")
+    };
+    assert_eq!(said(run(&nodes, "left", "2")), "n0 n1");
+    assert_eq!(said(run(&nodes, "right", "1")), "n2");
+    assert_eq!(said(run(&nodes, "night", "1")), "n2");
+    assert_eq!(said(run(&nodes, "all", "3")), "n0 n1 n2");
+    let many = run(&nodes, "night", "2");
+    assert!(String::from_utf8_lossy(&many.stderr).contains("unsatisfiable"), "{many:?}");
+    let list = ["resource", "list", "-s", "all", "-n", "-q", "left", "-o", "{nodelist}"];
+    assert_eq!(nodes.text(0, &list).trim(), "n[0-1]");
+    // Live, and a host that there is not is refused.
+    configure(&mut nodes, &queues.replace("n[0-1]", "n[1-2]"));
+    nodes.text(0, &["config", "reload"]);
+    nodes.wait("other hosts", |nodes| nodes.text(0, &list).trim() == "n[1-2]");
+    assert_eq!(said(run(&nodes, "left", "2")), "n1 n2");
+    configure(&mut nodes, &queues.replace("n[0-1]", "n[0-9]"));
+    let output = nodes.run(0, &["config", "reload"]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && text.contains("there is no host n3"), "{output:?}");
 }

@@ -241,7 +241,7 @@ fn another_inventory_is_taken_when_no_scheduler_looks() {
          flux module load sched-simple",
         "flux-resource: ERROR: resources are busy (unload scheduler?)\n\
          flux-resource: ERROR: nosuch: No such file or directory\n\
-         flux-resource: ERROR: version: expected 1\n\
+         flux-resource: ERROR: bad: version: expected 1\n\
          flux-resource: ERROR: resource object contains ranks execeeding size=2 (override with \
          -f))\n30\n6 b[0-1]\n2\nran\n1\nflux-resource: ERROR: no files named RANK.xml\n",
     );

@@ -139,3 +139,82 @@ fn a_proxy_to_another_version_is_made_by_force_only() {
     );
     assert_eq!(stdout(&output), "0\n0\n");
 }
+
+#[test]
+fn an_instance_ends_when_its_job_does_though_that_is_moved() {
+    // Told to look away, it keeps the end it had.
+    check(
+        r#"end() { flux proxy $1 flux kvs get resource.R | grep -o '"expiration":[0-9]*' | cut -d: -f2; }
+           on=$(flux alloc --bg -n1 -t 10m)
+           off=$(flux alloc --bg -n1 -t 10m --conf=resource.no-update-watch=true)
+           before=$(end $on); kept=$(end $off)
+           for id in $on $off; do flux update $id duration=30m; done
+           until test $(end $on) -eq $((before + 1200)); do sleep 0.05; done
+           echo moved; test $(end $off) -eq $kept && echo kept
+           flux cancel --all --quiet"#,
+        "moved\nkept\n",
+    );
+}
+
+#[test]
+fn cpus_that_the_broker_may_not_use_count_where_nothing_is_restricted() {
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    if cpus < 2 {
+        return;
+    }
+    let script = r#"conf=$(mktemp -d); printf '[resource]\nnorestrict = true\n' >$conf/x.toml
+        first=$(taskset -pc $$ | sed 's/.*: //; s/[-,].*//')
+        count() { taskset -c $first flux start "$@" flux resource list -s all -no '{ncores}'; }
+        test $(count) -eq 1 && echo one; test $(count -c $conf) -gt 1 && echo all
+        rm -r $conf"#;
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_flux")).parent().unwrap();
+    let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
+    let output = std::process::Command::new("sh")
+        .args(["-c", script])
+        .env("PATH", path)
+        .env_remove("FLUX_URI")
+        .output()
+        .unwrap();
+    assert_eq!(stdout(&output), "one\nall\n", "{output:?}");
+}
+
+#[test]
+fn an_event_that_never_comes_is_told_when_the_job_has_ended() {
+    check(
+        "flux run --wait-event=nosuch true; echo $?
+         flux run --wait-event=nosuch sh -c 'exit 3'; echo $?
+         flux run --wait-event=start sleep 0; echo $?
+         flux submit --wait-event=nosuch true 2>&1 | grep -v '^ƒ[^:]*$' | sed 's/^[^:]*/ID/'
+         flux submit --quiet --wait-event=exec.nosuch true 2>/dev/null; echo $?
+         flux submit --quiet --wait-event=exec.shell.init true; echo $?
+         flux bulksubmit --quiet --wait-event=nosuch true ::: 1 2>/dev/null; echo $?
+         flux job attach -w nosuch $(flux job last); echo $?",
+        "flux-job: event 'nosuch' never received\n1\n\
+         flux-job: task(s) exited with exit code 3\n\
+         flux-job: event 'nosuch' never received\n3\n\
+         0\n\
+         ID: event 'nosuch' never received\n1\n0\n1\n\
+         flux-job: event 'nosuch' never received\n1\n",
+    );
+}
+
+#[test]
+fn the_archive_is_the_file_that_is_configured() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let conf = "[archive]\ndbpath = \"old.sqlite\"\nbusytimeout = \"1s\"\n[tbon]\nzmqdebug = 1\n";
+    std::fs::write(path("x.toml"), conf).unwrap();
+    std::fs::create_dir(path("state")).unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_flux"))
+        .args(["start", "-c", &path("x.toml"), &format!("-Sstatedir={}", path("state"))])
+        .args([env!("CARGO_BIN_EXE_flux"), "run", "true"])
+        .env_remove("FLUX_URI")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    // A key that means nothing here is told with its place.
+    assert!(text.contains("x.toml:5: tbon.zmqdebug: has no effect here"), "{text}");
+    assert!(output.status.success(), "{output:?}");
+    let there = |name: &str| std::path::Path::new(&path("state")).join(name).exists();
+    assert!(there("old.sqlite") && !there("job-archive.sqlite"));
+}

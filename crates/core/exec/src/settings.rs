@@ -114,6 +114,7 @@ impl Settings {
                 // The state machine of the leader reads it.
                 "on-shutdown" => {}
                 "method" if value.as_str() == Some("bulk-exec") => {}
+                "service-override" if value == &Value::Bool(false) => {}
                 "service" => {
                     next.units = match value.as_str() {
                         Some("rexec") => false,

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use flux_id::fsd;
+use flux_model::resource_set::queue_property;
 use serde_json::{Map, Value, json};
 
 /// One queue, as far as ingest needs it.
@@ -42,6 +43,8 @@ impl Policy {
             for (name, queue) in table {
                 let parent = queue.get("parent").and_then(Value::as_str).map(ToString::to_string);
                 let requires = queue.get("requires").and_then(Value::as_array).cloned();
+                let hosts = queue.get("hosts").map(|_| vec![json!(queue_property(name))]);
+                let requires = requires.or(hosts);
                 let defaults = system_defaults(queue);
                 queues.insert(name.clone(), Queue { parent, requires, defaults });
             }
@@ -162,6 +165,7 @@ mod tests {
             "policy": {"jobspec": {"defaults": {"system": {"duration": "1h", "queue": "batch"}}}},
             "queues": {
                 "batch": {"requires": ["cpu"]},
+                "wide": {"hosts": "all"}, "night": {"parent": "wide"},
                 "debug": {"requires": ["cpu"], "policy": {"jobspec": {"defaults": {"system": {"duration": 60}}}}},
             },
         });
@@ -183,6 +187,16 @@ mod tests {
             jobspec["attributes"]["system"]["constraints"],
             json!({"and": [{"hostlist": ["a"]}, {"properties": ["cpu"]}]})
         );
+    }
+
+    #[test]
+    fn a_queue_that_names_hosts_asks_for_its_own_property() {
+        for queue in ["wide", "night"] {
+            let mut jobspec = json!({"attributes": {"system": {"queue": queue}}});
+            policy().apply(&mut jobspec).unwrap();
+            let constraints = &jobspec["attributes"]["system"]["constraints"];
+            assert_eq!(*constraints, json!({"properties": ["+wide"]}));
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@
 
 pub mod defaults;
 pub mod ids;
+mod settings;
 mod versions;
 
 use std::collections::BTreeMap;
@@ -81,6 +82,7 @@ pub struct IngestService {
     /// Longest request, in bytes.
     request_max: u64,
     versions: Versions,
+    batch_max: usize,
     early: Vec<(SubmitRequest, Answer<Submit>)>,
     early_info: Vec<Answer<Getinfo>>,
     waiting: Vec<Entry>,
@@ -110,6 +112,7 @@ impl IngestService {
             allow_root_jobs,
             request_max: REQUEST_MAX,
             versions: Versions::default(),
+            batch_max: BATCH_MAX,
             early: Vec::new(),
             early_info: Vec::new(),
             waiting: Vec::new(),
@@ -260,7 +263,7 @@ impl IngestService {
         if !self.batches.is_empty() || self.waiting.is_empty() {
             return;
         }
-        let count = self.waiting.len().min(BATCH_MAX);
+        let count = self.waiting.len().min(self.batch_max);
         if cx.rank() > 0 {
             // All ids come from one place, so that they rise in the order of submission.
             self.next += 1;
@@ -482,8 +485,10 @@ impl Service for IngestService {
                 .ok_or_else(|| invalid(format!("ingest.buffer-size: {value} is no size")))?,
         };
         let versions = Versions::from_config(config)?;
+        settings::refuse(config).map_err(invalid)?;
+        let batch_max = settings::batch(config).map_err(invalid)?;
         self.policy = Policy::from_config(config).map_err(invalid)?;
-        self.request_max = request_max;
+        (self.request_max, self.batch_max) = (request_max, batch_max);
         self.versions = versions;
         Ok(())
     }

@@ -217,3 +217,35 @@ fn the_number_of_a_refusal_is_that_of_the_manager() {
     assert_eq!((error.errno, error.message().as_str()), (Errno::EDQUOT, "no more"));
     rig.finish();
 }
+
+#[test]
+fn what_ingest_cannot_do_is_refused_and_batches_are_as_large_as_configured() {
+    let mut rig = rig();
+    let reload = |rig: &mut Rig<IngestService>, ingest: Value| {
+        let tag = rig.request("job-ingest.config-reload", json!({ "ingest": ingest }));
+        rig.response(tag).map(drop).map_err(|error| error.message())
+    };
+    for (ingest, why) in [
+        (json!({"validator": {"disable": true}}), "every jobspec is validated"),
+        (json!({"frobnicator": {"disable": true}}), "always applied"),
+        (json!({"validator": {"plugins": ["jobspec", "feasibility"]}}), "feasibility is not there"),
+        (json!({"frobnicator": {"args": ["--x"]}}), "no plugin takes arguments"),
+        (json!({"validator": {"require-instance": {}}}), "there is no such validator"),
+        (json!({"batch-count": -1}), "must be a number of jobs"),
+    ] {
+        let error = reload(&mut rig, ingest).unwrap_err();
+        assert!(error.contains(why), "{error}");
+    }
+    let fine = json!({"validator": {"disable": false, "plugins": ["jobspec"], "args": []},
+        "frobnicator": {"plugins": ["defaults"]}, "batch-count": 2});
+    reload(&mut rig, fine).unwrap();
+    let body = json!({"J": signed(1000), "urgency": 16, "flags": 0});
+    for _ in 0..4 {
+        rig.request("job-ingest.submit", body.clone());
+    }
+    for count in [1, 2, 1] {
+        let submit = rig.expect("job-manager.submit");
+        assert_eq!(submit.json::<SubmitBatch>().unwrap().jobs.len(), count);
+        rig.reply(&submit, json!({"errors": []}));
+    }
+}

@@ -25,21 +25,24 @@ impl Default for Versions {
 }
 
 impl Versions {
-    /// Reads `ingest.validator.args`; other options than `--require-version` mean nothing here.
+    /// Reads `ingest.validator.args`; there is no other option than `--require-version`.
     ///
     /// # Errors
-    /// EINVAL: the version is none.
+    /// EINVAL: another option, or the version is none.
     pub(crate) fn from_config(config: &Map<String, Value>) -> Result<Self, RpcError> {
         let args = config.get("ingest").and_then(|ingest| ingest.get("validator")?.get("args"));
         let mut words =
             args.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
         let mut found = Self::default();
         while let Some(word) = words.next() {
-            let Some(rest) = word.strip_prefix(OPTION) else { continue };
-            let text = match rest.strip_prefix('=') {
+            let rest = word.strip_prefix(OPTION);
+            let text = match rest.and_then(|rest| rest.strip_prefix('=')) {
                 Some(text) => text,
-                None if rest.is_empty() => words.next().unwrap_or_default(),
-                None => continue,
+                None if rest == Some("") => words.next().unwrap_or_default(),
+                None => {
+                    let text = format!("ingest.validator.args: '{word}' is no option");
+                    return Err(RpcError::new(Errno::EINVAL, text));
+                }
             };
             found = match (text, text.parse()) {
                 ("any", _) => Self::Any,
@@ -85,8 +88,8 @@ mod tests {
         };
         assert_eq!(Versions::from_config(&Map::new()), Ok(Versions::Only(1)));
         assert_eq!(read(json!(["--require-version=any"])), Ok(Versions::Any));
-        assert_eq!(read(json!(["-x", "--require-version", "9999"])), Ok(Versions::Only(9999)));
-        assert_eq!(read(json!(["--other=any"])), Ok(Versions::Only(1)));
+        assert_eq!(read(json!(["--require-version", "9999"])), Ok(Versions::Only(9999)));
+        assert!(read(json!(["--other=any"])).unwrap_err().contains("'--other=any' is no option"));
         let task = json!({"command": ["true"], "slot": "task", "count": {"per_slot": 1}});
         let several = Jobspec::from_value(json!({"version": 999, "tasks": [task, task],
             "resources": [{"type": "slot", "count": 1, "label": "task",

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use flux_api::RpcError;
 use flux_id::fsd;
+use flux_model::resource_set::queue_property;
 use flux_proto::Errno;
 use serde_json::{Map, Value};
 
@@ -218,7 +219,7 @@ impl Settings {
             {
                 return Err(queue.error("a virtual queue must not set requires or hosts"));
             }
-            let property = queue.keys.contains_key("hosts").then(|| format!("+{name}"));
+            let property = queue.keys.contains_key("hosts").then(|| queue_property(name));
             self.requires.insert(name.clone(), requires.into_iter().chain(property).collect());
             own.insert(name.clone(), own_limits);
             self.queues.insert(name.clone(), parent);

@@ -2,7 +2,7 @@
 
 use flux_api::RpcError;
 use flux_id::Fsd;
-use flux_model::resource_set::{ResourceSet, VerifyMode, VerifyRules};
+use flux_model::resource_set::{QueueHosts, ResourceSet, VerifyMode, VerifyRules, queue_hosts};
 use flux_proto::Errno;
 use serde_json::{Map, Value};
 
@@ -16,6 +16,8 @@ pub(crate) struct ResourceConfig {
     pub(crate) config: Option<ResourceSet>,
     /// Idset or hostlist of ranks that are not scheduled.
     pub(crate) exclude: Option<String>,
+    /// Hosts of queues.
+    pub(crate) queues: QueueHosts,
     pub(crate) verify: VerifyRules,
     /// Verification was asked for in so many words.
     pub(crate) verify_explicit: bool,
@@ -29,6 +31,7 @@ impl Default for ResourceConfig {
         Self {
             config: None,
             exclude: None,
+            queues: QueueHosts::new(),
             verify: VerifyRules::default(),
             verify_explicit: false,
             noverify: false,
@@ -44,7 +47,7 @@ impl ResourceConfig {
     /// # Errors
     /// EINVAL with what is wrong.
     pub(crate) fn read(config: &Map<String, Value>) -> Result<Self, RpcError> {
-        let mut this = Self::default();
+        let mut this = Self { queues: queue_hosts(config), ..Self::default() };
         let Some(table) = config.get("resource") else { return Ok(this) };
         let table = table.as_object().ok_or_else(|| parse_error("expected a table"))?;
         for (key, value) in table {

@@ -2,7 +2,7 @@
 
 use flux_api::RpcError;
 use flux_api::kvs::{Lookup, LookupRequest};
-use flux_id::{Hostlist, Idset};
+use flux_id::Idset;
 use flux_model::eventlog::{Context, Event};
 use flux_model::resource_set::ResourceSet;
 use flux_model::treeobj::Treeobj;
@@ -75,7 +75,14 @@ impl ResourceService {
         self.loaded = true;
         self.watch_groups(cx);
         match choose(&self.settings, &self.config, self.stored.take(), cx.size()) {
-            Ok(Some(inventory)) => self.plan_define(cx, inventory),
+            Ok(Some(inventory)) => {
+                let queues = inventory.r.check_queues(&self.config.queues, &self.settings.hosts);
+                if let Err(text) = queues {
+                    return cx.fail(text);
+                }
+                let r = inventory.r.with_queues(&self.config.queues);
+                self.plan_define(cx, Inventory { r, ..inventory });
+            }
             Ok(None) => {
                 self.discovering = true;
                 self.define(cx);
@@ -142,6 +149,10 @@ impl ResourceService {
         {
             cx.log(Level::Warning, "R of the enclosing job has no valid expiration");
         }
+        if let Err(text) = r.check_queues(&self.config.queues, &self.settings.hosts) {
+            return cx.fail(text);
+        }
+        let r = r.with_queues(&self.config.queues);
         self.plan_define(cx, Inventory { r, method: "dynamic-discovery" });
     }
 
@@ -153,7 +164,11 @@ impl ResourceService {
             &self.settings.hosts,
         ) {
             Ok(excluded) => self.want(cx, Change::Define(inventory, excluded)),
-            Err(error) => cx.fail(error.message()),
+            Err(error) if self.inventory.is_none() => cx.fail(error.message()),
+            Err(error) => {
+                self.growth.wanted = None;
+                cx.log(Level::Err, format!("{}; R stays as it is", error.message()));
+            }
         }
     }
 
@@ -177,34 +192,13 @@ pub(crate) fn exclusion(
     size: u32,
     hosts: &[String],
 ) -> Result<Idset, RpcError> {
-    let Some(text) = text else { return Ok(Idset::new()) };
-    let ranks = match text.parse::<Idset>() {
-        // A rank may be without resources; one that does not exist is a mistake.
-        Ok(ranks) => {
-            if let Some(rank) = ranks.ids().find(|rank| *rank >= size) {
-                let text = format!(
-                    "resource.exclude '{text}': rank {rank} is not in this instance of {size}"
-                );
-                return Err(RpcError::new(Errno::EINVAL, text));
-            }
-            ranks
+    match text {
+        None => Ok(Idset::new()),
+        Some(text) => {
+            let ranks = r.excluded_by(text, size, hosts);
+            ranks.map_err(|text| RpcError::new(Errno::EINVAL, text))
         }
-        Err(_) => text
-            .parse::<Hostlist>()
-            .map_err(|error| error.to_string())
-            .and_then(|named| {
-                let bare = |name: &String| {
-                    !hosts.contains(name) || r.iter().any(|(_, host, _)| host == name.as_str())
-                };
-                let named: Vec<String> = named.iter().filter(bare).collect();
-                let named = Hostlist::from_hosts(&named).map_err(|error| error.to_string())?;
-                r.ranks_of(&named).map_err(|error| error.to_string())
-            })
-            .map_err(|error| {
-                RpcError::new(Errno::EINVAL, format!("resource.exclude '{text}': {error}"))
-            })?,
-    };
-    Ok(ranks.intersection(&r.ranks()))
+    }
 }
 
 /// A value of the KVS as text; `None` when there is none.

@@ -178,8 +178,9 @@ impl ResourceService {
         wanted.or(self.inventory.as_ref()).filter(|_| self.inventory.is_some())
     }
 
-    fn redefine(&mut self, cx: &mut Cx<'_, Wait>, mut next: Inventory) {
+    fn redefine(&mut self, cx: &mut Cx<'_, Wait>, next: Inventory) {
         let Some(former) = &self.inventory else { return };
+        let mut next = Inventory { r: next.r.with_queues(&self.config.queues), ..next };
         if next.r.set_times(former.r.starttime, former.r.expiration).is_err() {
             cx.log(Level::Warning, "the times of R are not valid");
         }

@@ -42,7 +42,9 @@ impl ResourceService {
         let size = cx.size();
         let read = reply.decode::<Read>().and_then(|read| {
             self.is_free()?;
-            let r = resources(&read, call.request.xml)?;
+            let r = resources(&read, call.request.xml).map_err(|error| {
+                RpcError::new(error.errno, format!("{}: {error}", call.request.path))
+            })?;
             if !call.request.force && r.ranks().ids().any(|rank| rank >= size) {
                 let text = format!(
                     "resource object contains ranks execeeding size={size} (override with -f))"
@@ -51,6 +53,7 @@ impl ResourceService {
             }
             let excluded =
                 exclusion(self.config.exclude.as_deref(), &r, size, &self.settings.hosts)?;
+            let r = r.with_queues(&self.config.queues);
             Ok((Inventory { r, method: METHOD }, excluded))
         });
         match read {

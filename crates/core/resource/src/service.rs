@@ -3,7 +3,7 @@
 use flux_api::body::AnyObject;
 use flux_api::driver::Xml;
 use flux_api::resource::{
-    Resource, ResourceGet, ResourceStatus, SchedStatus, SchedStatus_, TopoGet,
+    Get, Resource, ResourceGet, ResourceStatus, SchedStatus, SchedStatus_, TopoGet,
 };
 use flux_api::sched::ResourceStatus as AskScheduler;
 use flux_api::{Answer, Call, Empty, RpcError};
@@ -28,6 +28,12 @@ use crate::writer::{Change, Writer};
 
 /// Events in the KVS above which the log is written anew at start.
 pub(crate) const COMPACT_AT: usize = 1000;
+
+/// Event by which rank 0 tells that R is another one than before.
+pub(crate) const CHANGED: &str = "resource.changed";
+
+/// Requests that may wait for a new R.
+const STALE_MAX: usize = 1024;
 
 /// What the service waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +80,8 @@ pub struct ResourceService {
     pub(crate) reduction: Reduction,
     pub(crate) ask_again_us: u64,
     pub(crate) copy: Option<ResourceGet>,
+    /// The copy is an old one, and the parent is asked for the new; who waits for it.
+    pub(crate) stale: Option<Vec<Answer<Get>>>,
     xmls: std::collections::BTreeMap<u64, Answer<TopoGet>>,
     /// Rank 0: who wants another inventory, which the host reads.
     pub(crate) reloads: std::collections::BTreeMap<u64, Call<flux_api::resource::Reload>>,
@@ -276,12 +284,23 @@ impl Service for ResourceService {
         self.look(cx);
         if cx.rank() == 0 {
             self.load(cx);
+        } else {
+            cx.subscribe(CHANGED);
+        }
+    }
+
+    fn on_event(&mut self, cx: &mut Cx<'_, Wait>, event: &Message) {
+        if event.topic() == CHANGED {
+            self.refresh(cx);
         }
     }
 
     fn on_call(&mut self, cx: &mut Cx<'_, Wait>, call: Resource) {
         match call {
-            Resource::Get(call) => call.answer.respond(cx, self.get(cx.rank())),
+            Resource::Get(call) => match &mut self.stale {
+                Some(waiting) if waiting.len() < STALE_MAX => waiting.push(call.answer),
+                _ => call.answer.respond(cx, self.get(cx.rank())),
+            },
             Resource::TopoGet(call) => {
                 self.next += 1;
                 self.xmls.insert(self.next, call.answer);
@@ -335,6 +354,10 @@ impl Service for ResourceService {
     fn on_way(&mut self, cx: &mut Cx<'_, Wait>, way: Way) {
         if way == Way::Back {
             self.report_again(cx);
+            // R may be another one by now.
+            if self.copy.is_some() {
+                self.refresh(cx);
+            }
         }
     }
 
@@ -380,6 +403,10 @@ impl Service for ResourceService {
             }
             None => None,
         };
+        if let Some(inventory) = &self.inventory {
+            let queues = inventory.r.check_queues(&config.queues, names);
+            queues.map_err(|text| RpcError::new(Errno::EINVAL, text))?;
+        }
         if let Some(set) = &config.config
             && self.started
         {
@@ -392,6 +419,7 @@ impl Service for ResourceService {
         } else {
             self.config.exclude = config.exclude;
             self.config.config = config.config;
+            self.config.queues = config.queues;
             self.take_hosts(cx, hosts, path);
         }
         if let Some(excluded) = excluded.filter(|excluded| *excluded != self.excluded) {
@@ -415,6 +443,9 @@ impl Service for ResourceService {
         self.journal.end(cx);
         for call in std::mem::take(&mut self.waitups) {
             call.answer.err(cx, error.clone());
+        }
+        for answer in self.stale.take().unwrap_or_default() {
+            answer.err(cx, error.clone());
         }
         if !self.loaded {
             self.abandon_changes(cx);

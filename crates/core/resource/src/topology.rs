@@ -123,6 +123,15 @@ impl ResourceService {
         cx.call::<Get>(To::Upstream, &AnyObject::default(), Wait::ParentR);
     }
 
+    /// R is another one, or may be: a follower asks for it.
+    pub(crate) fn refresh(&mut self, cx: &mut Cx<'_, Wait>) {
+        if !self.stopping {
+            self.stale.get_or_insert_default();
+            self.ask_again_us = 0;
+            self.ask_parent(cx);
+        }
+    }
+
     /// Asks it later.
     pub(crate) fn ask_later(&mut self, cx: &mut Cx<'_, Wait>) {
         let after = self.ask_again_us.max(ASK_US.0);
@@ -132,7 +141,19 @@ impl ResourceService {
 
     /// The parent's R.
     pub(crate) fn parent_r(&mut self, cx: &mut Cx<'_, Wait>, reply: &Reply) {
-        let Ok(got) = reply.decode::<Get>() else { return self.ask_later(cx) };
+        let got = match reply.decode::<Get>() {
+            Ok(got) => got,
+            Err(error) => {
+                // Whoever asks meanwhile hears of the way, rather than of what was before.
+                for answer in self.stale.iter_mut().flat_map(std::mem::take) {
+                    answer.err(cx, error.clone());
+                }
+                return self.ask_later(cx);
+            }
+        };
+        for answer in self.stale.take().unwrap_or_default() {
+            answer.ok(cx, &got);
+        }
         if self.is_missing(cx, &got) {
             return;
         }

@@ -1,6 +1,7 @@
 //! Changes that must last: checked one after the other against what those before them will have
 //! done, stored together, and effective when they are durable.
 
+use flux_api::body::AnyObject;
 use flux_api::kvs::{APPEND, Commit, CommitRequest, Operation, PRIMARY};
 use flux_api::resource::{Drain, ExpirationUpdate, Reload, Undrain};
 use flux_api::{Answer, Call, Empty, RpcError};
@@ -13,7 +14,7 @@ use flux_svc::{Cx, Level, To};
 use crate::drain::DrainState;
 use crate::inventory::Inventory;
 use crate::parts::{PartState, split};
-use crate::service::{ResourceService, Wait};
+use crate::service::{CHANGED, ResourceService, Wait};
 
 /// How long to wait before a change that nobody else repeats is stored again, in microseconds.
 const RETRY_US: u64 = 1_000_000;
@@ -242,6 +243,11 @@ impl ResourceService {
     fn effect(&mut self, cx: &mut Cx<'_, Wait>, batch: Batch) {
         self.drained = batch.drained;
         self.parts = batch.parts;
+        let of = |event: &Event| matches!(&*event.name, "resource-define" | "resource-update");
+        if self.inventory.is_some() && batch.events.iter().any(of) {
+            // Followers have a copy.
+            cx.publish(CHANGED, &AnyObject::default(), true);
+        }
         self.inventory = batch.inventory;
         if batch.events.iter().any(|event| event.name == "resource-define")
             && let Some(acquirer) = &mut self.acquirer

@@ -88,6 +88,18 @@ fn substitute(text: &str, host: &str, port: Option<u16>) -> String {
     out
 }
 
+/// Checks an endpoint; IPv6 addresses must be allowed.
+fn endpoint(text: &str, ipv6: bool) -> Result<(), ConfigError> {
+    let found = Endpoint::parse(text).map_err(|e| ConfigError(e.to_string()))?;
+    match found {
+        // No name and no IPv4 address has a colon.
+        Endpoint::Tcp { host, .. } if host.contains(':') && !ipv6 => {
+            error(format!("{text} is an IPv6 address: set enable_ipv6 to true to use it"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Whether a name is made of domain labels (RFC 1123): letters, digits, inner hyphens, dots.
 fn is_domain_name(name: &str) -> bool {
     let label = |label: &str| {
@@ -133,7 +145,7 @@ impl ConfigBootstrap {
                     None => Ok(None),
                     Some(text) => {
                         let text = substitute(text, &name, port);
-                        Endpoint::parse(&text).map_err(|e| invalid(e.to_string()))?;
+                        endpoint(&text, table.enable_ipv6).map_err(|e| invalid(e.0))?;
                         Ok(Some(text))
                     }
                 };
@@ -178,7 +190,7 @@ impl ConfigBootstrap {
             {
                 if let (None, Some(default)) = (&own, default) {
                     let text = substitute(default, name, port);
-                    Endpoint::parse(&text).map_err(|e| ConfigError(e.to_string()))?;
+                    endpoint(&text, table.enable_ipv6)?;
                     *own = Some(text);
                 }
             }

@@ -2,10 +2,11 @@
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use flux_api::driver::{ConfigFiles, Console as Api, RusageRequest};
 use flux_api::{Api as _, Empty, RpcError};
+use flux_model::resource_set::ResourceSet;
 use flux_proto::{Errno, Message, MsgType};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
@@ -14,6 +15,7 @@ use serde_json::{Map, Value, json};
 use crate::config;
 use crate::driver::{Driver, DriverHandle};
 use crate::hub::write_stderr;
+use crate::topo::read_r;
 
 /// Serves `console.*`.
 #[derive(Debug, Default)]
@@ -34,6 +36,7 @@ impl Console {
             Some(path) => {
                 let found = config::read_configuration(path)
                     .map_err(|error| RpcError::new(Errno::EINVAL, error.to_string()))?;
+                resources_fit(&found.config).map_err(|text| RpcError::new(Errno::EINVAL, text))?;
                 for warning in &found.warnings {
                     write_stderr(&format!("config.warning: {warning}"));
                 }
@@ -42,6 +45,20 @@ impl Console {
         };
         Ok(ConfigFiles { config })
     }
+}
+
+/// Looks at the R that a configuration names, before anybody takes it over.
+fn resources_fit(config: &Map<String, Value>) -> Result<(), String> {
+    let table = config.get("resource");
+    let path = table.and_then(|table| table.get("path")).and_then(Value::as_str);
+    let Some(path) = path.filter(|_| table.is_none_or(|table| table.get("config").is_none()))
+    else {
+        return Ok(());
+    };
+    let wrong = |text: String| format!("resource.path: {path}: {text}");
+    let read = read_r(Path::new(path)).map_err(wrong)?;
+    let r = read.r.unwrap_or_default();
+    ResourceSet::check_configured(&r, config).map_err(wrong)
 }
 
 impl Driver for Console {

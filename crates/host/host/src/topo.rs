@@ -72,7 +72,7 @@ fn hardware(host: &HostTopology) -> HostResources {
 }
 
 /// Reads a file with R.
-fn read_r(path: &Path) -> Result<ResourcesRead, String> {
+pub(crate) fn read_r(path: &Path) -> Result<ResourcesRead, String> {
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(reason)?;
     file.take(R_MAX + 1).read_to_string(&mut text).map_err(reason)?;

@@ -1,6 +1,7 @@
 //! The file of finished jobs: one row each, plain SQL that anybody may read.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use flux_api::archive::{
     ArchiveBeyond, ArchiveCursor, ArchiveInfo, ArchiveLimits, ArchivedJob, CHUNK_MAX,
@@ -124,6 +125,9 @@ fn record(row: &Row<'_>) -> rusqlite::Result<ArchivedJob> {
     })
 }
 
+/// How long the archive waits for others who have its file open, unless configured.
+pub const BUSY: Duration = Duration::from_secs(50);
+
 impl JobArchive {
     /// Opens or makes the file in a state directory. One that is damaged is put aside (`.damaged`)
     /// and a new one begun, since the key-value store has every job too; the text says so.
@@ -131,8 +135,16 @@ impl JobArchive {
     /// # Errors
     /// When it can't be opened or is of a later format.
     pub fn open(statedir: &Path) -> Result<(Self, Option<String>), StoreError> {
-        let path = statedir.join(FILE);
-        match Self::try_open(&path) {
+        Self::open_file(&statedir.join(FILE), BUSY)
+    }
+
+    /// The same with this file, and so much patience with others who have it open.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_file(path: &Path, busy: Duration) -> Result<(Self, Option<String>), StoreError> {
+        let path = path.to_path_buf();
+        match Self::try_open(&path, busy) {
             Err(StoreError::Damaged { text, .. }) => {
                 let aside = path.with_extension("sqlite.damaged");
                 let failed = |error: std::io::Error| StoreError::Damaged {
@@ -151,22 +163,22 @@ impl JobArchive {
                     path.display(),
                     aside.display()
                 );
-                Ok((Self::try_open(&path)?, Some(note)))
+                Ok((Self::try_open(&path, busy)?, Some(note)))
             }
             opened => Ok((opened?, None)),
         }
     }
 
-    fn try_open(path: &Path) -> Result<Self, StoreError> {
+    fn try_open(path: &Path, busy: Duration) -> Result<Self, StoreError> {
         let sql = |source| wrap(path, source);
         let connection = Connection::open(path).map_err(sql)?;
+        connection.busy_timeout(busy).map_err(sql)?;
         connection
             .execute_batch(
                 "PRAGMA auto_vacuum = INCREMENTAL;
                  PRAGMA journal_mode = WAL;
                  PRAGMA synchronous = FULL;
-                 PRAGMA cache_size = -2000;
-                 PRAGMA busy_timeout = 5000;",
+                 PRAGMA cache_size = -2000;",
             )
             .map_err(sql)?;
         let found: i64 =

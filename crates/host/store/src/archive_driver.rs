@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
+use std::time::Duration;
 
 use flux_api::archive::{Archive, ArchiveIds, ArchivedJobs, CHUNK_MAX};
 use flux_api::{Api, Empty, RpcError};
@@ -25,7 +26,20 @@ impl ArchiveDriver {
     /// # Errors
     /// When the file can't be opened or is of a later format, or no thread can be started.
     pub fn open(statedir: &Path) -> Result<(Self, Option<String>), StoreError> {
-        let (archive, note) = JobArchive::open(statedir)?;
+        Self::serve(JobArchive::open(statedir)?)
+    }
+
+    /// The same with this file, and so much patience with others who have it open.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_file(path: &Path, busy: Duration) -> Result<(Self, Option<String>), StoreError> {
+        Self::serve(JobArchive::open_file(path, busy)?)
+    }
+
+    fn serve(
+        (archive, note): (JobArchive, Option<String>),
+    ) -> Result<(Self, Option<String>), StoreError> {
         let path = archive.path().to_path_buf();
         let (requests, queue) = channel();
         thread::Builder::new()

@@ -24,6 +24,7 @@ mod salvage;
 mod serve;
 mod wal;
 
+pub use archive::BUSY;
 pub use archive_driver::ArchiveDriver;
 pub use driver::StoreDriver;
 pub use error::StoreError;

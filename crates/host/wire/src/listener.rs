@@ -76,17 +76,26 @@ pub struct ConnectOptions {
     pub tcp: TcpOptions,
     /// The largest message body in bytes that is accepted.
     pub max_body: usize,
+    /// IPv6 addresses are used, too: those that names and interfaces have, and the one of `*`.
+    pub ipv6: bool,
 }
 
 impl Default for ConnectOptions {
-    /// 30 s, 20 s for unacknowledged data, no keepalive, messages of any legal size.
+    /// 30 s, 20 s for unacknowledged data, no keepalive, messages of any legal size, IPv6.
     fn default() -> ConnectOptions {
         let user_timeout = Some(Duration::from_secs(20));
         ConnectOptions {
             timeout: Some(Duration::from_secs(30)),
             tcp: TcpOptions { user_timeout, ..TcpOptions::default() },
             max_body: flux_proto::DEFAULT_MAX_BODY,
+            ipv6: true,
         }
+    }
+}
+
+impl ConnectOptions {
+    fn uses(&self, address: &SocketAddr) -> bool {
+        self.ipv6 || address.is_ipv4()
     }
 }
 
@@ -119,7 +128,7 @@ pub async fn connect(
             Endpoint::Tcp { host, port } => {
                 let no_cert = || ConnectError::NoCert { endpoint: endpoint.clone() };
                 let tls = tls.ok_or_else(no_cert)?;
-                let stream = connect_tcp(host, *port, &options.tcp).await.map_err(io)?;
+                let stream = connect_tcp(host, *port, options).await.map_err(io)?;
                 let address = stream.peer_addr().map_err(io)?;
                 let link = Link::tls_client(tls, limits(options.max_body))
                     .map_err(|source| ConnectError::Link { endpoint: endpoint.clone(), source })?;
@@ -134,11 +143,11 @@ pub async fn connect(
     .await
 }
 
-async fn connect_tcp(host: &str, port: u16, options: &TcpOptions) -> io::Result<TcpStream> {
+async fn connect_tcp(host: &str, port: u16, options: &ConnectOptions) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "host has no address");
-    for address in lookup_host((host, port)).await? {
+    for address in lookup_host((host, port)).await?.filter(|found| options.uses(found)) {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        options.apply(socket.as_fd())?;
+        options.tcp.apply(socket.as_fd())?;
         match socket.connect(address).await {
             Ok(stream) => return Ok(stream),
             Err(error) => last = error,
@@ -280,7 +289,7 @@ impl Listener {
             Endpoint::Tcp { host, port } => {
                 let no_cert = || ConnectError::NoCert { endpoint: endpoint.clone() };
                 let tls = tls.ok_or_else(no_cert)?.clone();
-                let listener = bind_tcp(host, *port).await.map_err(io)?;
+                let listener = bind_tcp(host, *port, options).await.map_err(io)?;
                 let local = listener.local_addr().map_err(io)?;
                 let endpoint = Endpoint::Tcp { host: address_text(local), port: local.port() };
                 (Acceptor::Tcp(listener, tls), endpoint)
@@ -422,9 +431,10 @@ fn address_text(address: SocketAddr) -> String {
     address.ip().to_string()
 }
 
-async fn bind_tcp(host: &str, port: u16) -> io::Result<TcpListener> {
+async fn bind_tcp(host: &str, port: u16, options: &ConnectOptions) -> io::Result<TcpListener> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "no such host, address or interface");
-    for address in bind_addresses(host, port).await? {
+    let found = bind_addresses(host, port).await?;
+    for address in found.into_iter().filter(|address| options.uses(address)) {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_reuseaddr(true)?;
         match socket.bind(address).and_then(|()| socket.listen(BACKLOG)) {
@@ -438,7 +448,11 @@ async fn bind_tcp(host: &str, port: u16) -> io::Result<TcpListener> {
 /// What `host` means to a listener, best first.
 async fn bind_addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     if host == "*" {
-        return Ok(vec![SocketAddr::from(([0, 0, 0, 0], port))]);
+        // The first one takes connections of both kinds.
+        return Ok(vec![
+            SocketAddr::from(([0u16; 8], port)),
+            SocketAddr::from(([0, 0, 0, 0], port)),
+        ]);
     }
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);

@@ -83,7 +83,11 @@ pub fn config_page() -> String {
             writeln!(page, "| Key | Holds | Takes effect | Default | What it is for |").ok();
             writeln!(page, "|---|---|---|---|---|").ok();
         }
-        let when = if key.live { "live" } else { "restart" };
+        let when = match (key.inert, key.live) {
+            (true, _) => "never",
+            (false, true) => "live",
+            (false, false) => "restart",
+        };
         let default = match key.default {
             "" => "–".to_string(),
             value => format!("`{value}`"),

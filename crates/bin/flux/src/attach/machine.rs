@@ -236,9 +236,18 @@ impl Machine {
         ending::describe(self.finish?)
     }
 
-    /// The exit status of the job; 1 when it never ran.
+    /// The event that was to be waited for, when the job has ended without it. That it has no end
+    /// of its own is told by the exception.
+    pub(crate) fn missed(&self) -> Option<&str> {
+        let asked = self.view.until != "finish" && !self.seen_until;
+        asked.then_some(self.view.until.as_str())
+    }
+
+    /// The exit status of the job; 1 when it never ran, or when the event that was asked for never
+    /// came.
     pub(crate) fn exit_code(&self) -> i32 {
         match self.finish {
+            Some(status) if self.missed().is_some() => wait_status::exit_code(status).max(1),
             Some(status) => wait_status::exit_code(status),
             // Left at an earlier event, as asked.
             None if self.seen_until => 0,

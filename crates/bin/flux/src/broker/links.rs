@@ -81,6 +81,10 @@ pub(crate) fn connections(
 ) -> Result<ConnectOptions, String> {
     let settings = Settings { attributes, table: config.get("tbon") };
     let mut options = ConnectOptions::default();
+    // Without hosts in the configuration nobody has said anything of addresses.
+    if let Some(bootstrap) = config.get("bootstrap") {
+        options.ipv6 = bootstrap.get("enable_ipv6").and_then(Value::as_bool).unwrap_or(false);
+    }
     let whole = |limit: Option<Duration>| {
         // The kernel counts whole seconds, and at least one.
         limit.map(|limit| Duration::from_secs(limit.as_secs().clamp(1, 32_767)))
@@ -152,6 +156,11 @@ mod tests {
         assert_eq!(keepalive.idle, Some(Duration::from_secs(1)));
         assert_eq!((keepalive.interval, keepalive.count), (None, Some(4)));
         assert_eq!(settings(&attributes), *json!({"torpid_max": "7s"}).as_object().unwrap());
+        let ipv6 = |config: Value| {
+            connections(&Attributes::new(), config.as_object().unwrap()).unwrap().ipv6
+        };
+        assert!(ipv6(json!({})) && !ipv6(json!({"bootstrap": {}})));
+        assert!(ipv6(json!({"bootstrap": {"enable_ipv6": true}})));
         let none = connections(&Attributes::new(), &Map::new()).unwrap();
         assert_eq!(none.tcp.user_timeout, Some(Duration::from_secs(20)));
         let kernels = Keepalive { idle: None, interval: None, count: None };

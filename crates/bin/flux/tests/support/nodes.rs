@@ -19,7 +19,7 @@ pub(crate) fn program() -> &'static Path {
 }
 
 /// A port below those that the system gives to whoever asks for any.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
         let step = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -64,8 +64,10 @@ impl Nodes {
         let path = dir.path().display().to_string();
         let keygen = Command::new(program()).args(["keygen", &format!("{path}/key")]).output();
         assert!(keygen.unwrap().status.success());
+        let ipv6 = endpoints.iter().flatten().any(|endpoint| endpoint.contains("//["));
         let head = format!(
-            "[tbon]\ntopo = \"kary:2\"\n{tbon}\n[bootstrap]\ncurve_cert = \"{path}/key\"\n"
+            "[tbon]\ntopo = \"kary:2\"\n{tbon}\n[bootstrap]\ncurve_cert = \"{path}/key\"\n\
+             enable_ipv6 = {ipv6}\n"
         );
         let tcp = endpoints.iter().any(Option::is_some);
         let mut nodes = Self { dir, wrappers, head, tcp, hosts: Vec::new(), brokers: Vec::new() };

@@ -76,6 +76,8 @@ fn what_new_brokers_find_becomes_part_of_r_and_the_scheduler_hears_all_again() {
     assert_eq!(last, json!({"resources": r(4), "up": "0-1"}));
     reduce(&mut rig, 3);
     assert!(rig.requests.is_empty());
+    assert_eq!(rig.events.len(), 2, "followers are told");
+    rig.events.clear();
     rig.finish();
 }
 
@@ -114,4 +116,48 @@ fn a_host_that_is_online_cannot_be_taken_away_and_no_rank_becomes_another() {
     let error = reload(&mut rig, "n1,n0", json!({})).unwrap_err();
     assert!(error.contains("rank 0 is n0 and would become n1"), "{error}");
     rig.drain();
+}
+
+#[test]
+fn a_follower_does_not_answer_with_an_r_that_was_replaced() {
+    let mut rig = Rig::with(ResourceService::new(settings(2)), 1, 2, &Map::new());
+    let topo = rig.expect("topo.get");
+    rig.reply(&topo, json!({"hostname": "n1", "cores": "0-1", "gpus": ""}));
+    let ask = rig.expect("resource.get");
+    rig.reply(&ask, json!({"R": r(2), "method": "configuration"}));
+    let get = |rig: &mut Bench| rig.request("resource.get", Value::Null);
+    let known = get(&mut rig);
+    assert_eq!(rig.response(known).unwrap()["R"], r(2));
+    rig.event("resource.changed", json!({}));
+    let waits = get(&mut rig);
+    assert!(rig.try_response(waits).is_none());
+    let ask = rig.expect("resource.get");
+    rig.reply(&ask, json!({"R": r(1), "method": "reload"}));
+    assert_eq!(rig.response(waits).unwrap()["R"], r(1));
+    // Without a way to the new one nobody hears of the old one either.
+    rig.event("resource.changed", json!({}));
+    let ask = rig.expect("resource.get");
+    let waits = get(&mut rig);
+    rig.fail(&ask, Errno::EHOSTUNREACH);
+    assert_eq!(rig.response(waits).unwrap_err().errno, Errno::EHOSTUNREACH);
+    let later = get(&mut rig);
+    rig.advance(200_000);
+    let ask = rig.expect("resource.get");
+    rig.reply(&ask, json!({"R": r(2), "method": "reload"}));
+    assert_eq!(rig.response(later).unwrap()["R"], r(2));
+    rig.finish();
+}
+
+#[test]
+fn the_leader_tells_followers_when_r_is_another_one() {
+    let mut rig = running(json!({"path": "R"}), true);
+    let told = |rig: &mut Bench| {
+        let events = std::mem::take(&mut rig.events);
+        events.iter().filter(|event| event.topic() == "resource.changed").count()
+    };
+    assert_eq!(told(&mut rig), 0);
+    let tag = rig.request("resource.expiration-update", json!({"expiration": 5e9}));
+    done(&mut rig);
+    rig.response(tag).unwrap();
+    assert_eq!(told(&mut rig), 1);
 }

@@ -5,7 +5,7 @@ use flux_api::body::AnyObject;
 use flux_api::lifecycle::ConfigGet;
 use flux_client::{Client, To};
 use flux_id::{Hostlist, Idset};
-use flux_model::resource_set::ResourceSet;
+use flux_model::resource_set::{ResourceSet, queue_property};
 use serde_json::Value;
 
 use super::PROGRAM;
@@ -24,11 +24,17 @@ impl Queues {
     /// Reads the configuration object.
     pub(crate) fn of(config: &Value) -> Queues {
         let queues = config["queues"].as_object().into_iter().flatten();
-        let requires = |queue: &Value| {
+        let requires = |name: &str, queue: &Value| -> Vec<String> {
+            // A virtual queue has the nodes of its parent.
+            let parent = queue["parent"].as_str().unwrap_or(name);
+            let queue = if parent == name { queue } else { &config["queues"][parent] };
+            if queue["hosts"].is_string() {
+                return vec![queue_property(parent)];
+            }
             let list = queue["requires"].as_array().into_iter().flatten();
             list.filter_map(|name| name.as_str().map(str::to_owned)).collect()
         };
-        Queues(queues.map(|(name, queue)| (name.clone(), requires(queue))).collect())
+        Queues(queues.map(|(name, queue)| (name.clone(), requires(name, queue))).collect())
     }
 
     /// Asks the instance.
@@ -48,6 +54,7 @@ impl Queues {
 
     /// Whether a property is the name of a queue.
     pub(super) fn is_queue(&self, name: &str) -> bool {
+        let name = name.strip_prefix('+').unwrap_or(name);
         self.0.iter().any(|(queue, _)| queue == name)
     }
 
