@@ -131,7 +131,7 @@ fn answer(archive: &mut JobArchive, request: Archive, back: &mut DriverHandle) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use flux_api::archive::{ArchiveGet, ArchiveInfo_, ArchivePut};
     use flux_api::rpc;
