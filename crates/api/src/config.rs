@@ -271,11 +271,8 @@ fn differing(
         }
         let name = if above.is_empty() { key.clone() } else { format!("{above}.{key}") };
         match describe(&name) {
-            Some(entry) => {
-                if !entry.live && !entry.inert {
-                    found.push(name);
-                }
-            }
+            Some(entry) if !entry.live && !entry.inert => found.push(name),
+            Some(_) => {}
             None if depth < DEPTH_MAX => {
                 let table = |value: Option<&Value>| value.and_then(Value::as_object).cloned();
                 let (a, b) = (table(a), table(b));
