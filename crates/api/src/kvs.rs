@@ -34,6 +34,9 @@ pub const NO_MERGE: u32 = 1;
 /// Commit flag of this implementation: while the disk is full the commit waits for space instead
 /// of failing with ENOSPC. For what must not be lost and that its maker cannot repeat.
 pub const WAIT_SPACE: u32 = 1 << 16;
+/// Commit flag of this implementation: nobody waits for it, so that it may wait some milliseconds
+/// for another commit to go with.
+pub const LAZY: u32 = 1 << 17;
 /// Commit flag: also write a checkpoint (every commit is durable here).
 pub const SYNC: u32 = 4;
 /// Operation flag: append to the value.
@@ -161,6 +164,9 @@ bodies! {
         /// Unused flags.
         #[serde(default)]
         pub flags: u32,
+        /// First operations, done with the creation or not at all; for an empty directory only.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pub ops: Vec<Operation>,
     }
 
     /// One namespace.

@@ -1,7 +1,9 @@
 //! From the exit of shells to the release of resources.
 
 use flux_api::RpcError;
-use flux_api::kvs::{Commit, CommitRequest, NamespaceRemove, NamespaceRequest, Operation, PRIMARY};
+use flux_api::kvs::{
+    Commit, CommitRequest, LAZY, NamespaceRemove, NamespaceRequest, Operation, PRIMARY,
+};
 use flux_id::Idset;
 use flux_model::{signal, wait_status};
 use flux_proto::Errno;
@@ -168,7 +170,8 @@ impl ExecService {
         match reply.error() {
             None if job.is_mock() => {}
             None => {
-                let request = NamespaceRequest { namespace: job.namespace(), flags: 0 };
+                // Its resources do not wait for that: it goes with the job's last events.
+                let request = NamespaceRequest { namespace: job.namespace(), flags: LAZY };
                 cx.call::<NamespaceRemove>(To::Rank(0), &request, Wait::Removed);
             }
             Some(error) => {

@@ -156,8 +156,6 @@ pub struct Job {
     pub killer: Option<TimerId>,
     /// Wait for shells that outlive the leader.
     pub straggler: Option<TimerId>,
-    /// Commits of the first events that are not answered yet.
-    pub commits: u32,
     /// An error that will be raised has been reported.
     pub reported: bool,
     /// How far it was before a restart.

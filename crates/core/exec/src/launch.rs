@@ -8,7 +8,7 @@
 use flux_api::RpcError;
 use flux_api::job::manager::{Update, UpdateRequest};
 use flux_api::kvs::{
-    Commit, CommitRequest, NamespaceCreate, NamespaceCreate_, Operation, PRIMARY, WAIT_SPACE,
+    Commit, CommitRequest, LAZY, NamespaceCreate, NamespaceCreate_, Operation, PRIMARY, WAIT_SPACE,
 };
 use flux_api::launch::{Attach_, LaunchAttach, LaunchEvent, LaunchStart, LaunchUnit, Start_};
 use flux_id::Idset;
@@ -26,11 +26,15 @@ impl ExecService {
     pub(crate) fn make_namespace(&mut self, cx: &mut Cx<'_, Wait>, id: u64) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.step = Step::Naming;
+        // The first events are there as soon as the namespace is, with one commit for both.
+        let events =
+            [("init", Value::Null), ("starting", Value::Null), ("recoverable", Value::Null)];
         let request = NamespaceCreate {
             namespace: job.namespace(),
             rootref: String::new(),
             owner: i64::from(job.userid),
             flags: 0,
+            ops: vec![append(cx, "exec.eventlog", &events)],
         };
         cx.call::<NamespaceCreate_>(To::Rank(0), &request, Wait::Namespace(id));
     }
@@ -53,12 +57,11 @@ impl ExecService {
             // Canceled before anything was launched.
             return self.nothing_ran(cx, id);
         }
-        let events =
-            [("init", Value::Null), ("starting", Value::Null), ("recoverable", Value::Null)];
-        self.begin_shells(cx, id, &events);
+        self.begin_shells(cx, id, &[]);
     }
 
-    /// Records the first events, or those of a return, and asks for the shells.
+    /// Records events of a return, if there are any, and the link to the namespace; asks for the
+    /// shells.
     pub(crate) fn begin_shells(
         &mut self,
         cx: &mut Cx<'_, Wait>,
@@ -67,22 +70,24 @@ impl ExecService {
     ) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.step = Step::Starting;
-        job.commits = 2;
-        let request = CommitRequest {
-            namespace: job.namespace(),
-            flags: WAIT_SPACE,
-            ops: vec![append(cx, "exec.eventlog", events)],
-        };
+        if !events.is_empty() {
+            let request = CommitRequest {
+                namespace: job.namespace(),
+                flags: WAIT_SPACE,
+                ops: vec![append(cx, "exec.eventlog", events)],
+            };
+            cx.call::<Commit>(To::Rank(0), &request, Wait::First(id));
+        }
+        // It goes with the event that says that the job has started.
         let link = CommitRequest {
             namespace: PRIMARY.to_string(),
-            flags: WAIT_SPACE,
+            flags: WAIT_SPACE | LAZY,
             ops: vec![Operation {
                 key: format!("{}.guest", job.id.kvs()),
                 flags: 0,
                 dirent: Treeobj::symlink(Some(&job.namespace()), ".").to_value(),
             }],
         };
-        cx.call::<Commit>(To::Rank(0), &request, Wait::First(id));
         cx.call::<Commit>(To::Rank(0), &link, Wait::First(id));
         self.record_early(cx, id);
         let Some(job) = self.jobs.get(&id) else { return };
@@ -97,9 +102,6 @@ impl ExecService {
     }
 
     pub(crate) fn first_events(&mut self, cx: &mut Cx<'_, Wait>, id: u64, reply: &Reply) {
-        if let Some(job) = self.jobs.get_mut(&id) {
-            job.commits = job.commits.saturating_sub(1);
-        }
         if let Some(error) = reply.error() {
             let note = format!("failed to record the start of the job: {error}");
             self.exception(cx, id, 0, "exec", &note);

@@ -3,9 +3,9 @@
 //!
 //! | step | what happens | answered to the manager |
 //! |---|---|---|
-//! | naming | the guest namespace is made | |
+//! | naming | the guest namespace is made, with `init`, `starting` in it | |
 //! | recalling | after a restart: what was done before is looked up, see `recall.rs` | |
-//! | starting | `init`, `starting` are posted, `guest` links to the namespace, shells are launched | |
+//! | starting | `guest` links to the namespace, shells are launched | |
 //! | running | every shell has a process | `start`, or `reattached` |
 //! | ending | the last shell has exited; `complete`, `done` | `finish` |
 //! | grafting | the namespace becomes the job's `guest` directory | `release` |
@@ -263,7 +263,6 @@ impl ExecService {
             expiration: None,
             killer: None,
             straggler: None,
-            commits: 0,
             reported: false,
             began: request.resume.as_ref().map_or(cx.wall(), |resume| resume.since),
             began_us: request.resume.is_none().then(|| cx.now_us()),
@@ -608,6 +607,7 @@ impl ExecService {
             job.answer.forget();
             job.barrier.into_values().for_each(Answer::forget);
         }
+        self.asked.forget();
     }
 
     fn describe(&self) -> AnyObject {

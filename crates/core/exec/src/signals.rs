@@ -67,6 +67,13 @@ impl Signal {
     }
 }
 
+impl Asked {
+    /// The service stops: whoever waits hears from the broker that it is gone.
+    pub(crate) fn forget(&mut self) {
+        std::mem::take(&mut self.answers).into_values().for_each(Answer::forget);
+    }
+}
+
 impl ExecService {
     /// An event for the shells of a job was published.
     pub(crate) fn signalled(

@@ -42,10 +42,8 @@ fn start(rig: &mut Rig<ExecService>, ranks: &str, hosts: &str, system: Value) ->
 fn launched(rig: &mut Rig<ExecService>, shells: usize) -> Vec<Message> {
     let namespace = rig.expect("kvs.namespace-create");
     rig.reply(&namespace, Value::Null);
-    for _ in 0..2 {
-        let commit = rig.expect("kvs.commit");
-        rig.reply(&commit, json!({"rootref": "sha1-0", "rootseq": 1}));
-    }
+    let link = rig.expect("kvs.commit");
+    rig.reply(&link, json!({"rootref": "sha1-0", "rootseq": 1}));
     asked(rig, "launch.start", shells)
 }
 

@@ -28,6 +28,9 @@ struct Entry {
     object: Object,
     size: usize,
     used: u64,
+    /// How many places in trees it was stored for, as far as is known: two directories may have
+    /// the same content, and one of them changes.
+    places: u32,
 }
 
 /// Objects by address. Durable ones are forgotten, longest unused first, beyond the bound; those
@@ -96,12 +99,13 @@ impl Cache {
                 Object::Data(_) => size,
             };
         self.clock += 1;
-        let entry = Entry { object, size, used: self.clock };
+        let entry = Entry { object, size, used: self.clock, places: 1 };
         self.bytes += size;
         self.by_use.insert(self.clock, blobref);
         if let Some(old) = self.clean.insert(blobref, entry) {
             self.bytes -= old.size;
             self.by_use.remove(&old.used);
+            self.share(&blobref, old.places);
         }
         while self.bytes > self.limit && self.clean.len() > 1 {
             let Some((_, oldest)) = self.by_use.pop_first() else { break };
@@ -116,9 +120,20 @@ impl Cache {
         self.dirty.insert(blobref, object);
     }
 
-    /// Forgets a durable object that is of no use any more.
+    /// Notes that a durable object is in more places.
+    pub(crate) fn share(&mut self, blobref: &Blobref, more: u32) {
+        if let Some(entry) = self.clean.get_mut(blobref) {
+            entry.places = entry.places.saturating_add(more);
+        }
+    }
+
+    /// A durable object is of no use any more in one place; forgets it if that was the last.
     pub(crate) fn remove(&mut self, blobref: &Blobref) {
-        if let Some(entry) = self.clean.remove(blobref) {
+        if let Some(entry) = self.clean.get_mut(blobref)
+            && entry.places > 1
+        {
+            entry.places -= 1;
+        } else if let Some(entry) = self.clean.remove(blobref) {
             self.bytes -= entry.size;
             self.by_use.remove(&entry.used);
         }
@@ -154,6 +169,23 @@ impl Cache {
 mod tests {
     use super::*;
     use flux_model::blobref::HashAlg;
+
+    #[test]
+    fn what_two_places_have_is_kept_until_both_have_changed() {
+        let mut cache = Cache::new(1 << 20, HashAlg::Sha1.hash(b""));
+        let name = HashAlg::Sha1.hash(b"x");
+        let dir = || Object::Dir(Arc::default());
+        cache.put(name, dir(), 10);
+        cache.put(name, dir(), 10);
+        cache.share(&name, 1);
+        for _ in 0..2 {
+            cache.remove(&name);
+            assert!(cache.dir(&name).is_some());
+        }
+        cache.remove(&name);
+        assert!(cache.dir(&name).is_none());
+        assert_eq!(cache.size(), (0, 0));
+    }
 
     #[test]
     fn the_longest_unused_object_goes_first() {

@@ -45,6 +45,8 @@ pub enum Wait {
     Batch,
     /// Time for the next commit, after a large one.
     Pace,
+    /// Others to go with what nobody waits for.
+    Later,
     /// The root of a namespace, on a follower.
     Getroot(String),
     /// The same, after the way to rank 0 was lost, and the version that was known then.
@@ -103,6 +105,10 @@ pub struct KvsService {
     /// When the next commit may go to the store, and whether a timer waits for it.
     paid_us: u64,
     pacing: bool,
+    /// A timer waits for what nobody waits for.
+    later: bool,
+    /// Somebody waits for what is not sent yet.
+    urgent: bool,
     waiting_txns: usize,
     /// Bytes that a guest may put into a namespace.
     guest_max: u64,
@@ -145,6 +151,8 @@ impl KvsService {
             batch: None,
             paid_us: 0,
             pacing: false,
+            later: false,
+            urgent: false,
             waiting_txns: 0,
             guest_max: GUEST_MAX,
             merge: true,
@@ -396,7 +404,7 @@ impl Service for KvsService {
             Wait::Load(blobref) => self.loaded(cx, blobref, &reply),
             Wait::Batch => self.batch_settled(cx, &reply),
             // A timer, not a call.
-            Wait::Pace => {}
+            Wait::Pace | Wait::Later => {}
             Wait::Getroot(name) => self.got_root(cx, &name, &reply),
             Wait::Resync(name, known) => self.resynced(cx, &name, known, &reply),
             Wait::Relay(ticket) => self.relay_answered(cx, ticket, &reply),
@@ -405,10 +413,12 @@ impl Service for KvsService {
     }
 
     fn on_timer(&mut self, cx: &mut Context<'_>, wait: Wait) {
-        if wait == Wait::Pace {
-            self.pacing = false;
-            self.flush(cx);
+        match wait {
+            Wait::Pace => self.pacing = false,
+            Wait::Later => self.later = false,
+            _ => return,
         }
+        self.flush(cx);
     }
 
     fn on_event(&mut self, cx: &mut Context<'_>, event: &Message) {

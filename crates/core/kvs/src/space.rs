@@ -177,6 +177,8 @@ pub(crate) struct Outgoing {
     pub(crate) bytes: usize,
     /// Directories that have changed since, in their former versions.
     pub(crate) replaced: Vec<Blobref>,
+    /// Directories that are the same as another one of this commit, once for each such.
+    pub(crate) shared: Vec<Blobref>,
     seen: BTreeSet<Blobref>,
 }
 

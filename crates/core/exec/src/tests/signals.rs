@@ -151,3 +151,14 @@ fn a_signal_that_comes_while_the_past_of_a_job_is_read_is_on_record_before_it_is
     rig.reply(&message, Value::Null);
     rig.finish();
 }
+
+#[test]
+fn a_signal_that_is_not_on_record_when_the_service_stops_is_answered_by_the_broker() {
+    let mut rig = patient();
+    let _job = one(&mut rig);
+    let tag = signal(&mut rig, 7, 15);
+    rig.drain();
+    assert!(rig.drained && rig.try_response(tag).is_none());
+    rig.requests.clear();
+    rig.finish();
+}

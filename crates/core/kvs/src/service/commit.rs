@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use flux_api::content::{self, BlobBatch, Checkpoint};
 use flux_api::kvs::{
-    self, Commit, NO_MERGE, NamespaceCreate_, NamespaceRemove, Operation, PRIMARY, Relaycommit,
-    SYNC, Setroot, WAIT_SPACE,
+    self, Commit, LAZY, NO_MERGE, NamespaceCreate_, NamespaceRemove, Operation, PRIMARY,
+    Relaycommit, SYNC, Setroot, WAIT_SPACE,
 };
 use flux_api::{Answer, Call, Empty, RpcError};
 use flux_model::blobref::Blobref;
@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 use super::follow::Forward;
 use super::{Context, KvsService, MAX_WAITING, Phase, Wait, Waiter};
-use crate::apply::{self, Source, Stop};
+use crate::apply::{self, Op, Source, Stop};
 use crate::cache::Object;
 use crate::dir::{Dir, Node};
 use crate::error::KvsError;
@@ -42,13 +42,17 @@ const PACE_MIN_US: u64 = 500;
 /// No commit waits longer.
 const PACE_MAX_US: u64 = 10_000;
 
+/// How long what nobody waits for may wait for other transactions, in microseconds.
+const LATER_US: u64 = 2_000;
+
 /// Time before what waits for space is tried again, in microseconds.
 const SPACE_US: u64 = 500_000;
 
 /// A change to the set of namespaces.
 #[derive(Debug)]
 pub(super) enum Admin {
-    Create(String, Answer<NamespaceCreate_>),
+    /// A new one, with what is done first in it.
+    Create(String, Vec<Op>, Answer<NamespaceCreate_>),
     Remove(String, Answer<NamespaceRemove>),
 }
 
@@ -60,6 +64,7 @@ pub(super) struct Batch {
     shards: Vec<u32>,
     objects: Vec<(Blobref, Object, usize)>,
     replaced: Vec<Blobref>,
+    shared: Vec<Blobref>,
     empty: bool,
 }
 
@@ -119,7 +124,7 @@ impl KvsService {
             space.work.queue.push_back(txn);
         }
         self.advance(cx, namespace);
-        self.flush(cx);
+        self.flush_for(cx, flags);
     }
 
     /// Counts what a guest puts into a namespace; what was put counts even where it is replaced.
@@ -251,6 +256,7 @@ impl KvsService {
         work.stall = (missing > 1).then_some((stall, missing - 1));
         if missing <= 1 {
             self.advance(cx, name);
+            self.urgent = true;
             self.flush(cx);
         }
     }
@@ -267,11 +273,24 @@ impl KvsService {
         for dir in sealed {
             if self.out.push(dir.blobref, &dir.bytes, Object::Dir(dir.dir.clone())) {
                 self.cache.put_dirty(dir.blobref, Object::Dir(dir.dir));
+            } else {
+                self.out.shared.push(dir.blobref);
             }
         }
         if let Node::Ref(blobref) = work.tree {
             work.newest = Root { seq: work.newest.seq + 1, blobref };
             group.root = Some(work.newest);
+        }
+    }
+
+    /// As [`Self::flush`], for a request with these flags: within a short time if nobody waits.
+    fn flush_for(&mut self, cx: &mut Context<'_>, flags: u32) {
+        if flags & LAZY == 0 || matches!(self.phase, Phase::Draining) {
+            self.urgent = true;
+            self.flush(cx);
+        } else if !self.later {
+            self.later = true;
+            cx.timer(LATER_US, Wait::Later);
         }
     }
 
@@ -287,6 +306,7 @@ impl KvsService {
             cx.timer(wait, Wait::Pace);
             return;
         }
+        self.urgent = false;
         let mut parts = Vec::new();
         for name in std::mem::take(&mut self.dirty) {
             self.seal(&name);
@@ -324,14 +344,14 @@ impl KvsService {
             timestamp: cx.wall(),
             namespaces: self.table.root.map(|root| root.to_string()),
         });
-        let Outgoing { blobs, objects, bytes, replaced, .. } = out;
+        let Outgoing { blobs, objects, bytes, replaced, shared, .. } = out;
         let txns: usize =
             parts.iter().flat_map(|(_, groups)| groups).map(|group| group.txns.len()).sum();
         if txns >= PACE_TXNS {
             self.paid_us = cx.now_us() + (bytes as u64 / PACE).min(PACE_MAX_US);
         }
         let empty = self.store_empty;
-        self.batch = Some(Batch { parts, admins, shards, objects, replaced, empty });
+        self.batch = Some(Batch { parts, admins, shards, objects, replaced, shared, empty });
         cx.call::<content::Commit>(To::Rank(0), &BlobBatch { blobs, checkpoint }, Wait::Batch);
         for name in std::mem::take(&mut self.blocked) {
             self.advance(cx, &name);
@@ -344,7 +364,10 @@ impl KvsService {
             Ok(Empty) => self.batch_durable(cx, batch),
             Err(error) => self.batch_failed(cx, batch, &error),
         }
-        self.flush(cx);
+        // What nobody waits for waits on, for the timer.
+        if self.urgent || !self.later {
+            self.flush(cx);
+        }
         self.settle_drain(cx);
     }
 
@@ -362,12 +385,15 @@ impl KvsService {
         for (blobref, object, size) in batch.objects {
             self.cache.settle(blobref, object, size);
         }
+        for blobref in batch.shared {
+            self.cache.share(&blobref, 1);
+        }
         for (name, groups) in batch.parts {
             self.finish_groups(cx, &name, groups);
         }
         for admin in batch.admins {
             match admin {
-                Admin::Create(name, answer) => {
+                Admin::Create(name, _, answer) => {
                     if let Some(space) = self.spaces.get_mut(&name) {
                         space.work.born = true;
                         let body = kvs::Root {
@@ -412,6 +438,10 @@ impl KvsService {
                     .collect();
                 space.transactions += names.len() as u64;
                 self.reach(cx, name, root);
+                if group.txns.is_empty() {
+                    // Nobody knows of a namespace that has just begun; its creation is told.
+                    continue;
+                }
                 let body = Setroot {
                     namespace: name.to_string(),
                     rootseq: root.seq,
@@ -447,6 +477,7 @@ impl KvsService {
             cx.log(Level::Err, format!("cannot store commits: {error}"));
         }
         self.failing = Some(error.clone());
+        self.urgent = true;
         let wait = error.errno == Errno::ENOSPC && !matches!(self.phase, Phase::Draining);
         let failure = |what: &str| KvsError::Store {
             what: format!("{what} could not be stored and was undone"),
@@ -473,7 +504,7 @@ impl KvsService {
         for admin in batch.admins {
             match admin {
                 admin if wait => admins.push(admin),
-                Admin::Create(name, answer) => {
+                Admin::Create(name, _, answer) => {
                     self.table.remove(&name);
                     self.drop_space(cx, &name);
                     answer.err(cx, failure("the new namespace"));
@@ -505,6 +536,14 @@ impl KvsService {
                 work.queue.push_front(txn);
             }
         }
+        let admins = std::mem::take(&mut self.admins);
+        for admin in &admins {
+            if let Admin::Create(name, ops, _) = admin {
+                // They went through before.
+                drop(self.begin(name, ops));
+            }
+        }
+        self.admins = admins;
         for txn in patient.into_values().flatten() {
             self.answer_txn(cx, txn, Err(failure("the transaction")), None);
         }
@@ -527,7 +566,7 @@ impl KvsService {
                 Forward::Create(call.answer),
             );
         }
-        let kvs::NamespaceCreate { namespace, rootref, owner, flags } = call.request;
+        let kvs::NamespaceCreate { namespace, rootref, owner, flags, ops } = call.request;
         if matches!(self.phase, Phase::Draining) {
             return call.answer.err(cx, KvsError::Stopping);
         }
@@ -550,13 +589,52 @@ impl KvsService {
             .ok()
             .filter(|blobref| blobref.alg() == self.hash)
             .unwrap_or(self.empty);
-        self.store_empty |= blobref == self.empty;
+        let ops = match apply::check(ops, false, self.hash) {
+            Ok(ops) => ops,
+            Err(error) => return call.answer.err(cx, error),
+        };
+        if !ops.is_empty() && blobref != self.empty {
+            let text = "first operations need an empty directory".to_string();
+            return call.answer.err(cx, KvsError::Invalid(text));
+        }
+        self.store_empty |= blobref == self.empty && ops.is_empty();
         let mut space = Space::new(owner, flags, Root { seq: 0, blobref });
         space.work.born = false;
         self.spaces.insert(namespace.clone(), space);
+        if let Err(error) = self.begin(&namespace, &ops) {
+            self.spaces.remove(&namespace);
+            return call.answer.err(cx, error);
+        }
         self.table.add(&namespace);
-        self.admins.push(Admin::Create(namespace, call.answer));
-        self.flush(cx);
+        self.admins.push(Admin::Create(namespace, ops, call.answer));
+        self.flush_for(cx, 0);
+    }
+
+    /// Does the first operations of a new namespace, which is empty.
+    fn begin(&mut self, name: &str, ops: &[Op]) -> Result<(), KvsError> {
+        let Some(work) = self.spaces.get_mut(name).map(|space| &mut space.work) else {
+            return Ok(());
+        };
+        if ops.is_empty() {
+            return Ok(());
+        }
+        let (held, mut blobs) = (apply::Held::new(), Vec::new());
+        let replaced = &mut self.out.replaced;
+        let mut source = Source { cache: &mut self.cache, held: &held, replaced };
+        match apply::apply(&mut work.tree, name, ops, self.hash, &mut source, &mut blobs) {
+            Ok(()) => {}
+            Err(Stop::Fail(error)) => return Err(error),
+            Err(Stop::Need(_)) => {
+                let text = "first operations cannot follow links".to_string();
+                return Err(KvsError::Invalid(text));
+            }
+        }
+        for (blobref, bytes) in blobs {
+            self.out.push(blobref, &bytes, Object::Data(bytes.clone()));
+        }
+        work.groups.push(Group { changed: true, ..Group::new() });
+        self.dirty.insert(name.to_string());
+        Ok(())
     }
 
     pub(super) fn remove(&mut self, cx: &mut Context<'_>, call: Call<NamespaceRemove>) {
@@ -585,7 +663,7 @@ impl KvsService {
                 }
                 self.table.remove(&name);
                 self.admins.push(Admin::Remove(name, call.answer));
-                self.flush(cx);
+                self.flush_for(cx, call.request.flags);
             }
             _ => call.answer.ok(cx, &Empty),
         }

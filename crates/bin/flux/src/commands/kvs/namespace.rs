@@ -52,6 +52,7 @@ pub(super) fn run(store: &Store, matches: &ArgMatches) -> Result<(), Failure> {
                     rootref: rootref.clone(),
                     owner,
                     flags: 0,
+                    ops: Vec::new(),
                 };
                 let done = client.call::<NamespaceCreate_>(To::Rank(0), &request);
                 done.map_err(|error| PROGRAM.about(namespace, &error))?;

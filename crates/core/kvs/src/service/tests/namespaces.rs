@@ -269,3 +269,86 @@ fn a_guest_puts_so_much_into_a_namespace_and_no_more() {
     assert_eq!(put_as(&mut store, &mut rig, mine, "g", put("d", "1")), Ok(7));
     assert!(reload(&mut rig, json!("x")).is_err());
 }
+
+/// Makes a namespace with a first operation; its answer.
+fn begin(store: &mut Store, rig: &mut Rig<KvsService>, name: &str, op: Value) -> Result<(), Errno> {
+    let body = json!({ "namespace": name, "rootref": "", "owner": 1000, "ops": [op] });
+    let tag = rig.request("kvs.namespace-create", body);
+    store.serve(rig);
+    rig.events.clear();
+    rig.response(tag).map(drop).map_err(|error| error.errno)
+}
+
+#[test]
+fn a_namespace_and_its_first_operations_are_there_together_or_not_at_all() {
+    let mut store = Store::default();
+    let mut rig = store.start();
+    let owner = rig.owner();
+    let commits = store.commits;
+    begin(&mut store, &mut rig, "job-1", append("log", "first\n")).unwrap();
+    assert_eq!(store.commits, commits + 1);
+    assert!(get_as(&mut store, &mut rig, owner, "job-1", "log").is_ok());
+    assert_eq!(put_as(&mut store, &mut rig, owner, "job-1", append("log", "second\n")), Ok(2));
+    let mut rig = store.start();
+    let log = get_as(&mut store, &mut rig, owner, "job-1", "log").unwrap();
+    assert_eq!(Treeobj::from_value(&log).unwrap(), Treeobj::val("first\nsecond\n"));
+    assert_eq!(begin(&mut store, &mut rig, "job-1", put("k", "x")), Err(Errno::EEXIST));
+    store.broken = Some(Errno::EIO);
+    assert_eq!(begin(&mut store, &mut rig, "job-2", put("k", "x")), Err(Errno::EIO));
+    store.broken = None;
+    assert_eq!(get_as(&mut store, &mut rig, owner, "job-2", "k"), Err(Errno::EOPNOTSUPP));
+    // While the disk is full it waits, and nothing of it is lost.
+    store.broken = Some(Errno::ENOSPC);
+    let body = json!({ "namespace": "job-3", "owner": 1000, "ops": [put("k", "x")] });
+    let tag = rig.request("kvs.namespace-create", body);
+    store.serve(&mut rig);
+    assert!(rig.try_response(tag).is_none());
+    store.broken = None;
+    rig.advance(1_000_000);
+    store.serve(&mut rig);
+    rig.response(tag).unwrap();
+    assert_eq!(get_as(&mut store, &mut rig, owner, "job-3", "k"), Ok(val("x")));
+    rig.events.clear();
+    rig.finish();
+}
+
+#[test]
+fn a_directory_that_is_in_two_namespaces_stays_known_when_one_changes() {
+    let mut store = Store::default();
+    let mut rig = store.start();
+    let owner = rig.owner();
+    for name in ["job-1", "job-2"] {
+        begin(&mut store, &mut rig, name, put("d.k", "same")).unwrap();
+    }
+    for name in ["job-1", "job-2"] {
+        let body = json!({ "namespace": name, "flags": 0, "ops": [put("d.l", name)] });
+        let tag = rig.request_as(owner, "kvs.commit", body, false);
+        let topics: Vec<_> = rig.requests.iter().map(|message| message.topic()).collect();
+        assert_eq!(topics, ["content.commit"], "nothing is loaded again");
+        store.serve(&mut rig);
+        rig.response(tag).unwrap();
+    }
+    rig.events.clear();
+    rig.finish();
+}
+
+#[test]
+fn what_nobody_waits_for_goes_with_the_next_commit_or_soon() {
+    let mut store = Store::default();
+    let mut rig = store.start();
+    let lazy =
+        json!({ "namespace": "primary", "flags": flux_api::kvs::LAZY, "ops": [put("a", "1")] });
+    let first = rig.request("kvs.commit", lazy.clone());
+    assert!(rig.requests.is_empty());
+    let second = send(&mut rig, &[put("b", "2")]);
+    let commits = store.commits;
+    store.serve(&mut rig);
+    assert_eq!(store.commits, commits + 1);
+    assert_eq!(rig.response(first).unwrap(), rig.response(second).unwrap());
+    let alone = rig.request("kvs.commit", lazy);
+    rig.advance(2_000);
+    store.serve(&mut rig);
+    rig.response(alone).unwrap();
+    rig.events.clear();
+    rig.finish();
+}
