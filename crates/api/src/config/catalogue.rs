@@ -716,8 +716,8 @@ pub const KEYS: &[Key] = &[
     fixed(
         "tbon.topo",
         Kind::Text,
-        "custom",
-        "Shape of the tree: `custom`, `kary:K`, `mincrit[:K]`, `binomial`.",
+        "auto",
+        "Shape of the tree: `custom`, by the parents of hosts, `kary:K`, `mincrit[:K]`, `binomial`; `auto` is `custom` where hosts have parents, else flat up to 1025 brokers and `mincrit` above.",
     ),
     live(
         "tbon.torpid_max",

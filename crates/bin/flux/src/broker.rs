@@ -65,7 +65,7 @@ pub(crate) fn run(mut options: BrokerOptions) -> Result<i32, String> {
 }
 
 fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i32, String> {
-    let (mut boot, topology) = place::find(options, hostname, rundir)?;
+    let (mut boot, topology, topo_uri) = place::find(options, hostname, rundir)?;
     let removed = boot.removed.clone();
     let (own_key, listed) = (boot.own_key.take(), std::mem::take(&mut boot.listed));
     let recovery = options.attributes.is_on("broker.recovery-mode");
@@ -179,7 +179,7 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
     config.own_key = own_key;
     config.keys = listed;
     if config.fixed_parent {
-        config.topo_uri = options.attributes.get("tbon.topo").map(str::to_string);
+        config.topo_uri = Some(topo_uri);
     }
     let node = Node::new(config, services::builtins(&plan)?, services::modules(&plan))
         .with_loader(Box::new(move |name, _| services::module_named(&plan, name)));

@@ -65,8 +65,19 @@ fn mincrit(rank: u32, k: u32) -> u32 {
 }
 
 impl Topology {
-    /// The tree for a `tbon.topo` URI: `kary:k`, `mincrit`, `mincrit:k`, `binomial`, or `custom`
-    /// with the parent of each rank from the configuration (a missing one is rank 0).
+    /// The URI that `auto` stands for, the default of a configured instance: `custom` where hosts
+    /// have parents, else flat up to 1025 brokers, and with as few routers as it takes above.
+    #[must_use]
+    pub fn resolve<'a>(uri: &'a str, size: u32, custom: &[Option<u32>]) -> &'a str {
+        match uri {
+            "auto" if custom.iter().any(Option::is_some) || mincrit_routers(size) == 0 => "custom",
+            "auto" => "mincrit",
+            other => other,
+        }
+    }
+
+    /// The tree for a `tbon.topo` URI: `kary:k`, `mincrit`, `mincrit:k`, `binomial`, `auto`, or
+    /// `custom` with the parent of each rank from the configuration (a missing one is rank 0).
     ///
     /// # Errors
     /// When the URI is not one of these, or the custom parents are no tree.
@@ -74,6 +85,7 @@ impl Topology {
         if size == 0 {
             return Err(TopologyError::Size);
         }
+        let uri = Self::resolve(uri, size, custom);
         let (scheme, number) = match uri.split_once(':') {
             Some((scheme, number)) => (scheme, Some(number)),
             None => (uri, None),

@@ -31,12 +31,13 @@ fn topo(options: &BrokerOptions) -> String {
     let configured = options.config.get("tbon").and_then(|table| table.get("topo"));
     match configured.and_then(serde_json::Value::as_str) {
         Some(topo) => topo.to_string(),
-        None if options.config.contains_key("bootstrap") => "custom".to_string(),
+        None if options.config.contains_key("bootstrap") => "auto".to_string(),
         None => "kary:32".to_string(),
     }
 }
 
-/// Finds the place of this broker; sets the attributes that follow from it.
+/// Finds the place of this broker; sets the attributes that follow from it. The last is the shape
+/// of the tree as it was asked for.
 ///
 /// # Errors
 /// The sentence to show.
@@ -44,7 +45,7 @@ pub(crate) fn find(
     options: &mut BrokerOptions,
     hostname: &str,
     rundir: &Path,
-) -> Result<(Boot, Topology), String> {
+) -> Result<(Boot, Topology, String), String> {
     let uri = topo(options);
     let reparent = super::links::reparent(&options.attributes, &options.config)?;
     let found: RefCell<Option<Topology>> = RefCell::new(None);
@@ -76,7 +77,8 @@ pub(crate) fn find(
         attributes.set(name, value.clone());
     }
     let rank = boot.rank;
-    attributes.set("tbon.topo", uri);
+    let parents = boot.parents.as_deref().unwrap_or_default();
+    attributes.set("tbon.topo", Topology::resolve(&uri, boot.size, parents));
     attributes.set("tbon.level", topology.level(rank).to_string());
     attributes.set("tbon.maxlevel", topology.maxlevel().to_string());
     attributes.set("tbon.descendants", topology.descendants(rank).to_string());
@@ -85,7 +87,7 @@ pub(crate) fn find(
     attributes.set("size", boot.size.to_string());
     attributes.set("hostlist", boot.hostlist.to_string());
     attributes.set("hostname", hostname);
-    Ok((boot, topology))
+    Ok((boot, topology, uri))
 }
 
 /// Those above the parent of a rank, and those below its children.

@@ -111,6 +111,12 @@ fn what_would_move_somebody_is_refused_and_changes_nothing() {
     let hosts = json!([{ "host": "node[0-2]" }, { "host": "node2", "parent": "node1" }]);
     let error = reload(&mut cluster, &hosts).unwrap_err();
     assert!(error.contains("the parent of rank 2 (node2) would change from rank 0"), "{error}");
+    // Where the tree is chosen by its size, it stays as it is until all start again.
+    let mut cluster = configured("auto", 5);
+    let error = reload(&mut cluster, &json!([{ "host": "node[0-1999]" }])).unwrap_err();
+    assert!(error.contains("which needs a restart of all brokers"), "{error}");
+    reload(&mut cluster, &json!([{ "host": "node[0-1023]" }])).unwrap();
+    let mut cluster = configured("custom", 3);
     // A new one may be anywhere.
     let hosts = json!([{ "host": "node[0-3]" }, { "host": "node3", "parent": "node1" }]);
     reload(&mut cluster, &hosts).unwrap();

@@ -102,3 +102,18 @@ fn bad_uris_are_named() {
     assert!(Topology::parse("kary", 4, &[]).is_err());
     assert!(Topology::parse("kary:2", 0, &[]).is_err());
 }
+
+#[test]
+fn a_configured_tree_is_flat_until_that_is_too_much_unless_hosts_have_parents() {
+    let auto = |size, custom: &[Option<u32>]| Topology::parse("auto", size, custom).unwrap();
+    assert_eq!(auto(1025, &[]).maxlevel(), 1);
+    let large = auto(4096, &[]);
+    assert_eq!((large.maxlevel(), large.children(0).len()), (2, 4));
+    assert!((0..4096).all(|rank| large.children(rank).len() <= 1024));
+    let parents: Vec<Option<u32>> =
+        (0..2000).map(|rank| (rank > 100).then_some(rank % 100)).collect();
+    assert_eq!(auto(2000, &parents).parent(1999), Some(99));
+    assert_eq!(Topology::resolve("auto", 2000, &parents), "custom");
+    assert_eq!(Topology::resolve("auto", 2000, &[]), "mincrit");
+    assert_eq!(Topology::resolve("kary:2", 2000, &[]), "kary:2");
+}

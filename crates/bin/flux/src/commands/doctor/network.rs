@@ -49,7 +49,7 @@ pub(crate) fn place(site: &Site, report: &mut Report) -> Option<Place> {
         }
     };
     let hosts = config.hosts().to_vec();
-    let uri = site.text("tbon.topo").unwrap_or("custom");
+    let uri = site.text("tbon.topo").unwrap_or("auto");
     let topology = match Topology::parse(uri, config.size(), &config.parents().unwrap_or_default())
     {
         Ok(topology) => topology,

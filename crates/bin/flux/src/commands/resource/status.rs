@@ -293,6 +293,28 @@ impl Instance {
     }
 }
 
+/// Lines of those that are online and those that are not become one, where nothing else tells them
+/// apart.
+fn joined(lines: Vec<Line>, all: &ResourceSet) -> Vec<Line> {
+    let mut joined: Vec<Line> = Vec::with_capacity(lines.len());
+    for line in lines {
+        match joined.last_mut() {
+            Some(last)
+                if (last.state, last.up, line.up) == (line.state, true, false)
+                    && last.timestamp == line.timestamp
+                    && last.reason == line.reason
+                    // Cores and gpus of nodes have lines of their own.
+                    && last.nodelist == inventory::hosts(all, &last.ranks) =>
+            {
+                last.ranks.insert_all(&line.ranks);
+                last.nodelist = inventory::hosts(all, &last.ranks);
+            }
+            _ => joined.push(line),
+        }
+    }
+    joined
+}
+
 fn heading(field: &str) -> Option<&'static str> {
     Some(match field {
         "state" | "statex" => "STATE",
@@ -396,6 +418,10 @@ fn show(
     if states == ["draining", "drained"] {
         lines.sort_by(|a, b| a.timestamp.total_cmp(&b.timestamp));
     }
+    let tells = |field: &str| ["up", "up.ascii", "status", "statex", "color_up"].contains(&field);
+    if !format.fields().any(tells) {
+        lines = joined(lines, &instance.all);
+    }
     let color = wants_color(matches);
     lines.iter_mut().for_each(|line| line.color = color);
     if color {
@@ -484,6 +510,18 @@ mod tests {
         instance.allocated = instance.all.copy_ranks(&"2".parse().unwrap());
         let text = show("{statex} {ranks}", &instance, "avail,drain,draining", false, false);
         assert_eq!(text, "STATE RANKS\navail 0,3\navail* 1\ndrain 2\ndraining 2");
+    }
+
+    #[test]
+    fn nodes_that_are_offline_have_a_line_only_where_it_says_so() {
+        let mut instance = instance();
+        instance.offline.insert(1);
+        let lines = instance.lines(&["all", "drain"], &instance.all.ranks(), false, false);
+        assert_eq!(lines.len(), 3);
+        let lines = joined(lines, &instance.all);
+        let ranks: Vec<String> = lines.iter().map(|line| line.ranks.to_string()).collect();
+        assert_eq!(ranks, ["0-3", "2"]);
+        assert_eq!(lines[0].nodelist, "vm,vm,vm,vm");
     }
 
     #[test]
