@@ -160,6 +160,24 @@ bodies! {
     }
 }
 
+impl LaunchEvent {
+    /// One of this kind that says nothing else.
+    #[must_use]
+    pub fn new(kind: &str) -> Self {
+        Self {
+            kind: kind.to_string(),
+            pid: None,
+            age: None,
+            stream: None,
+            data: None,
+            offset: None,
+            status: None,
+            left: None,
+            note: None,
+        }
+    }
+}
+
 api! {
     /// Job shells of a node, which outlive its broker.
     pub enum Launch("launch") {

@@ -169,7 +169,8 @@ api! {
         Acquire = "resource.acquire", owner, streaming, Empty => AcquireResponse;
         /// Ends it.
         AcquireCancel = "resource.acquire-cancel", owner, silent, CancelRequest => Empty;
-        /// No more changes for the scheduler: the instance stops.
+        /// Ranks that leave from now on are down for the scheduler, not gone for good: the instance
+        /// stops.
         AcquireMute = "resource.acquire-mute", owner, unary, Empty => Empty;
         /// Ranks by state.
         Status = "resource.status", user, unary, AnyObject => ResourceStatus;

@@ -266,7 +266,7 @@ bodies! {
         /// Why not.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub stop_reason: Option<String>,
-        /// `scheduler` or `parent`.
+        /// `scheduler`, `parent` or `shutdown`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub blocked: Option<String>,
         /// The queue behind a virtual queue.
@@ -305,6 +305,9 @@ bodies! {
         /// Forget it at restart.
         #[serde(default)]
         pub nocheckpoint: bool,
+        /// The instance ends: no job is started before a restart, even if a queue is started.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        pub ending: bool,
     }
 
     /// Answer of `job-manager.alloc-query`.

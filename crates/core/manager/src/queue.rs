@@ -45,11 +45,14 @@ impl Queue {
 pub struct Queues {
     anonymous: Option<Queue>,
     named: BTreeMap<String, Queue>,
+    /// Why no job is started until a restart, whatever is said of queues meanwhile.
+    ending: Option<String>,
 }
 
 impl Default for Queues {
     fn default() -> Self {
-        Self { anonymous: Some(Queue::new(true, None)), named: BTreeMap::new() }
+        let anonymous = Some(Queue::new(true, None));
+        Self { anonymous, named: BTreeMap::new(), ending: None }
     }
 }
 
@@ -66,7 +69,7 @@ impl Queues {
     pub fn configure(&mut self, queues: &BTreeMap<String, Option<String>>) {
         if queues.is_empty() {
             if self.anonymous.is_none() {
-                *self = Self::default();
+                *self = Self { ending: self.ending.take(), ..Self::default() };
             }
             return;
         }
@@ -99,6 +102,9 @@ impl Queues {
     /// Whether jobs of this queue are started now. A job whose queue is no longer configured waits.
     #[must_use]
     pub fn runs(&self, name: Option<&str>) -> bool {
+        if self.ending.is_some() {
+            return false;
+        }
         // With a single queue, a name that is left from before means nothing.
         let queue = self.anonymous.as_ref().or_else(|| self.get(name));
         let Some(queue) = queue else { return false };
@@ -152,10 +158,15 @@ impl Queues {
             let parent = queue.parent.as_ref();
             let stopped =
                 parent.filter(|name| self.named.get(*name).is_some_and(|queue| !queue.start));
-            let blocked = match stopped {
-                Some(parent) => Some(("parent", format!("parent queue '{parent}' is stopped"))),
-                None if !scheduler => Some(("scheduler", "Scheduler is offline".to_string())),
-                None => None,
+            let blocked = match (&self.ending, stopped) {
+                (Some(reason), _) => Some(("shutdown", reason.clone())),
+                (None, Some(parent)) => {
+                    Some(("parent", format!("parent queue '{parent}' is stopped")))
+                }
+                (None, None) if !scheduler => {
+                    Some(("scheduler", "Scheduler is offline".to_string()))
+                }
+                (None, None) => None,
             };
             if let Some((word, reason)) = blocked {
                 status.start = false;
@@ -226,6 +237,12 @@ impl Queues {
             queue.stop_reason = reason;
         }
         Ok(())
+    }
+
+    /// The instance ends: until it is back no job is started. What is said of queues meanwhile is
+    /// remembered for then.
+    pub fn end(&mut self, reason: &str) {
+        self.ending = Some(reason.to_string());
     }
 
     /// Stops every queue that is started, for a restart that wants it so.

@@ -58,6 +58,9 @@ impl JobManager {
         });
         match result {
             Ok(()) => {
+                if request.ending {
+                    self.queues.end(request.reason.as_deref().unwrap_or("the instance ends"));
+                }
                 self.queue_changed(name);
                 if sticky {
                     self.checkpoint();

@@ -67,7 +67,9 @@ impl ResourceService {
         up
     }
 
-    /// Tells the scheduler what has changed for it; `lost` ranks are gone for good.
+    /// Tells the scheduler what has changed for it; `lost` ranks are gone for good. While the
+    /// instance stops (`resource.acquire-mute`) none are, but who is down still is: queues may be
+    /// started again, and a job that got a node without a broker would hold the stop up.
     pub(crate) fn tell_scheduler(&mut self, cx: &mut Cx<'_, Wait>, lost: &Idset) {
         let usable = self.usable();
         let held = self.parts.held();
@@ -108,14 +110,14 @@ impl ResourceService {
         };
         acquirer.excluded.clone_from(&self.excluded);
         acquirer.held = held;
-        if response != NOTHING && !self.muted {
+        if response != NOTHING {
             acquirer.answer.item(cx, &response);
         }
     }
 
     /// The instance ends at another time.
     pub(crate) fn tell_expiration(&mut self, cx: &mut Cx<'_, Wait>, expiration: f64) {
-        if let Some(acquirer) = self.acquirer.as_ref().filter(|a| a.told.is_some() && !self.muted) {
+        if let Some(acquirer) = self.acquirer.as_ref().filter(|a| a.told.is_some()) {
             let response = AcquireResponse { expiration: Some(expiration), ..NOTHING };
             acquirer.answer.item(cx, &response);
         }

@@ -109,6 +109,7 @@ pub struct ResourceService {
     pub(crate) writer: Writer,
     pub(crate) postponed: Vec<Change>,
     pub(crate) acquirer: Option<Acquirer>,
+    /// Ranks that leave are not gone for good: the instance stops.
     pub(crate) muted: bool,
     pub(crate) waitups: Vec<Call<flux_api::resource::MonitorWaitup>>,
     sched_status: Vec<Answer<SchedStatus_>>,

@@ -101,20 +101,6 @@ struct Follower {
     greeted: bool,
 }
 
-fn event(kind: &str) -> LaunchEvent {
-    LaunchEvent {
-        kind: kind.to_string(),
-        pid: None,
-        age: None,
-        stream: None,
-        data: None,
-        offset: None,
-        status: None,
-        left: None,
-        note: None,
-    }
-}
-
 impl Record {
     fn new(pid: i32, stage: Stage) -> Self {
         Self { pid, stage, streams: Default::default(), followers: Vec::new() }
@@ -128,7 +114,9 @@ impl Record {
         }
         if !std::mem::replace(&mut follower.greeted, true) {
             let (pid, age) = (Some(self.pid), crate::proc::age(self.pid));
-            follower.answer.item(&mut out, &LaunchEvent { pid, age, ..event("started") });
+            follower
+                .answer
+                .item(&mut out, &LaunchEvent { pid, age, ..LaunchEvent::new("started") });
         }
         for ((stream, known), name) in
             self.streams.iter().zip(&mut follower.known).zip(["stdout", "stderr"])
@@ -140,7 +128,7 @@ impl Record {
                     stream: Some(name.to_string()),
                     data: Some(data.to_string()),
                     offset: Some(*known),
-                    ..event("output")
+                    ..LaunchEvent::new("output")
                 };
                 follower.answer.item(&mut out, &item);
             }
@@ -149,11 +137,12 @@ impl Record {
             Stage::Starting | Stage::Running => return false,
             Stage::Exited(status, left) => {
                 let left = Some(*left).filter(|left| *left > 0);
-                let item = LaunchEvent { status: Some(*status), left, ..event("finished") };
+                let item =
+                    LaunchEvent { status: Some(*status), left, ..LaunchEvent::new("finished") };
                 follower.answer.item(&mut out, &item);
             }
             Stage::Lost(note) => {
-                let item = LaunchEvent { note: Some(note.clone()), ..event("lost") };
+                let item = LaunchEvent { note: Some(note.clone()), ..LaunchEvent::new("lost") };
                 follower.answer.item(&mut out, &item);
             }
         }
@@ -428,7 +417,7 @@ impl State {
         }
         if proc::was_booted(since, age) {
             let note = Some("the node was restarted".to_string());
-            answer.item(&mut back.clone(), &LaunchEvent { note, ..event("lost") });
+            answer.item(&mut back.clone(), &LaunchEvent { note, ..LaunchEvent::new("lost") });
             return answer.end(&mut back.clone());
         }
         let mut record = Record::new(0, Stage::Starting);

@@ -139,7 +139,8 @@ struct Run {
     logs: BTreeMap<u64, String>,
     /// Events of each job from the journal of the present leader.
     journal: BTreeMap<u64, Vec<Value>>,
-    /// The present leader was told to stop: it stops its queues before it ends.
+    /// The present leader was told to stop, or to shut the instance down: it stops its queues
+    /// before it ends.
     leaving: bool,
     /// The instance will be shut down and started again.
     again: bool,
@@ -439,9 +440,14 @@ impl Run {
             return;
         }
         let Some(caller) = self.auditor else { return self.ring(SEC, Task::Stop) };
+        self.shut_down(caller);
+    }
+
+    fn shut_down(&mut self, caller: Caller) {
         let request = ShutdownRequest { loglevel: None, keep_jobs: false, alone: false };
         let tag = self.world.call::<ShutdownStart>(caller, Some(0), &request);
         self.purposes.insert((caller, tag), Purpose::Shutdown);
+        self.leaving = true;
     }
 
     fn begin_shutdown(&mut self) {
@@ -456,9 +462,7 @@ impl Run {
         }
         self.enter(Phase::Shutdown);
         if let Some(caller) = self.auditor {
-            let request = ShutdownRequest { loglevel: None, keep_jobs: false, alone: false };
-            let tag = self.world.call::<ShutdownStart>(caller, Some(0), &request);
-            self.purposes.insert((caller, tag), Purpose::Shutdown);
+            self.shut_down(caller);
         }
     }
 

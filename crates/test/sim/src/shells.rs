@@ -88,20 +88,6 @@ pub(crate) struct Record {
     followers: Vec<Answer<Attach_>>,
 }
 
-fn event(kind: &str) -> LaunchEvent {
-    LaunchEvent {
-        kind: kind.to_string(),
-        pid: None,
-        age: None,
-        stream: None,
-        data: None,
-        offset: None,
-        status: None,
-        left: None,
-        note: None,
-    }
-}
-
 /// Process ids are small and positive.
 fn pid_of(number: u64) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
@@ -113,7 +99,8 @@ impl Record {
         if self.state == State::Starting {
             return false;
         }
-        answer.item(out, &LaunchEvent { pid: Some(pid_of(self.pid)), ..event("started") });
+        answer
+            .item(out, &LaunchEvent { pid: Some(pid_of(self.pid)), ..LaunchEvent::new("started") });
         self.tell_end(answer, out)
     }
 
@@ -121,11 +108,14 @@ impl Record {
         match &self.state {
             State::Starting | State::Running => return false,
             State::Exited(status) => {
-                answer.item(out, &LaunchEvent { status: Some(*status), ..event("finished") });
+                answer.item(
+                    out,
+                    &LaunchEvent { status: Some(*status), ..LaunchEvent::new("finished") },
+                );
             }
             State::Lost => {
                 let note = Some("the node was restarted".to_string());
-                answer.item(out, &LaunchEvent { note, ..event("lost") });
+                answer.item(out, &LaunchEvent { note, ..LaunchEvent::new("lost") });
             }
         }
         true
@@ -242,7 +232,7 @@ impl World {
         let younger = |age: f64| up.is_some_and(|up| up < age);
         if request.since.is_some_and(later) || request.age.is_some_and(younger) {
             let note = Some("the node was restarted".to_string());
-            answer.item(out, &LaunchEvent { note, ..event("lost") });
+            answer.item(out, &LaunchEvent { note, ..LaunchEvent::new("lost") });
             return answer.end(out);
         }
         if !self.started.insert((id, rank)) {

@@ -132,6 +132,15 @@ fn seeds_190_to_199_keep_all_laws() {
     sweep(190..200);
 }
 
+#[test]
+fn seeds_that_broke_a_law_once_keep_all() {
+    // A look at queues that is answered while they are stopped for a shutdown; queues that are
+    // started while the leader stops, with a node whose broker is gone.
+    for seed in [9326, 10024] {
+        sweep(seed..seed + 1);
+    }
+}
+
 /// Steps until something that a script may want to know happened.
 fn next(world: &mut World) -> Notice {
     loop {

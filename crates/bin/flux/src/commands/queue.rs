@@ -175,7 +175,7 @@ fn change(
         let done = if submission {
             client.call::<QueueEnable_>(To::Any, &QueueEnable { name, enable: on, reason, all })
         } else {
-            let request = QueueStart { name, start: on, reason, all, nocheckpoint };
+            let request = QueueStart { name, start: on, reason, all, nocheckpoint, ending: false };
             client.call::<QueueStart_>(To::Any, &request)
         };
         done.map_err(error(what))?;

@@ -94,7 +94,9 @@ pub(crate) fn command() -> Command {
                 .arg(flag("quiet", 'q', "With --wait: print nothing"))
                 .arg(value("include", 'i', "TARGETS", "Only events of these ranks or hosts")),
         )
-        .subcommand(Command::new("acquire-mute").about("No more news for the scheduler").hide(true))
+        .subcommand(
+            Command::new("acquire-mute").about("Ranks that leave are not gone for good").hide(true),
+        )
 }
 
 /// Runs `flux resource`.

@@ -1,8 +1,8 @@
 //! What rank 0 does to end the work of an instance, before commands that were pushed.
 //!
 //! The steps are those that flux-core's cleanup commands take, without starting a process for
-//! each: stop the queues (not remembered), mute the scheduler's view of resources, cancel what
-//! runs, wait until nothing runs. Jobs that are to outlive the stop are held instead: brokers that
+//! each: stop the queues (not remembered), see to it that no rank which leaves is taken for gone for
+//! good, cancel what runs, wait until nothing runs. Jobs that are to outlive the stop are held instead: brokers that
 //! leave are no loss of nodes to them.
 //!
 //! | the leader is told to stop by | jobs | other brokers |
@@ -28,9 +28,9 @@ use super::{StateMachineService, Wait};
 /// One step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CleanupStep {
-    /// No more jobs are started.
+    /// No more jobs are started, even if somebody starts a queue.
     StopQueues,
-    /// The scheduler hears no more of ranks that leave.
+    /// Ranks that leave are not gone for good.
     Mute,
     /// Running jobs stay as they are.
     Hold,
@@ -101,6 +101,7 @@ impl StateMachineService {
                     reason: Some("the instance is shutting down".to_string()),
                     all: true,
                     nocheckpoint: true,
+                    ending: true,
                 };
                 cx.call::<QueueStart_>(here, &request, wait);
             }

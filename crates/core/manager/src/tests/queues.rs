@@ -39,6 +39,33 @@ fn a_stopped_queue_takes_its_requests_back() {
 }
 
 #[test]
+fn while_the_instance_ends_a_queue_that_is_started_waits_for_the_restart() {
+    let mut bench = Bench::online();
+    bench.submit(1);
+    let alloc = bench.expect_alloc(1);
+    let end = json!({"start": false, "all": true, "nocheckpoint": true, "ending": true,
+        "reason": "the instance is shutting down"});
+    assert_eq!(bench.call("job-manager.queue-start", end), Ok(Value::Null));
+    bench.expect("sched.cancel");
+    bench.answer(&alloc, json!({"id": 1, "type": 3}));
+    let start = json!({"start": true, "all": true});
+    assert_eq!(bench.call("job-manager.queue-start", start), Ok(Value::Null));
+    bench.quiet();
+    let status = bench.call("job-manager.queue-status", json!({})).unwrap();
+    assert_eq!(
+        status,
+        json!({"enable": true, "start": false, "blocked": "shutdown",
+            "stop_reason": "the instance is shutting down"})
+    );
+    // Nothing is on its way to the scheduler that would keep the instance from its end.
+    assert_eq!(bench.call("job-manager.idle", json!({})), Ok(json!({"pending": 1})));
+    let mut bench = Bench::with(&json!({}), bench.crash());
+    bench.sched_online("unlimited", None);
+    bench.expect_alloc(1);
+    bench.finish();
+}
+
+#[test]
 fn a_disabled_queue_refuses_jobs() {
     let mut bench = Bench::online();
     let disable = json!({"enable": false, "all": true});

@@ -164,7 +164,7 @@ fn a_rank_reports_its_subtree_once_and_drains_itself_when_its_hardware_is_wrong(
 }
 
 #[test]
-fn the_scheduler_hears_who_comes_and_goes_but_not_after_mute() {
+fn the_scheduler_hears_who_comes_and_goes_after_mute_too() {
     let Started { mut rig, online, torpid } = started(4, json!({"exclude": "3"}), None);
     let acquire = rig.stream("resource.acquire", Value::Null);
     let first = rig.response(acquire).unwrap();
@@ -190,7 +190,9 @@ fn the_scheduler_hears_who_comes_and_goes_but_not_after_mute() {
     let mute = rig.request("resource.acquire-mute", Value::Null);
     rig.response(mute).unwrap();
     rig.reply(&online, json!({"members": "0"}));
-    assert!(rig.try_response(acquire).is_none());
+    assert_eq!(rig.response(acquire).unwrap(), json!({"down": "1-2"}));
+    rig.reply(&online, json!({"members": "0,2"}));
+    assert_eq!(rig.response(acquire).unwrap(), json!({"up": "2"}));
     rig.drain();
     rig.response(acquire).unwrap_err();
     assert!(rig.drained);
@@ -249,6 +251,30 @@ fn without_a_configuration_a_rank_that_leaves_is_gone_for_good() {
     let body = rig.response(status).unwrap();
     assert_eq!(body["all"]["execution"]["nodelist"], json!(["n0"]));
     assert_eq!(body["allocated"]["execution"]["nodelist"], json!([""]));
+    rig.drain();
+    rig.response(acquire).unwrap_err();
+    rig.finish();
+}
+
+#[test]
+fn while_the_instance_stops_a_rank_that_leaves_is_down_but_not_gone_for_good() {
+    let mut rig = Rig::with(ResourceService::new(settings(2)), 0, 2, &Map::new());
+    rig.expect("topo.get");
+    let log = rig.expect("kvs.lookup");
+    rig.fail(&log, Errno::ENOENT);
+    let lookup = rig.expect("kvs.lookup");
+    rig.reply(&lookup, val(&r(2).to_string()));
+    let online = rig.expect("groups.get");
+    rig.expect("groups.get");
+    done(&mut rig);
+    let acquire = rig.stream("resource.acquire", Value::Null);
+    rig.response(acquire).unwrap();
+    rig.reply(&online, json!({"members": "0-1"}));
+    assert_eq!(rig.response(acquire).unwrap(), json!({"up": "0-1"}));
+    let mute = rig.request("resource.acquire-mute", Value::Null);
+    rig.response(mute).unwrap();
+    rig.reply(&online, json!({"members": "0"}));
+    assert_eq!(rig.response(acquire).unwrap(), json!({"down": "1"}));
     rig.drain();
     rig.response(acquire).unwrap_err();
     rig.finish();

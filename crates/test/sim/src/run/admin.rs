@@ -77,6 +77,9 @@ const QUEUES: [&str; 2] = ["batch", "debug"];
 /// What stands for no reason: named queues start no jobs before they are told to (RFC 33).
 const UNTOLD: u64 = u64::MAX;
 
+/// Why a queue is stopped while the leader ends.
+const SHUTTING_DOWN: &str = "the instance is shutting down";
+
 /// Jobs that wait for the one that is held.
 const WAITING: usize = 3;
 
@@ -204,7 +207,14 @@ impl Run {
             }
             Key::Stopped(queue) => {
                 let (name, start) = (Some(queue.to_string()), value == 0);
-                let request = QueueStart { name, start, reason, all: false, nocheckpoint: false };
+                let request = QueueStart {
+                    name,
+                    start,
+                    reason,
+                    all: false,
+                    nocheckpoint: false,
+                    ending: false,
+                };
                 self.world.call::<QueueStart_>(caller, None, &request)
             }
             Key::Urgency(id) => {
@@ -270,12 +280,18 @@ impl Run {
             Asked::Queue(queue) if ok => {
                 self.admin.missing.remove(queue);
                 let Ok(status) = QueueStatus::take(message) else { return };
-                let disabled = if status.enable { Some(0) } else { reason(status.disable_reason) };
+                let disabled = match status.disable_reason {
+                    _ if status.enable => Some(0),
+                    text => reason(text.as_deref()),
+                };
                 // A queue that was started may still wait for a scheduler that starts.
                 let started = status.start || status.blocked.is_some();
-                let stopped = if started { Some(0) } else { reason(status.stop_reason) };
+                let said = status.stop_reason;
+                let stopped = if started { Some(0) } else { reason(said.as_deref()) };
                 self.see(&Key::Disabled(queue), disabled);
-                if !self.leaving {
+                // The leader stops its queues before it ends, and does not remember it.
+                let ending = !started && said.as_deref() == Some(SHUTTING_DOWN);
+                if !(self.leaving && ending) {
                     self.see(&Key::Stopped(queue), stopped);
                 }
             }
@@ -354,8 +370,14 @@ impl Run {
         let request = QueueEnable { name: None, enable: true, reason: None, all: true };
         let tag = self.world.call::<QueueEnable_>(caller, Some(0), &request);
         self.purposes.insert((caller, tag), Purpose::Ignored);
-        let request =
-            QueueStart { name: None, start: true, reason: None, all: true, nocheckpoint: false };
+        let request = QueueStart {
+            name: None,
+            start: true,
+            reason: None,
+            all: true,
+            nocheckpoint: false,
+            ending: false,
+        };
         let tag = self.world.call::<QueueStart_>(caller, Some(0), &request);
         self.purposes.insert((caller, tag), Purpose::Ignored);
     }
@@ -367,6 +389,6 @@ fn first(key: &Key) -> Setting {
     Setting { acknowledged, open: BTreeMap::new() }
 }
 
-fn reason(text: Option<String>) -> Option<u64> {
-    text.map_or(Some(UNTOLD), |text| number(&text))
+fn reason(text: Option<&str>) -> Option<u64> {
+    text.map_or(Some(UNTOLD), number)
 }
