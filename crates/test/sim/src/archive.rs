@@ -56,6 +56,12 @@ impl Archive {
         self.jobs.len()
     }
 
+    /// Whether a job is there.
+    #[must_use]
+    pub fn contains(&self, id: u64) -> bool {
+        self.jobs.contains_key(&id)
+    }
+
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -117,7 +123,8 @@ impl Archive {
             }
             Ok(ArchiveApi::ArchiveBeyond_(call)) => {
                 let limits = &call.request;
-                let all = by_end(&self.jobs);
+                let mut all = by_end(&self.jobs);
+                all.retain(|job| !limits.except.contains(&job.id));
                 let aged = limits
                     .ended_before
                     .map(|time| all.iter().filter(|job| job.t_inactive <= time).count());

@@ -9,6 +9,7 @@ use flux_svc::engine::{ClientId, Input};
 use serde_json::Value;
 
 use crate::brokers::OWNER;
+use crate::run::PURGED;
 use crate::world::{Due, Notice, World};
 
 /// A connection: where, and its number.
@@ -111,6 +112,12 @@ impl World {
         Some(caller)
     }
 
+    /// Whether a connection is there still.
+    #[must_use]
+    pub fn is_connected(&self, caller: Caller) -> bool {
+        self.clients.contains_key(&caller)
+    }
+
     /// Whether a connection is of somebody who does not own the instance.
     #[must_use]
     pub fn is_guest(&self, caller: Caller) -> bool {
@@ -194,8 +201,12 @@ impl World {
         }
         if message.kind == MsgType::Event {
             self.event_order(caller, &message);
-            if let User::Shell(pid) = user {
-                self.shell_event(pid, &message);
+            match user {
+                User::Shell(pid) => self.shell_event(pid, &message),
+                User::Script if message.topic() == PURGED => {
+                    self.notices.push_back(Notice::Event(caller, message));
+                }
+                User::Script => {}
             }
             return;
         }

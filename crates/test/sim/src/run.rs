@@ -2,10 +2,15 @@
 
 mod admin;
 mod faults;
+mod janitor;
 mod judge;
 mod load;
 mod onlookers;
+mod order;
+mod returns;
 mod trouble;
+
+pub(crate) use janitor::PURGED;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -47,13 +52,17 @@ enum Task {
     Trouble,
     /// The administrator's next action.
     Admin,
+    /// The next purge.
+    Janitor,
+    /// All nodes must be back after the start of this leader, if there were no more faults.
+    Returned(u64, u64),
 }
 
 /// What an answer is for.
 #[derive(Debug, Clone, PartialEq)]
 enum Purpose {
     Run,
-    Submit(usize),
+    Submit(order::Demand),
     Known(u64),
     Commit(String, u64),
     Lookup(String, u64),
@@ -80,6 +89,12 @@ enum Purpose {
     /// The configuration of a rank.
     Configuration(u32),
     Admin(admin::Asked),
+    /// One job shall be purged, or only counted.
+    PurgeOne(u64, bool),
+    /// Somebody who must not know a job any more.
+    Gone(u64, &'static str),
+    /// What is down after the return of a leader.
+    Returned(returns::Question, u64, u64),
 }
 
 /// Where a run stands.
@@ -126,6 +141,9 @@ struct Run {
     onlookers: Vec<onlookers::Onlooker>,
     changes: trouble::Changes,
     admin: admin::Admin,
+    janitor: janitor::Janitor,
+    order: order::Order,
+    returns: returns::Returns,
     submitted: u32,
     /// Jobs of guests.
     guests: BTreeSet<u64>,
@@ -155,6 +173,7 @@ pub fn run(scenario: Scenario, verbose: bool) -> Report {
     let rng = Rng::new(scenario.seed ^ 0x10ad);
     let elsewhere = Rng::new(scenario.seed ^ 0xe15e_43e4);
     let again = scenario.faults.restart;
+    let janitor = janitor::Janitor::new(scenario.seed);
     let mut run = Run {
         scenario,
         world,
@@ -168,6 +187,9 @@ pub fn run(scenario: Scenario, verbose: bool) -> Report {
         sessions: Vec::new(),
         changes: trouble::Changes::default(),
         admin: admin::Admin::default(),
+        janitor,
+        order: order::Order::default(),
+        returns: returns::Returns::default(),
         onlookers: Vec::new(),
         submitted: 0,
         guests: BTreeSet::new(),
@@ -262,6 +284,8 @@ impl Run {
                     self.stopped();
                 } else if rank == 0 {
                     self.leaving = false;
+                    self.order_leader_back();
+                    self.leader_back();
                     self.attend();
                 }
             }
@@ -282,6 +306,7 @@ impl Run {
                 }
             }
             Notice::Exited(rank, code) => self.exited(rank, code),
+            Notice::Event(caller, message) => self.purge_told(caller, &message),
             Notice::Response { caller, tag, last, message } => {
                 let purpose = if last {
                     self.purposes.remove(&(caller, tag))
@@ -305,6 +330,8 @@ impl Run {
             Task::Onlookers => self.onlook(),
             Task::Trouble => self.trouble(),
             Task::Admin => self.administrate(),
+            Task::Janitor => self.tidy(),
+            Task::Returned(leader, faults) => self.returned(leader, faults),
         }
     }
 
@@ -327,6 +354,10 @@ impl Run {
     }
 
     fn exited(&mut self, rank: u32, code: i32) {
+        if rank == 0 {
+            self.order_leader_gone();
+        }
+        self.disturbed(6 * SEC);
         if self.phase == Phase::Stopping && rank == 0 && code == 0 {
             // It was faster than its own answer.
             self.enter(Phase::Shutdown);
@@ -399,6 +430,7 @@ impl Run {
                 self.begin_faults();
                 self.begin_trouble();
                 self.begin_admin();
+                self.begin_janitor();
             }
             Purpose::Shutdown => {
                 let ok = message.errnum() == Errno::OK;
@@ -423,6 +455,11 @@ impl Run {
             }
             Purpose::Configuration(_) => {}
             Purpose::Admin(asked) => self.admin_hears(asked, message),
+            Purpose::PurgeOne(id, force) => self.purged_one(caller, id, force, message),
+            Purpose::Gone(id, whom) => self.gone(id, whom, message),
+            Purpose::Returned(question, leader, faults) => {
+                self.returned_says(caller, (question, leader, faults), message);
+            }
             Purpose::Log(_) | Purpose::Resources(_) | Purpose::Key(_) => {
                 self.judge(caller, purpose, message);
             }

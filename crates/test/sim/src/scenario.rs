@@ -47,6 +47,10 @@ pub struct Faults {
     pub settings: bool,
     /// Some of those at work do not own the instance.
     pub guests: bool,
+    /// Finished jobs are purged.
+    pub purges: bool,
+    /// Many jobs that ask for the same wait for each other.
+    pub crowd: bool,
 }
 
 /// One run.
@@ -110,6 +114,8 @@ impl Scenario {
             reloads: Rng::new(seed ^ 0x4e10_ad00).chance(25),
             settings: Rng::new(seed ^ 0x5e77_1495).chance(30),
             guests: Rng::new(seed ^ 0x9e57_0000).chance(25),
+            purges: Rng::new(seed ^ 0x70e6_e000).chance(20),
+            crowd: Rng::new(seed ^ 0xc4a0_3d00).chance(12),
         };
         let slow_link = rng.chance(20);
         let slow_disk = rng.chance(20);
@@ -126,7 +132,10 @@ impl Scenario {
             tree,
             cores: rng.rank(1, 5),
             sessions: rng.rank(1, 6),
-            jobs: if rng.chance(8) { rng.rank(100, 250) } else { rng.rank(1, 30) },
+            jobs: {
+                let jobs = if rng.chance(8) { rng.rank(100, 250) } else { rng.rank(1, 30) };
+                if faults.crowd { jobs.max(80) } else { jobs }
+            },
             seconds: rng.range(20, 90),
             faults,
             pace,
@@ -167,6 +176,9 @@ impl Scenario {
         if self.faults.settings {
             config["queues"] = json!({"batch": {}, "debug": {}});
             config["policy"] = json!({"jobspec": {"defaults": {"system": {"queue": "batch"}}}});
+        }
+        if self.faults.purges && self.seed.is_multiple_of(2) {
+            config["job-manager"] = json!({"inactive-num-limit": 10});
         }
         if self.faults.reloads {
             // Something that says which one it is, and something that is felt.

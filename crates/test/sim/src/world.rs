@@ -75,6 +75,8 @@ pub enum Notice {
     Exited(u32, i32),
     /// A broker process began.
     Started(u32),
+    /// Somebody who listens heard an event of [`crate::run::PURGED`].
+    Event(Caller, Message),
 }
 
 /// What is planned.

@@ -59,6 +59,7 @@ impl Run {
                 if let Some(rank) = self.follower()
                     && self.world.break_uplink(rank)
                 {
+                    self.disturbed(0);
                     self.count("links broken");
                 }
             }
@@ -70,6 +71,7 @@ impl Run {
                         self.rng.range(20 * SEC, 40 * SEC)
                     };
                     self.world.partition(rank, us);
+                    self.disturbed(us);
                     self.count("partitions");
                 }
             }
@@ -82,6 +84,7 @@ impl Run {
                     let most = if self.scenario.reparent.is_some() { 40 * SEC } else { 10 * SEC };
                     let after = self.rng.range(SEC / 10, most);
                     self.world.start_after(after, rank);
+                    self.disturbed(after);
                     self.count("followers killed");
                 }
             }
@@ -89,18 +92,22 @@ impl Run {
                 self.strike(0);
                 let after = self.rng.range(SEC / 10, 5 * SEC);
                 self.world.start_after(after, 0);
+                self.leader_killed();
+                self.order_leader_gone();
                 self.count("leaders killed");
             }
             4 if faults.full => {
                 self.world.disk.fails = Some(Errno::ENOSPC);
                 let after = self.rng.range(SEC / 100, 5 * SEC);
                 self.ring(after, Task::DiskHeals);
+                self.disturbed(after);
                 self.count("disk full");
             }
             5 if faults.broken => {
                 self.world.disk.fails = Some(Errno::EIO);
                 let after = self.rng.range(SEC / 100, 3 * SEC);
                 self.ring(after, Task::DiskHeals);
+                self.disturbed(after);
                 self.count("disk errors");
             }
             6 if faults.followers => {
@@ -108,11 +115,13 @@ impl Run {
                 if faults.leader && self.world.is_alive(0) && self.rng.chance(25) {
                     self.world.signal(0, 15);
                     self.leaving = true;
+                    self.disturbed(0);
                     self.count("leaders stopped");
                 } else if let Some(rank) = self.follower()
                     && self.world.is_alive(rank)
                 {
                     self.world.signal(rank, 15);
+                    self.disturbed(0);
                     self.count("followers stopped");
                 }
             }
@@ -120,6 +129,7 @@ impl Run {
                 let rank = self.rng.rank(0, self.scenario.size);
                 let us = self.rng.range(SEC / 10, 60 * SEC);
                 self.world.freeze(rank, us);
+                self.disturbed(us);
                 self.count("processes suspended");
             }
             8 if faults.links => self.disconnect(),
@@ -134,6 +144,7 @@ impl Run {
         let request = RankRequest { rank };
         let tag = self.world.call::<DisconnectSubtree>(caller, Some(parent), &request);
         self.purposes.insert((caller, tag), Purpose::Ignored);
+        self.disturbed(0);
         self.count("disconnects");
     }
 }

@@ -12,7 +12,7 @@ use flux_id::{Idset, JobId};
 use flux_proto::{Errno, Message};
 use serde_json::Value;
 
-use super::load::{INACTIVE, text_of, value_of};
+use super::load::{text_of, value_of};
 use super::{Phase, Purpose, Run, Task};
 use crate::clients::Caller;
 use crate::world::SEC;
@@ -157,7 +157,7 @@ impl Run {
         }
     }
 
-    /// What `job-list` says of every job: all are there, and have ended.
+    /// What `job-list` says of every job.
     pub(super) fn listed(&mut self, message: &Message) {
         let body: Value = message.json().unwrap_or_default();
         let jobs = body.get("jobs").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
@@ -169,12 +169,7 @@ impl Run {
             let text = format!("job-list: {} rows of {} jobs", jobs.len(), states.len());
             self.world.violation(text);
         }
-        for id in self.oracle.jobs.keys().copied().collect::<Vec<u64>>() {
-            if states.get(&id) != Some(&u64::from(INACTIVE)) {
-                let text = format!("job-list: job {} is in state {:?}", id, states.get(&id));
-                self.world.violation(text);
-            }
-        }
+        self.janitor.listed = states;
         self.judged();
     }
 
@@ -204,6 +199,8 @@ impl Run {
                     self.logs.insert(id, text);
                     Ok(())
                 }
+                // Whether it was purged is judged when everything is known.
+                None if errnum == Errno::ENOENT => Ok(()),
                 None => {
                     let name = JobId(id).f58();
                     Err(format!("job {name} was acknowledged but is lost: {}", errnum.text()))
@@ -240,7 +237,9 @@ impl Run {
                 for text in self.oracle.double_allocations() {
                     self.world.violation(text);
                 }
+                self.judge_order();
             }
+            self.judge_presence();
             self.begin_shutdown();
         }
     }

@@ -15,6 +15,7 @@ use flux_model::treeobj::Treeobj;
 use flux_proto::{Errno, Message};
 use serde_json::json;
 
+use super::order::Demand;
 use super::{Phase, Purpose, Run, Task};
 use crate::brokers::{GUEST, OWNER};
 use crate::clients::Caller;
@@ -73,7 +74,8 @@ impl Run {
         match self.rng.range(0, 100) {
             50..85 if guest => self.trespass(caller),
             0..50 => {
-                let burst = if self.rng.chance(15) { 8 } else { 1 };
+                let crowd = self.scenario.faults.crowd;
+                let burst = if self.rng.chance(15) || crowd { 8 } else { 1 };
                 for _ in 0..burst {
                     self.submit(at, caller);
                 }
@@ -98,14 +100,22 @@ impl Run {
             1..=2 => self.rng.range(50, 5_000),
             _ => self.rng.range(1_000, 30_000),
         };
+        let whole = self.rng.chance(50);
+        let (nodes, cores, milliseconds, whole) = if self.scenario.faults.crowd {
+            // Each wants a node, for long enough that others wait.
+            (1, u64::from(self.scenario.cores), 300 + milliseconds / 8, true)
+        } else {
+            (nodes, cores, milliseconds, whole)
+        };
         let slot = json!({"type": "slot", "count": 1, "label": "task",
             "with": [{"type": "core", "count": cores}]});
-        let resources = if self.rng.chance(50) {
+        let resources = if whole {
             json!([{"type": "node", "count": nodes, "with": [slot]}])
         } else {
             json!([slot])
         };
         let duration = if self.rng.chance(20) { 1.5 } else { 0.0 };
+        let demand = (if whole { nodes } else { 0 }, cores, duration > 0.0);
         let mut system = json!({"duration": duration});
         let guest = self.sessions.get(at).is_some_and(|session| session.guest);
         let known = self.jobs_of(guest);
@@ -145,7 +155,7 @@ impl Run {
         }
         let request = SubmitRequest { j, urgency, flags: 0 };
         let tag = self.world.call::<Submit>(caller, None, &request);
-        self.purposes.insert((caller, tag), Purpose::Submit(at));
+        self.purposes.insert((caller, tag), Purpose::Submit(demand));
         self.count("jobs submitted");
     }
 
@@ -343,7 +353,7 @@ impl Run {
     pub(super) fn load_answered(&mut self, caller: Caller, purpose: Purpose, message: &Message) {
         let ok = message.errnum() == Errno::OK;
         match purpose {
-            Purpose::Submit(_) if ok => self.submitted_as(caller, message),
+            Purpose::Submit(demand) if ok => self.submitted_as(caller, demand, message),
             Purpose::Submit(_) => {
                 self.count("submissions refused");
                 self.note_error(message);
@@ -352,7 +362,7 @@ impl Run {
                 self.world.violation(format!("a guest may do {what} with what is the owner's"));
             }
             Purpose::Known(id) if message.errnum() == Errno::ENOENT => {
-                self.world.violation(format!("job {id} was acknowledged but is not known"));
+                self.not_known(id);
             }
             Purpose::Ended(id) if ok => {
                 let job: serde_json::Value = message.json().unwrap_or_default();
@@ -395,12 +405,13 @@ impl Run {
         }
     }
 
-    fn submitted_as(&mut self, caller: Caller, message: &Message) {
+    fn submitted_as(&mut self, caller: Caller, demand: Demand, message: &Message) {
         match SubmitResponse::take(message) {
             Ok(SubmitResponse { id }) => {
                 if self.oracle.jobs.insert(id, self.world.now).is_some() {
                     self.world.violation(format!("job id {id} was given twice"));
                 }
+                self.order.demands.insert(id, demand);
                 if self.world.is_guest(caller) {
                     self.guests.insert(id);
                 }

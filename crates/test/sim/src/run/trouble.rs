@@ -43,7 +43,9 @@ impl Run {
             0 if faults.clocks => self.set_clocks(),
             1 if faults.stalls => {
                 let most = if self.elsewhere.chance(20) { 20 * SEC } else { 3 * SEC };
-                self.world.stalled = self.world.now + self.elsewhere.range(SEC / 10, most);
+                let us = self.elsewhere.range(SEC / 10, most);
+                self.world.stalled = self.world.now + us;
+                self.disturbed(us);
                 self.count("disk stalls");
             }
             2 if faults.reloads => self.reload(),
@@ -63,6 +65,7 @@ impl Run {
                 self.world.set_clock(at, skew);
             }
         }
+        self.disturbed(0);
         self.count("clocks set");
     }
 

@@ -1,0 +1,136 @@
+//! When the leader comes back and nothing else is wrong, every node may get work again 5 s later.
+
+use std::collections::BTreeSet;
+
+use flux_api::Body;
+use flux_api::resource::{ResourceStatus, SchedStatus, SchedStatus_, Status};
+use flux_id::Idset;
+use flux_model::resource_set::ResourceSet;
+use flux_proto::{Errno, Message};
+use serde_json::Value;
+
+use super::{Phase, Purpose, Run, Task};
+use crate::clients::Caller;
+use crate::world::SEC;
+
+/// From the start of a leader until all nodes are back for its scheduler.
+const BACK: u64 = 5 * SEC;
+
+/// So long before the leader went nothing may have been wrong: followers are where they belong.
+const SETTLED: u64 = 15 * SEC;
+
+/// What is known of what is wrong, and of a look at the nodes.
+#[derive(Debug, Default)]
+pub(super) struct Returns {
+    /// Until then something else may be wrong than that the leader is gone.
+    trouble: u64,
+    /// Faults so far, without those of the leader.
+    faults: u64,
+    /// When the leader was killed.
+    killed: Option<u64>,
+    /// Ranks that somebody keeps from work.
+    drained: BTreeSet<u32>,
+    /// Ranks that are down for the scheduler.
+    down: Option<Idset>,
+}
+
+/// One of the questions of a look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Question {
+    Drained,
+    Down,
+    /// Once more: somebody may have drained a node meanwhile.
+    DrainedThen,
+}
+
+impl Run {
+    /// Something is wrong for so long; the leader is not meant.
+    pub(super) fn disturbed(&mut self, us: u64) {
+        self.returns.faults += 1;
+        self.returns.trouble = self.returns.trouble.max(self.world.now + us);
+    }
+
+    pub(super) fn leader_killed(&mut self) {
+        self.returns.killed = Some(self.world.now);
+    }
+
+    /// A leader begins.
+    pub(super) fn leader_back(&mut self) {
+        let Some(killed) = self.returns.killed.take() else { return };
+        let calm = self.returns.trouble + SETTLED <= killed;
+        let all = (0..self.scenario.size).all(|rank| self.world.is_alive(rank));
+        if self.phase == Phase::Load && calm && all {
+            self.ring(BACK, Task::Returned(self.world.leaders, self.returns.faults));
+        }
+    }
+
+    fn undisturbed(&self, leader: u64, faults: u64) -> bool {
+        self.world.leaders == leader && self.returns.faults == faults && self.world.is_alive(0)
+    }
+
+    /// It is time that all nodes are back.
+    pub(super) fn returned(&mut self, leader: u64, faults: u64) {
+        let Some(caller) = self.auditor else { return };
+        if !self.undisturbed(leader, faults) || self.phase == Phase::Stopping {
+            return;
+        }
+        self.returns.drained.clear();
+        self.returns.down = None;
+        self.ask_drained(caller, Question::Drained);
+        let tag = self.world.call::<SchedStatus_>(caller, Some(0), &Default::default());
+        let purpose = Purpose::Returned(Question::Down, leader, faults);
+        self.purposes.insert((caller, tag), purpose);
+    }
+
+    fn ask_drained(&mut self, caller: Caller, question: Question) {
+        let (leader, faults) = (self.world.leaders, self.returns.faults);
+        let tag = self.world.call::<Status>(caller, Some(0), &Default::default());
+        self.purposes.insert((caller, tag), Purpose::Returned(question, leader, faults));
+    }
+
+    pub(super) fn returned_says(
+        &mut self,
+        caller: Caller,
+        (question, leader, faults): (Question, u64, u64),
+        message: &Message,
+    ) {
+        if !self.undisturbed(leader, faults) {
+            return;
+        }
+        if message.errnum() != Errno::OK {
+            let text = format!("nodes after a return: {}", message.error_text());
+            return self.world.violation(text);
+        }
+        match question {
+            Question::Drained | Question::DrainedThen => {
+                if let Ok(status) = ResourceStatus::take(message) {
+                    let ranks = status.drain.keys().filter_map(|ranks| ranks.parse::<Idset>().ok());
+                    self.returns
+                        .drained
+                        .extend(ranks.flat_map(|ranks| ranks.ids().collect::<Vec<_>>()));
+                }
+            }
+            Question::Down => {
+                let ranks = |r: &Value| ResourceSet::from_value(r).map(|r| r.ranks());
+                if let Ok(status) = SchedStatus::take(message) {
+                    let all = ranks(&status.all).unwrap_or_default();
+                    let mut missing = Idset::first_n(self.scenario.size).difference(&all);
+                    missing.insert_all(&ranks(&status.down).unwrap_or_default());
+                    self.returns.down = Some(missing);
+                }
+                self.ask_drained(caller, Question::DrainedThen);
+            }
+        }
+        if question == Question::DrainedThen
+            && let Some(down) = self.returns.down.take()
+        {
+            let away: Vec<u32> =
+                down.ids().filter(|rank| !self.returns.drained.contains(rank)).collect();
+            if !away.is_empty() {
+                let text = format!("5 s after the leader's return ranks {away:?} are down");
+                self.world.violation(text);
+            }
+            self.count("returns with all nodes within 5 s");
+        }
+    }
+}
