@@ -93,12 +93,14 @@ impl Scenario {
         let trees = ["kary:2", "kary:0", "kary:1", "kary:3", "binomial", "mincrit:2"];
         let tree = (*rng.pick(&trees).unwrap_or(&"kary:2")).to_string();
         let calm = rng.chance(15);
+        let crowd = Rng::new(seed ^ 0xc4a0_3d00).chance(12);
         let mut fault = |percent| !calm && rng.chance(percent);
         let faults = Faults {
             links: fault(35),
             partitions: fault(25),
             followers: fault(35),
-            leader: fault(30),
+            // What a crowd is for is that the leader goes.
+            leader: fault(30) || (crowd && !calm),
             full: fault(25),
             broken: fault(15),
             clients: fault(40),
@@ -115,7 +117,7 @@ impl Scenario {
             settings: Rng::new(seed ^ 0x5e77_1495).chance(30),
             guests: Rng::new(seed ^ 0x9e57_0000).chance(25),
             purges: Rng::new(seed ^ 0x70e6_e000).chance(20),
-            crowd: Rng::new(seed ^ 0xc4a0_3d00).chance(12),
+            crowd,
         };
         let slow_link = rng.chance(20);
         let slow_disk = rng.chance(20);

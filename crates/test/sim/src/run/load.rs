@@ -102,8 +102,9 @@ impl Run {
         };
         let whole = self.rng.chance(50);
         let (nodes, cores, milliseconds, whole) = if self.scenario.faults.crowd {
-            // Each wants a node, for long enough that others wait.
-            (1, u64::from(self.scenario.cores), 300 + milliseconds / 8, true)
+            // Each wants so much, for long enough that others wait.
+            let nodes = u64::from(self.scenario.size.min(4));
+            (nodes, u64::from(self.scenario.cores), 500 + milliseconds / 4, true)
         } else {
             (nodes, cores, milliseconds, whole)
         };
