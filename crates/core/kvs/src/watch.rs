@@ -67,6 +67,8 @@ enum State {
     Loading(Pieces),
     /// The leader could not be reached for the next version.
     Cut,
+    /// Objects of the newest version known here are gone: the leader is asked for a later one.
+    Stale(RpcError),
     /// All is shown; `absent` while the key does not exist yet.
     Idle { absent: bool },
 }
@@ -360,6 +362,8 @@ impl WatchService {
                 watcher.seq = Some(*seq);
                 return Self::read_at(cx, id, watcher, false, *seq, rootref);
             }
+            // Or one after which came others, of which nothing was heard here yet.
+            return self.stale(cx, id, error);
         }
         if cut::is_cut(&error) && watcher.endures() && cx.rank() > 0 {
             return Self::park(cx, id, watcher);

@@ -491,5 +491,32 @@ fn a_version_that_was_collected_while_it_was_read_is_read_in_the_newest() {
     }
     let lost = pair.watch.requests.pop_front().unwrap();
     pair.watch.fail(&lost, Errno::ENOTRECOVERABLE);
+    assert!(pair.answers(a).is_empty(), "the leader may have a later one");
+    pair.run();
     assert_eq!(pair.answers(a), ["ENOTRECOVERABLE"]);
+}
+
+#[test]
+fn a_collected_version_is_the_newest_only_when_the_leader_says_so() {
+    let mut pair = Pair::follower();
+    pair.commit(&[put("a", "1")]);
+    let a = pair.watch("a", WATCH);
+    assert_eq!(pair.answers(a), ["1"]);
+    let tag = send(&mut pair.kvs, &[put("a", "2")]);
+    pair.store.serve(&mut pair.kvs);
+    pair.kvs.response(tag).unwrap();
+    while let Some(event) = pair.kvs.events.pop_front() {
+        pair.watch.deliver(event);
+    }
+    let slow = pair.watch.requests.pop_front().unwrap();
+    pair.unheard(&[put("a", "3")]);
+    pair.watch.fail(&slow, Errno::ENOTRECOVERABLE);
+    // The leader cannot be asked at once.
+    let asked = pair.watch.expect("kvs.getroot");
+    pair.watch.fail(&asked, Errno::EHOSTUNREACH);
+    pair.watch.advance(cut::RETRY_US);
+    let again = pair.watch.requests.pop_front().unwrap();
+    pair.watch.fail(&again, Errno::ENOTRECOVERABLE);
+    pair.run();
+    assert_eq!(pair.answers(a), ["3"]);
 }
