@@ -206,7 +206,7 @@ impl World {
                 User::Script if message.topic() == PURGED => {
                     self.notices.push_back(Notice::Event(caller, message));
                 }
-                User::Script => {}
+                User::Script | User::Hostile => {}
             }
             return;
         }
