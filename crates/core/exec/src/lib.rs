@@ -441,7 +441,6 @@ impl Service for ExecService {
 
     fn on_drain(&mut self, cx: &mut Cx<'_, Wait>) {
         self.let_go();
-        self.asked.end(cx);
         cx.drained();
     }
 

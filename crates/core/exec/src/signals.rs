@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use flux_api::job::exec::{Signal as ToShells, Signalled};
 use flux_api::kvs::{Commit, CommitRequest};
-use flux_api::{Answer, Empty, RpcError};
+use flux_api::{Answer, Empty};
 use flux_proto::{Errno, Message};
 use flux_svc::{Cx, Reply, To};
 use serde_json::{Value, json};
@@ -48,13 +48,6 @@ impl Asked {
         self.next += 1;
         self.answers.insert(ticket, answer);
         ticket
-    }
-
-    /// The service goes down: nobody knows whether these will be on record.
-    pub(crate) fn end(&mut self, cx: &mut Cx<'_, Wait>) {
-        for answer in std::mem::take(&mut self.answers).into_values() {
-            answer.err(cx, RpcError::new(Errno::ENOSYS, "job-exec is unloading"));
-        }
     }
 }
 

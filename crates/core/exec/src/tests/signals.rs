@@ -70,17 +70,6 @@ fn a_shell_that_has_just_started_is_told_until_it_hears() {
 }
 
 #[test]
-fn a_signal_that_is_not_on_record_when_the_leader_ends_is_answered() {
-    let mut rig = patient();
-    let (_, _shell) = one(&mut rig);
-    let asked = signal(&mut rig, 7, 15);
-    // The disk stands still.
-    rig.expect("kvs.commit");
-    rig.drain();
-    assert_eq!(rig.response(asked).unwrap_err().errno, Errno::ENOSYS);
-}
-
-#[test]
 fn a_shell_whose_node_is_away_is_told_when_it_is_back() {
     let mut rig = patient();
     let (tag, shell) = one(&mut rig);
