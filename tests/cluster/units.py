@@ -38,7 +38,7 @@ def left(cluster):
     """Units that are on record anywhere, also of shells that have ended."""
     owner = "sudo -u flux env XDG_RUNTIME_DIR=/run/flux-jobs systemctl --user"
     found = [machine.out(f"{owner} list-units --all --plain --no-legend 'shell-*'; "
-                         "ls /var/lib/flux/jobs/*/units 2>/dev/null || true")
+                         "ls /var/lib/flux/jobs/*/units 2>/dev/null | grep -vx lock || true")
              for machine in cluster.machines[:4]]
     return [text for text in found if text.strip()]
 
@@ -118,6 +118,30 @@ def a_unit_that_ends_while_its_broker_is_away_has_its_status(cluster):
         cluster[1].out(f"flux job wait-event -t 60 {job} clean; rm -f /home/go")
         told = cluster[1].out(f"flux jobs -no '{{result}} {{returncode}}' {job}")
         need(told.split() == ["FAILED", "5"], told)
+
+
+@claim
+def the_last_words_of_a_shell_are_told_though_no_broker_ran(cluster):
+    shell = "/usr/local/lib/flux-last-words"
+    text = ("#!/bin/sh\necho first words; echo first words >&2\n"
+            "while [ ! -e /home/go ]; do sleep 0.1; done\n"
+            "echo last words >&2; echo last words\nexit 3\n")
+    for machine in cluster.machines[1:4]:
+        machine.path(shell).write_text(text)
+        machine.path(shell).chmod(0o755)
+    cluster[1].out("rm -f /home/go")
+    with units(cluster, f'job-shell = "{shell}"\n'):
+        job = cluster[1].out("flux submit --requires=host:node3 -n1 true", "flux").split()[-1]
+        log = f"flux job eventlog -p exec {job}"
+        need(until(lambda: cluster[1].sh(log)[1].count("first words") == 2, 20), cluster[1].sh(log)[1])
+        cluster[3].out("systemctl stop flux; touch /home/go")
+        need(until(lambda: cluster[3].sh("pgrep -f 'last-[w]ords'")[0] == 1, 10), "it does not end")
+        cluster[3].out("systemctl start flux")
+        cluster[1].out(f"flux job wait-event -t 60 {job} clean; rm -f /home/go")
+        told = cluster[1].out(log)
+        need(told.count("first words") == 2 and told.count("last words") == 2, told)
+        need(cluster[1].out(f"flux jobs -no '{{returncode}}' {job}").strip() == "3", "another status")
+    need(until(lambda: not left(cluster), 10), f"something is left: {left(cluster)}")
 
 
 @claim

@@ -8,7 +8,9 @@ use std::rc::Rc;
 use flux_api::launch::{
     Attach_, Forget_, Kill_, LaunchEvent, LaunchList, LaunchRecord, LaunchStart, List_, Start_,
 };
-use flux_api::{Answer, Call, Empty, Rpc, RpcError};
+use flux_api::lifecycle::Append;
+use flux_api::{Answer, Call, Empty, Raw, Rpc, RpcError, rpc};
+use flux_format::LocalTime;
 use flux_host::driver::{Driver, DriverHandle};
 use flux_proto::{Errno, Message, MsgType, Rolemask};
 use tokio::sync::mpsc::UnboundedSender;
@@ -317,6 +319,9 @@ impl Server {
             {
                 told.insert(*id);
             }
+            if let Event::Warning { text } = &event {
+                self.warn(text, back);
+            }
             if matches!(event, Event::Ready { .. }) {
                 ready = true;
                 let mut state = self.state.borrow_mut();
@@ -334,6 +339,22 @@ impl Server {
         }
         self.state.borrow_mut().farewell = None;
         ready
+    }
+
+    /// A line of the broker's log.
+    fn warn(&self, text: &str, back: &DriverHandle) {
+        let now = LocalTime::at_offset(proc::wall(), 0, "UTC");
+        let time = now.map_or("-".to_string(), |now| {
+            let LocalTime { year, month, day, hour, minute, second, microsecond, .. } = now;
+            format!(
+                "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{microsecond:06}Z"
+            )
+        });
+        // Severity 4 is a warning.
+        let line = format!("<{}>1 {time} {} launch - - - {text}", 4 * 8, self.options.rank);
+        let mut message = rpc::request::<Append>(&Raw(line.into_bytes().into()));
+        message.set_no_response();
+        back.post(message);
     }
 
     /// The keeper is gone: whether anybody waits for its successor. If not, the next request
@@ -479,7 +500,7 @@ impl State {
 
     fn event(&mut self, event: Event, back: &DriverHandle) {
         match event {
-            Event::Ready { .. } => {}
+            Event::Ready { .. } | Event::Warning { .. } => {}
             Event::Started { id, pid } => {
                 let record =
                     self.records.entry(id).or_insert_with(|| Record::new(pid, Stage::Starting));

@@ -95,6 +95,11 @@ pub enum Event {
         /// Why.
         note: String,
     },
+    /// Something that the administrator should know.
+    Warning {
+        /// One sentence.
+        text: String,
+    },
     /// The answer to [`Order::Kill`].
     Killed {
         /// Of the order.

@@ -26,6 +26,13 @@ impl Controllers {
     fn has(&self, name: &str) -> bool {
         self.0.contains(name)
     }
+
+    /// What the administrator should know about what there is not.
+    pub(super) fn warning(&self) -> Option<String> {
+        let text = "exec.service = \"sdexec\": the systemd manager for job shells has no cgroup \
+                    controller 'cpuset': the cores of a job are an affinity, which the job can undo";
+        (!self.has("cpuset")).then(|| text.to_string())
+    }
 }
 
 /// A cgroup below the mount point of the unified hierarchy.
@@ -155,6 +162,13 @@ mod tests {
     fn without_the_controller_cores_are_an_affinity() {
         let limits = properties(&unit("0", &[]), &Controllers::default(), &Two).unwrap();
         assert_eq!(limits, [("CPUAffinity".to_string(), Variant::from(vec![1_u8, 1]))]);
+    }
+
+    #[test]
+    fn what_is_not_confined_is_warned_of() {
+        assert_eq!(all().warning(), None);
+        let text = Controllers::default().warning().unwrap();
+        assert!(text.contains("'cpuset'") && text.contains("affinity"), "{text}");
     }
 
     #[test]

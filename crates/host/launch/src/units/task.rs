@@ -54,6 +54,8 @@ enum Input {
     Started(String, String),
     /// A shell has written something.
     Output(u64, usize, Vec<u8>),
+    /// It had written this before.
+    Kept(u64, usize, Vec<u8>),
     /// The manager is gone.
     Gone,
 }
@@ -88,6 +90,10 @@ pub(super) struct Task {
     controllers: Controllers,
     told: UnboundedSender<Event>,
     alive: Rc<RefCell<Alive>>,
+    /// Pipes are read by this broker.
+    lock: Option<std::fs::File>,
+    /// It was said that cores are not confined here.
+    warned: bool,
     units: BTreeMap<u64, Unit>,
     env: BTreeMap<String, String>,
     inputs: UnboundedSender<Input>,
@@ -183,6 +189,8 @@ impl Task {
             controllers: Controllers::default(),
             told,
             alive,
+            lock: None,
+            warned: false,
             units: BTreeMap::new(),
             env: BTreeMap::new(),
             inputs,
@@ -265,6 +273,7 @@ impl Task {
                     Input::Changed(object) => self.changed(&object).await,
                     Input::Started(job, how) => self.start_ended(&job, &how).await,
                     Input::Output(id, at, bytes) => self.output(id, at, &bytes),
+                    Input::Kept(id, at, bytes) => self.kept(id, at, &bytes),
                     Input::Gone => self.manager_gone().await,
                 }
             }
@@ -318,8 +327,25 @@ impl Task {
         self.alive.borrow_mut().units.remove(&id);
     }
 
+    /// Reads pipes from here on. A unit that is just ending saves what is in its own: that takes a
+    /// moment.
+    async fn take_pipes(&mut self) {
+        let began = Instant::now();
+        while self.lock.is_none() && began.elapsed() < RETURN {
+            match self.records.lock() {
+                Ok(None) => tokio::time::sleep(LOOK_AGAIN).await,
+                Ok(lock) => self.lock = lock,
+                // Then two may read; each byte is read once all the same.
+                Err(_) => return,
+            }
+        }
+    }
+
     /// What is there from before.
     async fn recall(&mut self) {
+        if self.records.are_there() {
+            self.take_pipes().await;
+        }
         for (id, record) in self.records.all() {
             let state = match &self.manager {
                 Some(manager) if !record.name.is_empty() => {
@@ -355,6 +381,10 @@ impl Task {
     fn insert(&mut self, id: u64, record: Record) {
         let pipes = [0, 1].map(|at| self.records.read_end(id, at).ok().map(Rc::new));
         for (at, pipe) in pipes.iter().enumerate() {
+            let kept = self.records.kept(id, at);
+            if !kept.is_empty() {
+                drop(self.inputs.send(Input::Kept(id, at, kept)));
+            }
             if let Some(pipe) = pipe {
                 let reader = read(Rc::downgrade(pipe), id, at, self.inputs.clone());
                 drop(tokio::task::spawn_local(reader));
@@ -430,6 +460,12 @@ impl Task {
             let reached = self.reach(Duration::ZERO).await;
             reached.map_err(|error| Refused(Errno::ENOTSUP, error.to_string()))?;
         }
+        if let Some(text) = self.controllers.warning()
+            && !self.warned
+        {
+            self.warned = true;
+            self.tell(Event::Warning { text });
+        }
         let limits = request.unit.as_ref().map_or(Ok(Vec::new()), |unit| {
             limits::properties(unit, &self.controllers, &*self.own.topology)
                 .map_err(|text| Refused(Errno::ENOTSUP, text))
@@ -440,6 +476,7 @@ impl Task {
         let name = format!("{}-{}.service", self.prefix, JobId(id).f58plain());
         let record =
             Record { name: name.clone(), signaller: request.signaller.clone(), taken: false };
+        self.take_pipes().await;
         self.records.add(id, &record).map_err(|error| {
             self.records.remove(id);
             Refused(Errno::EIO, format!("the shell cannot be put on record: {error}"))
@@ -468,6 +505,15 @@ impl Task {
         Ok(())
     }
 
+    /// What a unit does last: it saves what is still in its pipes. Nothing where there is no flock(1).
+    fn saving(&self, id: u64) -> Option<Variant<'static>> {
+        let mut words = self.records.saving(id);
+        let program = find(words.first()?, None).ok()?;
+        words.iter_mut().for_each(|word| *word = word.replace('$', "$$"));
+        // Its failure is nobody's.
+        Some(Variant::from(vec![(program, words, true)]))
+    }
+
     async fn start_unit(
         &self,
         id: u64,
@@ -479,6 +525,9 @@ impl Task {
         for (fd, stream) in ends.into_iter().zip(["Input", "Output", "Error"]) {
             let name = format!("Standard{stream}FileDescriptor");
             properties.push((name, Variant::from(Fd::from(fd))));
+        }
+        if let Some(saving) = self.saving(id) {
+            properties.push(("ExecStopPost".to_string(), saving));
         }
         let Some(manager) = &self.manager else { return Err(io::ErrorKind::NotConnected.into()) };
         let job = manager.start(name, &properties).await?;
@@ -586,6 +635,15 @@ impl Task {
     }
 
     fn output(&mut self, id: u64, at: usize, bytes: &[u8]) {
+        if self.units.contains_key(&id) {
+            // Where it cannot be kept it is told all the same.
+            drop(self.records.keep(id, at, bytes));
+        }
+        self.kept(id, at, bytes);
+    }
+
+    /// What is in the file already.
+    fn kept(&mut self, id: u64, at: usize, bytes: &[u8]) {
         let Some(unit) = self.units.get_mut(&id) else { return };
         let Some(stream) = unit.streams.get_mut(at) else { return };
         let before = stream.text.len();
@@ -610,6 +668,7 @@ impl Task {
         while let Ok(input) = self.arrived.try_recv() {
             match input {
                 Input::Output(id, at, bytes) => self.output(id, at, &bytes),
+                Input::Kept(id, at, bytes) => self.kept(id, at, &bytes),
                 input => later.push(input),
             }
         }
@@ -681,3 +740,6 @@ impl Task {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
