@@ -12,6 +12,7 @@ pub mod hardware;
 pub mod job;
 pub mod jobdir;
 pub mod layout;
+pub mod leftovers;
 pub mod link;
 pub mod log;
 pub mod mustache;

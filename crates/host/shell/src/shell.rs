@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use flux_pmi::{LineBuffer, Server};
 use flux_proto::Message;
+use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use serde_json::{Map, Value};
 
@@ -22,6 +23,7 @@ use crate::exit::Policy;
 use crate::job::Job;
 use crate::jobdir::JobDir;
 use crate::layout::Layout;
+use crate::leftovers;
 use crate::link::Link;
 use crate::log::Level;
 use crate::mustache::Tags;
@@ -243,6 +245,8 @@ impl Shell {
             }
             self.on_time(Instant::now());
         }
+        // First what may write there.
+        leftovers::end();
         if let Some(dir) = self.dir.take() {
             dir.leave();
         }
@@ -366,7 +370,13 @@ impl Shell {
     fn on_signals(&mut self) {
         while let Ok(Some(info)) = self.signals.read_signal() {
             let signum = i32::try_from(info.ssi_signo).unwrap_or(0);
-            self.kill_tasks(signum);
+            if signum == Signal::SIGCHLD as i32 {
+                // Tasks are waited for by themselves.
+                let open = self.tasks.iter().filter(|task| task.status.is_none());
+                leftovers::collect(&open.map(|task| task.process.pid).collect::<Vec<_>>());
+            } else {
+                self.kill_tasks(signum);
+            }
         }
     }
 

@@ -27,6 +27,8 @@ impl Drop for Instance {
         let pid = self.broker.id().to_string();
         FLUX.run(&["kill", "-TERM", &pid]);
         drop(self.broker.wait());
+        // Where a test has failed its jobs run on, as they would.
+        world::end_all();
     }
 }
 

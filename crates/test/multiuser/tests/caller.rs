@@ -254,7 +254,8 @@ fn programs_of_root_end_with_their_imp_and_by_no_other_signal() {
 #[ignore = "needs root and MUNGE"]
 fn many_at_once_are_told_apart() {
     let _world = World::enter();
-    world::write(PROBE, "#!/bin/sh\nsetsid sleep 98791 &\nexit 7\n", 0o755);
+    let seconds = format!("200.{}", std::process::id());
+    world::write(PROBE, &format!("#!/bin/sh\nsetsid sleep {seconds} &\nexit 7\n"), 0o755);
     world::write("/run/flux/j", &String::from_utf8(input(&ALICE.signs("{}"))).unwrap(), 0o644);
     let started: Vec<_> = (0..20)
         .map(|_| {
@@ -266,7 +267,7 @@ fn many_at_once_are_told_apart() {
     for mut imp in started {
         assert_eq!(imp.wait().unwrap().code(), Some(7));
     }
-    let left = ROOT.run(&["pgrep", "-f", "^sleep 98791"]);
+    let left = ROOT.run(&["pgrep", "-f", &format!("^sleep {seconds}$")]);
     assert!(!left.success, "{left:?}");
     assert_eq!(exec(&ALICE.signs("{}")).code, Some(7));
 }

@@ -10,21 +10,26 @@ use flux_multiuser::{ALICE, BOB, FLUX, Instance, ROOT, User, until};
 const OPEN: &str = "allow-guest-user = true\nallow-root-owner = true";
 
 /// Ways to get out of sight: another session, another parent, no environment, no signal, no name,
-/// a child that appears when its parent is killed. Tests run at a time: each has seconds of its own,
-/// which begin with those digits.
-fn hide(digits: u32) -> String {
+/// a child that appears when its parent is killed. All end by themselves in the end; their seconds
+/// tell whose they are, since other tests run at the same time.
+fn hide() -> String {
     "q='</dev/null >/dev/null 2>&1'
     eval \"setsid sleep D0 $q &\"
     eval \"(setsid sh -c 'setsid sleep D1 &' $q &)\"
     eval \"env -i setsid sh -c 'trap \\\"\\\" TERM HUP INT USR1; exec sleep D2' $q &\"
-    eval \"(env -i perl -e '\\$0 = q(kworker/0:1); setpgrp; fork and exit; fork and exit; exec q(sleep), D3' $q &)\"
-    eval \"setsid sh -c 'while sleep 0.01; do setsid sleep D4 & done' $q &\"
-    until [ $(pgrep -cf '^sleep D[0-4]') -ge 5 ]; do sleep 0.01; done\n"
-        .replace('D', &digits.to_string())
+    eval \"(env -i perl -e '\\$0 = q(kworker/0:1); setpgrp; fork and exit; fork and exit; exec q(sleep), q(D3)' $q &)\"
+    eval \"setsid sh -c 'for i in $(seq -s\\  2000); do sleep 0.01; setsid sleep D4 & done' $q &\"
+    until [ $(pgrep -cf '^sleep D[0-4]$') -ge 5 ]; do sleep 0.01; done\n"
+        .replace('D', &digits())
 }
 
-fn hidden(digits: u32) -> Vec<String> {
-    let said = ROOT.run(&["pgrep", "-f", &format!("^sleep {digits}[0-4]")]);
+/// What their seconds begin with.
+fn digits() -> String {
+    format!("200.{}", std::process::id())
+}
+
+fn hidden() -> Vec<String> {
+    let said = ROOT.run(&["pgrep", "-f", &format!("^sleep {}[0-4]$", digits())]);
     said.out.lines().map(str::to_string).collect()
 }
 
@@ -37,7 +42,8 @@ fn submit(instance: &Instance, user: User, script: &str) -> String {
 #[ignore = "needs root and MUNGE"]
 fn what_a_job_leaves_behind_has_ended_before_its_cores_are_free() {
     let instance = Instance::start(OPEN);
-    let hide = hide(9876);
+    let hide = hide();
+    let look = format!("ps -eo pid,ppid,pgid,sid,stat,user,args | grep '[ ]sleep {}'; :", digits());
     for (user, end) in [(ALICE, "exit 0"), (ALICE, "kill -9 $$"), (FLUX, "exit 3")] {
         let id = submit(&instance, user, &format!("{hide}{end}"));
         instance.ok(user, &["job", "wait-event", "-t", "60", &id, "start"]);
@@ -54,7 +60,7 @@ fn what_a_job_leaves_behind_has_ended_before_its_cores_are_free() {
             ],
         );
         assert_eq!(said, "", "after {end} of {}", user.name);
-        assert_eq!(hidden(9876), Vec::<String>::new());
+        assert_eq!(hidden(), Vec::<String>::new());
         let log = instance.ok(FLUX, &["job", "eventlog", &id]);
         assert!(log.contains("free") && !log.contains("exception"), "{log}");
     }
@@ -62,15 +68,37 @@ fn what_a_job_leaves_behind_has_ended_before_its_cores_are_free() {
 
 #[test]
 #[ignore = "needs root and MUNGE"]
+fn what_a_job_leaves_behind_is_its_own_though_other_jobs_run() {
+    let instance = Instance::start(OPEN);
+    let others: Vec<(User, String)> = [BOB, FLUX]
+        .map(|user| (user, instance.ok(user, &["submit", "-n1", "sleep", "1000"])))
+        .into();
+    for (user, id) in &others {
+        instance.ok(*user, &["job", "wait-event", "-t", "60", id, "start"]);
+    }
+    let hide = hide();
+    for user in [FLUX, ALICE] {
+        let id = instance.ok(user, &["submit", "-n1", "sh", "-c", &format!("{hide}exit 0")]);
+        instance.ok(FLUX, &["job", "wait-event", "-t", "60", &id, "free"]);
+        assert_eq!(hidden(), Vec::<String>::new(), "{}", user.name);
+    }
+    for (user, id) in &others {
+        assert_eq!(instance.ok(*user, &["jobs", "-no", "{state}", id]), "RUN");
+        instance.ok(*user, &["cancel", id]);
+    }
+}
+
+#[test]
+#[ignore = "needs root and MUNGE"]
 fn a_canceled_job_leaves_nothing_behind_either() {
     let instance = Instance::start(OPEN);
-    let hide = hide(9877);
+    let hide = hide();
     for user in [ALICE, FLUX] {
         let id = submit(&instance, user, &format!("trap '' TERM\n{hide}sleep 1000; sleep 1000"));
-        until("all of it runs", || hidden(9877).len() >= 5);
+        until("all of it runs", || hidden().len() >= 5);
         instance.ok(user, &["cancel", &id]);
         instance.ok(FLUX, &["job", "wait-event", "-t", "60", &id, "free"]);
-        assert_eq!(hidden(9877), Vec::<String>::new(), "{}", user.name);
+        assert_eq!(hidden(), Vec::<String>::new(), "{}", user.name);
     }
 }
 
@@ -82,13 +110,14 @@ fn nothing_is_left_when_the_kernel_kills_what_watches_a_job() {
     let other =
         instance.ok(BOB, &["submit", "-n1", "sh", "-c", "echo $$ >$HOME/pid; exec sleep 1000"]);
     until("it runs", || fs::metadata("/home/bob/pid").is_ok_and(|file| file.len() > 0));
-    let hide = hide(9878);
+    let hide = hide();
     for depth in 0..3 {
-        let id = instance.ok(ALICE, &["submit", "-n1", "sh", "-c", &format!("{hide}sleep 1000")]);
-        until("all of it runs", || hidden(9878).len() >= 5);
-        let dec = instance.ok(FLUX, &["job", "id", "--to=dec", &id]);
-        let shell = ROOT.output(&["pgrep", "-oxf", &format!("/usr/libexec/flux/flux-shell {dec}")]);
-        let mut pid = shell.trim().to_string();
+        let id = instance.ok(
+            ALICE,
+            &["submit", "-n1", "sh", "-c", &format!("echo $PPID >$HOME/shell\n{hide}sleep 1000")],
+        );
+        until("all of it runs", || hidden().len() >= 5);
+        let mut pid = fs::read_to_string("/home/alice/shell").unwrap().trim().to_string();
         for _ in depth..2 {
             let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
             let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
@@ -97,7 +126,7 @@ fn nothing_is_left_when_the_kernel_kills_what_watches_a_job() {
         let said = ROOT.run(&["kill", "-KILL", &pid]);
         assert!(said.success, "depth {depth}: '{pid}' {said:?}");
         instance.ok(FLUX, &["job", "wait-event", "-t", "60", &id, "free"]);
-        assert_eq!(hidden(9878), Vec::<String>::new(), "depth {depth}\n{}", instance.log());
+        assert_eq!(hidden(), Vec::<String>::new(), "depth {depth}\n{}", instance.log());
         instance.ok(FLUX, &["job", "wait-event", "-t", "60", &id, "clean"]);
     }
     assert_eq!(instance.ok(BOB, &["jobs", "-no", "{state}", &other]), "RUN");

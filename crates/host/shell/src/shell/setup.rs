@@ -27,6 +27,7 @@ use crate::hardware;
 use crate::job;
 use crate::jobdir::JobDir;
 use crate::layout::Layout;
+use crate::leftovers;
 use crate::link::Link;
 use crate::log::Level;
 use crate::mustache::Tags;
@@ -82,6 +83,8 @@ fn pause(
 
 fn ended_by_signal(signals: &SignalFd) -> Result<(), Failure> {
     match signals.read_signal() {
+        // Nothing was started yet that could mean something.
+        Ok(Some(info)) if info.ssi_signo == Signal::SIGCHLD as u32 => Ok(()),
         Ok(Some(info)) => {
             let signum = i32::try_from(info.ssi_signo).unwrap_or(15);
             Err(Failure { code: 128 + signum, text: None })
@@ -198,9 +201,12 @@ impl Shell {
         for signal in PASSED_ON {
             mask.add(signal);
         }
+        // Not passed on: something of the job has ended.
+        mask.add(Signal::SIGCHLD);
         mask.thread_block().map_err(Failure::new)?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             .map_err(Failure::new)?;
+        leftovers::adopt();
         let poller = Poller::new().map_err(Failure::new)?;
         poller.add(&signals, Source::Signals).map_err(Failure::new)?;
         let uid = rustix::process::getuid().as_raw();
