@@ -48,17 +48,7 @@ fn what_a_job_leaves_behind_has_ended_before_its_cores_are_free() {
         let id = submit(&instance, user, &format!("{hide}{end}"));
         instance.ok(user, &["job", "wait-event", "-t", "60", &id, "start"]);
         // Another user's job gets the same cores as soon as they are free.
-        let said = instance.ok(
-            BOB,
-            &[
-                "run",
-                "-N1",
-                "--exclusive",
-                "sh",
-                "-c",
-                "ps -eo pid,ppid,pgid,sid,stat,user,args | grep '[ ]sleep 9876[0-4]'; :",
-            ],
-        );
+        let said = instance.ok(BOB, &["run", "-N1", "--exclusive", "sh", "-c", &look]);
         assert_eq!(said, "", "after {end} of {}", user.name);
         assert_eq!(hidden(), Vec::<String>::new());
         let log = instance.ok(FLUX, &["job", "eventlog", &id]);
