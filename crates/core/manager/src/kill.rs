@@ -9,7 +9,7 @@ use flux_api::job::exec::Signalled;
 use flux_api::job::manager::{CountResponse, Kill, KillAll, KillRequest};
 use flux_api::{Answer, Call, Empty, RpcError};
 use flux_model::job_event::JobState;
-use flux_proto::{Errno, Message, Rolemask};
+use flux_proto::{Cred, Errno, Message, Rolemask};
 use flux_svc::{Cx, Reply, To};
 use serde_json::{Map, Value};
 
@@ -125,7 +125,10 @@ impl JobManager {
             // numbers are exact up to 53 bits.
             let n = cx.random() >> 11;
             body.insert("n".into(), Value::from(n));
-            cx.publish(&format!("shell-{id}.kill"), &body, false);
+            // Which jobs there are and what becomes of them is their users' affair.
+            let userid = self.jobs.get(id).map_or(cx.own_cred().userid, |job| job.status.userid);
+            let cred = Cred { userid, ..cx.own_cred() };
+            cx.publish_as(cred, &format!("shell-{id}.kill"), &body, true);
             let signal = Signalled { id: *id, n, signum };
             if self.jobs.get(id).is_some_and(Job::is_to_be_found) {
                 self.signals.held.entry(*id).or_default().push((ticket, signal));

@@ -134,7 +134,8 @@ impl JobManager {
     fn announce_purge(&mut self, cx: &mut Cx<'_, Wait>, ids: &[u64], asker: Asker) {
         let mut body = Map::new();
         body.insert("jobs".into(), json!(ids));
-        cx.publish(EVENT, &body, false);
+        // Ids of jobs are for those who may see the jobs.
+        cx.publish(EVENT, &body, true);
         asker.answer(cx, Ok(ids.len() as u64));
     }
 

@@ -1,0 +1,110 @@
+//! What guests hear of the jobs of others, where jobs are private and where they are not.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+use std::time::Duration;
+
+use flux_client::Client;
+use flux_multiuser::instance;
+use flux_multiuser::{ALICE, BOB, FLUX, Instance, User};
+
+const PRIVATE: &str = "allow-guest-user = true\nprivate-mode = true";
+
+fn client(user: User) -> Client {
+    nix::unistd::seteuid(user.id.into()).expect("root may");
+    let client = Client::open(Some(instance::URI));
+    nix::unistd::seteuid(0.into()).expect("root again");
+    client.unwrap()
+}
+
+#[test]
+#[ignore = "needs root and MUNGE"]
+fn in_private_mode_no_command_tells_of_jobs_of_others() {
+    let instance = Instance::start(PRIVATE);
+    let secret = "--job-name=confidential";
+    let words = ["submit", secret, "-n1", "sh", "-c", "echo classified; sleep 1000"];
+    let running = instance.ok(ALICE, &words);
+    let ended = instance.ok(ALICE, &["submit", "--wait", secret, "-n1", "true"]);
+    let held = instance.ok(ALICE, &["submit", "--urgency=hold", secret, "-n1", "true"]);
+    instance.ok(ALICE, &["job", "wait-event", "-p", "output", &running, "data"]);
+    for id in [running.as_str(), &ended, &held] {
+        for words in [
+            &["jobs", "-A", "-a"][..],
+            &["jobs", "-A", "-a", "-o", "{id} {name} {username} {ranks} {nodelist}"],
+            &["jobs", "-a", "-o", "{name} {username}", id],
+            &["jobs", "--json", "-A", "-a"],
+            &["job", "list", "-A", "-a"],
+            &["job", "list", "-u", "alice"],
+            &["job", "list-ids", id],
+            &["job", "list-inactive"],
+            &["job", "eventlog", id],
+            &["job", "eventlog", "-p", "exec", id],
+            &["job", "eventlog", "-p", "output", id],
+            &["job", "info", id, "eventlog"],
+            &["job", "info", id, "jobspec"],
+            &["job", "info", id, "J"],
+            &["job", "info", id, "R"],
+            &["job", "attach", "--read-only", id],
+            &["job", "wait-event", "-t", "1", id, "submit"],
+            &["job", "wait-event", "-t", "1", "-p", "output", id, "data"],
+            &["job", "status", id],
+            &["job", "last"],
+            &["job", "timeleft", id],
+            &["job", "taskmap", id],
+            &["job", "hostpids", id],
+            &["pgrep", "-A", "-a", "confid"],
+            &["pstree", "-a", "-x"],
+            &["uri", id],
+            &["proxy", id, "true"],
+            &["resource", "list", "-o", "{state} {nnodes} {nodelist}"],
+            &["watch", id],
+            &["exec", "-r", "0", "true"],
+        ] {
+            let said = instance.flux(BOB, words);
+            let all = format!("{}{}", said.out, said.err);
+            for word in ["confidential", "classified", "alice", "65001"] {
+                // What was asked for is repeated.
+                let asked = words.iter().any(|own| own.contains(word));
+                assert!(asked || !all.contains(word), "{words:?}: {said:?}");
+            }
+            assert!(!said.out.contains(id) || words.contains(&"uri"), "{words:?}: {said:?}");
+        }
+    }
+    // The owner sees all of it, and alice hers.
+    for user in [FLUX, ALICE] {
+        let said = instance.ok(user, &["jobs", "-A", "-a", "-no", "{name}"]);
+        assert_eq!(said.lines().filter(|name| *name == "confidential").count(), 3, "{said}");
+    }
+    instance.ok(FLUX, &["cancel", "--user=alice"]);
+}
+
+#[test]
+#[ignore = "needs root and MUNGE"]
+fn no_event_tells_a_guest_of_jobs_of_others() {
+    let instance = Instance::start(PRIVATE);
+    let guest = client(BOB);
+    guest.subscribe("").unwrap();
+    let words = ["run", "--job-name=confidential", "-n2", "sh", "-c", "echo classified"];
+    instance.ok(ALICE, &words);
+    let id = instance.ok(ALICE, &["submit", "-n1", "sleep", "1000"]);
+    let dec = instance.ok(ALICE, &["job", "id", "--to=dec", &id]);
+    instance.ok(ALICE, &["job", "wait-event", &id, "start"]);
+    instance.ok(ALICE, &["job", "kill", "-s", "CONT", &id]);
+    instance.ok(ALICE, &["cancel", &id]);
+    instance.ok(ALICE, &["job", "wait-event", "-t", "60", &id, "clean"]);
+    // Its own shows that all before it have come.
+    instance.ok(BOB, &["event", "pub", "the.end", "{}"]);
+    let mut heard = Vec::new();
+    loop {
+        let event = guest.next_event(Some(Duration::from_secs(60))).expect("events come");
+        let text = format!("{} {}", event.topic(), String::from_utf8_lossy(event.raw()));
+        if event.topic() == "the.end" {
+            break;
+        }
+        for word in ["confidential", "classified", "alice", "65001", dec.as_str(), &id] {
+            assert!(!text.contains(word), "{text}");
+        }
+        heard.push(text);
+    }
+    assert!(!heard.iter().any(|text| text.contains("job-")), "{heard:?}");
+}
