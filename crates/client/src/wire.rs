@@ -9,10 +9,13 @@ use bytes::{Buf, BytesMut};
 use flux_proto::codec::HEADER_LEN;
 use flux_proto::{Decoder, Message};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 const READ_MIN: usize = 16 << 10;
 const READ_MAX: usize = 256 << 10;
+/// What the system shall take at once of long messages, if its limits allow that.
+const SEND_BUFFER: usize = 1 << 20;
 /// Most room that is made for a message because its header announces it.
 const ANNOUNCED_MAX: usize = 4 << 20;
 /// A send buffer longer than this is offered to the socket before anything is waited for.
@@ -50,6 +53,8 @@ pub(crate) struct Wire {
     input: BytesMut,
     output: BytesMut,
     want: usize,
+    /// The system was asked to take more at once.
+    widened: bool,
 }
 
 impl Wire {
@@ -62,6 +67,7 @@ impl Wire {
             input: BytesMut::new(),
             output: BytesMut::new(),
             want: READ_MIN,
+            widened: false,
         })
     }
 
@@ -77,6 +83,11 @@ impl Wire {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(sent) => self.output.advance(sent),
                 Err(rustix::io::Errno::INTR) => {}
+                // A long message: the fewer pieces, the less both sides wait for each other.
+                Err(rustix::io::Errno::AGAIN) if !self.widened => {
+                    self.widened = true;
+                    let _ = set_socket_send_buffer_size(&self.socket, SEND_BUFFER);
+                }
                 Err(rustix::io::Errno::AGAIN) => return Ok(()),
                 Err(error) => return Err(error.into()),
             }

@@ -8,6 +8,7 @@ use bytes::{Buf, BytesMut};
 use flux_proto::codec::HEADER_LEN;
 use flux_proto::{Cred, Decoder, Message, MsgType};
 use flux_svc::engine::{ClientId, Input};
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustix::net::{SendFlags, Shutdown, send, shutdown};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -22,6 +23,8 @@ use crate::watch;
 const READ_MIN: usize = 16 << 10;
 /// Room for one read of a client that sends much.
 const READ_MAX: usize = 1 << 20;
+/// What the system shall take at once of long messages to the owner, if its limits allow that.
+const SEND_BUFFER: usize = 1 << 20;
 /// Nothing more is read from a guest while more than this waits to be sent to it.
 const GUEST_PAUSE: usize = 8 << 20;
 /// A send buffer larger than this is given back when it is empty.
@@ -40,6 +43,8 @@ pub(crate) struct Client {
     pub(crate) closing: bool,
     /// Reading has been paused until the send buffer is shorter.
     paused: bool,
+    /// The system was asked to take more at once.
+    widened: bool,
     resume: Rc<Notify>,
     reader: Option<AbortHandle>,
     writer: Option<AbortHandle>,
@@ -100,6 +105,12 @@ impl Client {
             match send(&self.socket, &self.out, SendFlags::NOSIGNAL) {
                 Ok(0) => return Flushed::Gone,
                 Ok(sent) => self.out.advance(sent),
+                // A long message: the fewer pieces, the less both sides wait for each other.
+                // Guests have no more of the system's memory than they have anyway.
+                Err(rustix::io::Errno::AGAIN) if !self.widened && self.lease.is_none() => {
+                    self.widened = true;
+                    let _ = set_socket_send_buffer_size(&self.socket, SEND_BUFFER);
+                }
                 Err(rustix::io::Errno::AGAIN) => return Flushed::Full,
                 Err(rustix::io::Errno::INTR) => {}
                 Err(_) => return Flushed::Gone,
@@ -180,6 +191,7 @@ pub(crate) fn join(hub: &Rc<Hub>, stream: UnixStream, cred: Cred, lease: Option<
         dirty: false,
         closing: false,
         paused: false,
+        widened: false,
         resume: Rc::clone(&resume),
         reader: None,
         writer: None,
