@@ -113,13 +113,15 @@ impl ExecService {
         for record in list {
             let id = record.id;
             let owned = self.jobs.get(&id).is_some_and(|job| {
+                let shell = job.shells.get(&rank);
+                if record.state == "running" {
+                    // One that was given up is wanted no more, while its job is being recorded.
+                    return job.step < Step::Ending
+                        && shell.is_some_and(|shell| !shell.has_exited());
+                }
                 // A status that was told stays on record until that of the job is on disk: a leader
                 // that is restarted before asks for it again.
-                job.step >= Step::Ending
-                    || job
-                        .shells
-                        .get(&rank)
-                        .is_some_and(|shell| !shell.has_exited() || record.state != "running")
+                job.step >= Step::Ending || shell.is_some()
             });
             if owned {
                 continue;

@@ -46,11 +46,8 @@ fn a_node_that_returns_in_time_has_its_shell_followed_again() {
     rig.finish();
 }
 
-#[test]
-fn a_node_that_stays_away_ends_the_job_after_the_grace_time() {
-    let mut rig = patient_rig();
-    let (tag, shells) = running(&mut rig, "0", "a", 1);
-    rig.fail(&shells[0], Errno::EHOSTUNREACH);
+/// The node stays away until patience is over; the seconds that took.
+fn stay_away(rig: &mut Rig<ExecService>) -> f64 {
     let mut seconds = 0.0;
     loop {
         rig.advance(500_000);
@@ -65,15 +62,15 @@ fn a_node_that_stays_away_ends_the_job_after_the_grace_time() {
         }
         rig.fail(&list, Errno::EHOSTUNREACH);
     }
-    assert!((60.0..62.0).contains(&seconds), "{seconds}");
-    let exception = rig.response(tag).unwrap();
-    assert_eq!(exception["data"]["type"], json!("node-failure"));
-    finish(&mut rig, tag, 9);
-    // What still runs there is killed before anything is started there.
-    let next = {
-        let body = json!({"id": ID + 1, "userid": 1000, "jobspec": {}, "reattach": false, "R": r("0", "a")});
-        rig.request("job-exec.start", body)
-    };
+    seconds
+}
+
+/// Starts another job on node 0, where a shell of the first is on record: it is killed before
+/// anything is started there.
+fn next_after_a_kill(rig: &mut Rig<ExecService>) {
+    let body =
+        json!({"id": ID + 1, "userid": 1000, "jobspec": {}, "reattach": false, "R": r("0", "a")});
+    let next = rig.request("job-exec.start", body);
     let namespace = rig.expect("kvs.namespace-create");
     rig.reply(&namespace, Value::Null);
     let link = rig.expect("kvs.commit");
@@ -91,6 +88,30 @@ fn a_node_that_stays_away_ends_the_job_after_the_grace_time() {
     let shell = rig.expect("launch.start");
     rig.reply(&shell, json!({"type": "started", "pid": 10}));
     assert_eq!(rig.response(next).unwrap()["type"], json!("start"));
+}
+
+#[test]
+fn a_node_that_stays_away_ends_the_job_after_the_grace_time() {
+    let mut rig = patient_rig();
+    let (tag, shells) = running(&mut rig, "0", "a", 1);
+    rig.fail(&shells[0], Errno::EHOSTUNREACH);
+    let seconds = stay_away(&mut rig);
+    assert!((60.0..62.0).contains(&seconds), "{seconds}");
+    let exception = rig.response(tag).unwrap();
+    assert_eq!(exception["data"]["type"], json!("node-failure"));
+    finish(&mut rig, tag, 9);
+    next_after_a_kill(&mut rig);
+}
+
+#[test]
+fn a_shell_that_was_given_up_is_killed_even_if_its_job_is_still_being_recorded() {
+    let mut rig = patient_rig();
+    let (_, shells) = running(&mut rig, "0", "a", 1);
+    rig.fail(&shells[0], Errno::EHOSTUNREACH);
+    stay_away(&mut rig);
+    // The disk is slow.
+    let _last = rig.expect("kvs.commit");
+    next_after_a_kill(&mut rig);
 }
 
 #[test]
