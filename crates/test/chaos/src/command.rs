@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::cluster::Cluster;
 
 /// Longer than this no command may hang.
-pub const HANG: Duration = Duration::from_secs(30);
+pub const HANG: Duration = Duration::from_secs(60);
 
 /// How a command has ended.
 #[derive(Debug)]

@@ -21,7 +21,7 @@ const STILL: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 /// Pause between shutdowns.
 const SERVICE: (Duration, Duration) = (Duration::from_secs(25), Duration::from_secs(50));
 /// Pause after a shutdown that failed.
-const AGAIN: Duration = Duration::from_secs(2);
+const AGAIN: Duration = Duration::from_secs(8);
 /// A shutdown that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
