@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -121,6 +122,24 @@ impl RawPending {
             }
             if inner.turn_for_messages(deadline) {
                 return Err(timed_out(&self.topic));
+            }
+        }
+    }
+
+    /// The next response; waits for it until one of the `extra` descriptors can be read or a signal
+    /// comes, which is `None`. Sleeps while messages for others are there that nobody takes.
+    pub fn next_or(&mut self, extra: &[BorrowedFd<'_>]) -> Option<Result<Message, RpcError>> {
+        if self.done {
+            return Some(Err(Errno::ENODATA.into()));
+        }
+        let mut inner = self.inner.borrow_mut();
+        loop {
+            if let Some(result) = Self::ready(&mut inner, self.tag, &mut self.done) {
+                return Some(result);
+            }
+            let woken = inner.turn(extra, None);
+            if woken.interrupted || woken.extra.contains(&true) {
+                return Self::ready(&mut inner, self.tag, &mut self.done);
             }
         }
     }

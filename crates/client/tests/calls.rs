@@ -247,6 +247,29 @@ fn wait_tells_messages_descriptors_and_time_apart() {
 }
 
 #[test]
+fn whoever_waits_for_one_answer_sleeps_while_others_have_messages() {
+    let (_fake, client) = Fake::client();
+    client.subscribe("a.").unwrap();
+    let hold = Message::request("hold.it");
+    let mut pending = client.start(To::Any, hold);
+    // The event of the subscription is there, and nobody takes it.
+    while !client.wait(&[], None).unwrap().messages {}
+    let (near, mut far) = UnixStream::pair().unwrap();
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        tell.send(()).unwrap();
+        far.write_all(b"x").unwrap();
+        far
+    });
+    assert!(pending.next_or(&[near.as_fd()]).is_none());
+    assert!(told.try_recv().is_ok(), "it came back before the descriptor could be read");
+    let release = client.start(To::Any, Message::request("release.all"));
+    assert!(pending.next_or(&[]).unwrap().is_ok());
+    drop(release);
+}
+
+#[test]
 fn a_lost_connection_fails_everything_in_flight() {
     let (_fake, client) = Fake::client();
     let held = client.start(To::Any, Message::request("hold.it"));

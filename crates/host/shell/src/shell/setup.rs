@@ -159,21 +159,13 @@ fn fetch(
 
 /// Waits for an answer or a signal.
 fn wait_for(
-    client: &Client,
     pending: &mut RawPending,
     signals: &SignalFd,
 ) -> Result<Result<Message, RpcError>, Failure> {
     loop {
-        if let Some(answer) = pending.try_next() {
-            return Ok(answer);
-        }
         ended_by_signal(signals)?;
-        let limit = Some(Duration::from_secs(3600));
-        // Messages for others may keep the connection readable: look again soon then.
-        if let Ok(ready) = client.wait(&[signals.as_fd()], limit)
-            && ready.messages
-        {
-            std::thread::yield_now();
+        if let Some(answer) = pending.next_or(&[signals.as_fd()]) {
+            return Ok(answer);
         }
     }
 }
@@ -324,7 +316,7 @@ impl Shell {
                 continue;
             };
             let mut pending = client.start(To::Any, rpc::request::<ShellBarrier_>(&request));
-            match wait_for(&client, &mut pending, &self.signals)? {
+            match wait_for(&mut pending, &self.signals)? {
                 Ok(_) => return Ok(()),
                 Err(error) if error.errno == Errno::EIO => {
                     return Err(Failure { code: 1, text: None });
