@@ -7,6 +7,7 @@
 mod append;
 mod cut;
 mod deliver;
+mod stale;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -44,8 +45,10 @@ pub enum WatchWait {
     Retry(u64),
     /// The key of a watcher, by its number.
     Lookup(u64),
-    /// A piece of a value of a watcher, and which one.
-    Piece(u64, usize),
+    /// A piece of a value of a watcher: of which reading, and which one.
+    Piece(u64, u64, usize),
+    /// The root of the namespace of a watcher whose version is gone.
+    Renew(u64),
 }
 
 /// A root that a watcher has yet to be shown.
@@ -67,8 +70,8 @@ enum State {
     Loading(Pieces),
     /// The leader could not be reached for the next version.
     Cut,
-    /// Objects of the newest version known here are gone: the leader is asked for a later one.
-    Stale(RpcError),
+    /// Its version is gone, with this error; the leader is asked for a newer one.
+    Stale { listed: bool, error: RpcError },
     /// All is shown; `absent` while the key does not exist yet.
     Idle { absent: bool },
 }
@@ -349,21 +352,8 @@ impl WatchService {
             watcher.state = State::NoNamespace;
             return;
         }
-        if error.errno == Errno::ENOTRECOVERABLE && cx.rank() > 0 && watcher.endures() {
-            // So old that its objects are gone: a later one is there.
-            if !watcher.queue.is_empty() {
-                return self.go_on(cx, id, false);
-            }
-            // Or one that changed other keys, in which this one is as it was.
-            let newest = self.monitors.get(&watcher.namespace).and_then(|it| it.root.as_ref());
-            if let Some((seq, rootref)) = newest
-                && watcher.seq < Some(*seq)
-            {
-                watcher.seq = Some(*seq);
-                return Self::read_at(cx, id, watcher, false, *seq, rootref);
-            }
-            // Or one after which came others, of which nothing was heard here yet.
-            return self.stale(cx, id, error);
+        if error.errno == Errno::ENOTRECOVERABLE {
+            return self.gone(cx, id, error);
         }
         if cut::is_cut(&error) && watcher.endures() && cx.rank() > 0 {
             return Self::park(cx, id, watcher);
@@ -481,7 +471,8 @@ impl Service for WatchService {
     fn on_reply(&mut self, cx: &mut Context<'_>, wait: WatchWait, reply: Reply) {
         match wait {
             WatchWait::Lookup(id) => self.looked_up(cx, id, &reply),
-            WatchWait::Piece(id, at) => self.piece(cx, id, at, &reply),
+            WatchWait::Piece(id, round, at) => self.piece(cx, (id, round, at), &reply),
+            WatchWait::Renew(id) => self.renewed(cx, id, &reply),
             WatchWait::Resync(name) => self.resynced(cx, &name, &reply),
             WatchWait::Retry(_) => {}
             WatchWait::Getroot(name) => {

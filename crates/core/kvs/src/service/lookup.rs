@@ -29,7 +29,7 @@ const VALUE_MAX: usize = 512 << 20;
 /// Pieces of one value that are loaded at a time.
 const WINDOW: usize = 64;
 
-/// Times that a lookup of a follower begins again, since what it needs was collected. Each time it
+/// Times that a lookup begins again, since what it needs was collected. Each time it
 /// took longer than collections leave a reader.
 const TRIES: u32 = 4;
 
@@ -261,12 +261,11 @@ impl KvsService {
         self.drive(cx, id, reading);
     }
 
-    /// An object that a lookup needs is gone. A follower that was cut off, or is far away, may have
-    /// begun at a root which nobody else remembers: it begins again at the leader's.
+    /// An object that a lookup needs is gone. A lookup that takes long, or a follower that was cut
+    /// off, may have begun at a root which nobody else remembers: it begins again at the leader's.
     fn lookup_stale(&mut self, cx: &mut Context<'_>, id: u64, error: KvsError) {
         let Some(mut reading) = self.readings.remove(&id) else { return };
-        if self.rank > 0
-            && matches!(error, KvsError::BadObject { .. })
+        if matches!(error, KvsError::BadObject { .. })
             && reading.tries > 0
             && let Some((name, _)) = reading.place.clone()
         {
@@ -276,6 +275,9 @@ impl KvsService {
             reading.gather = None;
             let id = self.ticket();
             self.readings.insert(id, reading);
+            if self.rank == 0 {
+                return self.lookup_on(cx, id);
+            }
             return self.ask(cx, name, Parked::Lookup(id));
         }
         reading.fail(cx, error);

@@ -47,6 +47,12 @@ pub(super) fn appended(seen: &Seen, object: Treeobj) -> Result<Appended, RpcErro
         {
             Ok(joined(new))
         }
+        // It is short.
+        (Seen::Refs(_), Treeobj::Val(new)) => {
+            let new = Bytes::from(new);
+            let pieces = vec![Piece::Data(new.clone())];
+            Ok(Appended { pieces, seen: Seen::Val(new), joined: true })
+        }
         (Seen::Val(old), Treeobj::Valref(new))
             if !new.first().is_some_and(|first| first.addresses(old)) =>
         {

@@ -10,7 +10,7 @@ use flux_api::{Body, RpcError};
 use flux_proto::{Errno, Message};
 use flux_svc::{Level, Reply, To};
 
-use super::{Context, Monitor, State, WatchService, WatchWait, Watcher};
+use super::{Context, State, WatchService, WatchWait, Watcher};
 
 /// Time after which what failed for want of a way is tried again, in microseconds: in case nobody
 /// tells that the way is back.
@@ -28,15 +28,6 @@ impl Watcher {
     }
 }
 
-/// Asks the leader where it stands with a namespace.
-fn compare(cx: &mut Context<'_>, name: &str, monitor: &mut Monitor) {
-    let known = monitor.root.as_ref().map_or(-1, |(seq, _)| *seq);
-    monitor.behind = Some(monitor.behind.map_or(known, |behind| behind.min(known)));
-    // Not the store of this rank, which asks at the same time.
-    let body = NamespaceRequest { namespace: name.to_string(), flags: 0 };
-    cx.call::<Getroot>(To::Rank(0), &body, WatchWait::Resync(name.to_string()));
-}
-
 impl WatchService {
     /// A lookup of a watcher did not reach the leader.
     pub(super) fn park(cx: &mut Context<'_>, id: u64, watcher: &mut Watcher) {
@@ -47,43 +38,15 @@ impl WatchService {
     /// The way to the leader is back: compares every namespace, and goes on with what was cut.
     pub(super) fn resync(&mut self, cx: &mut Context<'_>) {
         for (name, monitor) in &mut self.monitors {
-            compare(cx, name, monitor);
+            let known = monitor.root.as_ref().map_or(-1, |(seq, _)| *seq);
+            monitor.behind = Some(monitor.behind.map_or(known, |behind| behind.min(known)));
+            // Not the store of this rank, which asks at the same time.
+            let body = NamespaceRequest { namespace: name.clone(), flags: 0 };
+            cx.call::<Getroot>(To::Rank(0), &body, WatchWait::Resync(name.clone()));
         }
         let ids: Vec<u64> = self.watchers.keys().copied().collect();
         for id in ids {
             self.retry(cx, id);
-        }
-    }
-
-    /// A version of which objects are gone is the newest that is known here: is it the leader's?
-    pub(super) fn stale(&mut self, cx: &mut Context<'_>, id: u64, error: RpcError) {
-        let Some(watcher) = self.watchers.get_mut(&id) else { return };
-        watcher.state = State::Stale(error);
-        if let Some(monitor) = self.monitors.get_mut(&watcher.namespace) {
-            compare(cx, &watcher.namespace, monitor);
-        }
-    }
-
-    /// The leader has said which version of a namespace is the newest, or could not be asked.
-    fn refresh(&mut self, cx: &mut Context<'_>, name: &str, asked: bool) {
-        let Some(monitor) = self.monitors.get(name) else { return };
-        let newest = monitor.root.clone();
-        for id in monitor.watchers.clone() {
-            let Some(watcher) = self.watchers.get_mut(&id) else { continue };
-            let State::Stale(error) = &watcher.state else { continue };
-            match &newest {
-                _ if !asked => Self::park(cx, id, watcher),
-                Some((seq, rootref)) if watcher.seq < Some(*seq) => {
-                    watcher.queue.clear();
-                    watcher.seq = Some(*seq);
-                    Self::read_at(cx, id, watcher, false, *seq, rootref);
-                }
-                // It is missing from what everybody else sees, too.
-                _ => {
-                    let error = error.clone();
-                    self.end(cx, id, error);
-                }
-            }
         }
     }
 
@@ -111,10 +74,7 @@ impl WatchService {
         let root = match reply.decode::<Getroot>() {
             Ok(root) => root,
             Err(error) if error.errno == Errno::EOPNOTSUPP => return self.removed(cx, name),
-            Err(error) => {
-                cx.log(Level::Debug, format!("root of '{name}': {error}"));
-                return self.refresh(cx, name, false);
-            }
+            Err(error) => return cx.log(Level::Debug, format!("root of '{name}': {error}")),
         };
         let Some(monitor) = self.monitors.get_mut(name) else { return };
         let Some(behind) = monitor.behind.take() else { return };
@@ -129,7 +89,6 @@ impl WatchService {
         let Some((seq, rootref)) = monitor.root.clone() else { return };
         let due: BTreeMap<u64, bool> = monitor.watchers.iter().map(|id| (*id, false)).collect();
         self.show(cx, due, seq, &rootref);
-        self.refresh(cx, name, true);
     }
 
     /// An event, as it comes from the leader.

@@ -25,15 +25,19 @@ const VALUE_MAX: usize = 512 << 20;
 #[derive(Debug)]
 pub(super) struct Pieces {
     /// Each piece is answered by itself; otherwise all of them as one.
-    stream: bool,
+    pub(super) stream: bool,
+    /// Tells this reading from others of the same watcher.
+    round: u64,
     pieces: Vec<Piece>,
     next: usize,
     outstanding: usize,
     sent: usize,
     /// Pieces that the leader could not be asked for.
     again: Vec<usize>,
-    /// They are the whole value once more, of which this was seen.
-    joined: Option<Seen>,
+    /// They are the whole value once more.
+    pub(super) joined: bool,
+    /// What was seen before.
+    pub(super) before: Seen,
 }
 
 pub(super) fn directory() -> RpcError {
@@ -74,11 +78,16 @@ impl WatchService {
     fn pieces(&mut self, cx: &mut Context<'_>, id: u64, object: Treeobj) {
         let Some(watcher) = self.watchers.get_mut(&id) else { return };
         let stream = watcher.has(STREAM);
-        let mut joined = None;
-        let pieces = if stream {
+        let mut joined = false;
+        let mut before = Seen::Nothing;
+        // A stream that goes on in a later version has seen something.
+        let pieces = if stream && watcher.seen == Seen::Nothing {
             match object {
                 Treeobj::Val(data) => Ok(vec![Piece::Data(data.into())]),
-                Treeobj::Valref(refs) => Ok(refs.into_iter().map(Piece::Ref).collect()),
+                Treeobj::Valref(refs) => {
+                    watcher.seen = Seen::Refs(refs.clone());
+                    Ok(refs.into_iter().map(Piece::Ref).collect())
+                }
                 Treeobj::Dir(_) | Treeobj::Dirref(_) => Err(directory()),
                 Treeobj::Symlink { .. } => {
                     Err(RpcError::new(Errno::EINVAL, "symlink cannot be streamed"))
@@ -87,28 +96,44 @@ impl WatchService {
         } else {
             append::appended(&watcher.seen, object).map(|new| {
                 let Appended { pieces, seen, joined: again } = new;
-                let before = std::mem::replace(&mut watcher.seen, seen);
-                joined = again.then_some(before);
+                before = std::mem::replace(&mut watcher.seen, seen);
+                joined = again;
                 pieces
             })
         };
         match pieces {
             Err(error) => self.end(cx, id, error),
-            Ok(pieces) if pieces.is_empty() => self.go_on(cx, id, false),
+            Ok(pieces) if pieces.is_empty() => self.shown(cx, id, stream),
             Ok(pieces) => {
-                let again = Vec::new();
-                let pieces =
-                    Pieces { stream, pieces, next: 0, outstanding: 0, sent: 0, again, joined };
-                watcher.state = State::Loading(pieces);
+                self.next += 1;
+                watcher.state = State::Loading(Pieces {
+                    stream,
+                    round: self.next,
+                    pieces,
+                    next: 0,
+                    outstanding: 0,
+                    sent: 0,
+                    again: Vec::new(),
+                    joined,
+                    before,
+                });
                 self.load_more(cx, id);
             }
         }
     }
 
-    pub(super) fn piece(&mut self, cx: &mut Context<'_>, id: u64, at: usize, reply: &Reply) {
+    pub(super) fn piece(
+        &mut self,
+        cx: &mut Context<'_>,
+        (id, round, at): (u64, u64, usize),
+        reply: &Reply,
+    ) {
         let Some(watcher) = self.watchers.get_mut(&id) else { return };
         let endures = watcher.endures() && cx.rank() > 0;
         let State::Loading(loading) = &mut watcher.state else { return };
+        if loading.round != round {
+            return;
+        }
         match reply.decode::<Load>() {
             Ok(Raw(data)) => {
                 loading.outstanding -= 1;
@@ -129,7 +154,12 @@ impl WatchService {
                 };
                 let text =
                     format!("kvs-watch: cannot load a piece of key '{}': {error}", watcher.key);
-                self.end(cx, id, RpcError::new(errno, text));
+                let error = RpcError::new(errno, text);
+                if errno == Errno::ENOTRECOVERABLE {
+                    self.gone(cx, id, error);
+                } else {
+                    self.end(cx, id, error);
+                }
             }
         }
     }
@@ -142,7 +172,8 @@ impl WatchService {
             if let Some(Piece::Ref(blobref)) = loading.pieces.get(at) {
                 loading.outstanding += 1;
                 let digest = Bytes::copy_from_slice(blobref.digest());
-                cx.call::<Load>(To::Any, &Raw(digest), WatchWait::Piece(id, at));
+                let wait = WatchWait::Piece(id, loading.round, at);
+                cx.call::<Load>(To::Any, &Raw(digest), wait);
             }
         }
     }
@@ -157,14 +188,16 @@ impl WatchService {
             if let Piece::Ref(blobref) = loading.pieces[at] {
                 loading.outstanding += 1;
                 let digest = Bytes::copy_from_slice(blobref.digest());
-                cx.call::<Load>(To::Any, &Raw(digest), WatchWait::Piece(id, at));
+                let wait = WatchWait::Piece(id, loading.round, at);
+                cx.call::<Load>(To::Any, &Raw(digest), wait);
             }
         }
-        if loading.stream {
+        if loading.stream && !loading.joined {
             while loading.sent < loading.next {
                 let Piece::Data(data) = &mut loading.pieces[loading.sent] else { break };
                 let data = std::mem::take(data);
                 loading.sent += 1;
+                watcher.lengths.push(data.len());
                 watcher.answer.item(cx, &LookupResponse { val: value_object(&data) });
                 watcher.answered = true;
             }
@@ -195,16 +228,17 @@ impl WatchService {
         }
         let data = parts.concat();
         let mut begin = 0;
-        if let Some(seen) = loading.joined.take() {
-            match append::beyond(&data, &seen, &watcher.lengths) {
+        if loading.joined {
+            match append::beyond(&data, &loading.before, &watcher.lengths) {
                 Ok(length) => begin = length,
                 Err(error) => return self.end(cx, id, error),
             }
             watcher.lengths.clear();
         }
         watcher.lengths.extend(parts.iter().map(Bytes::len));
+        let stream = loading.stream;
         if begin > 0 && begin == data.len() {
-            return self.go_on(cx, id, false);
+            return self.shown(cx, id, stream);
         }
         let data = data.get(begin..).unwrap_or_default();
         watcher.answer.item(cx, &LookupResponse { val: value_object(data) });
@@ -212,6 +246,14 @@ impl WatchService {
             cx.send(Message::response_to(watcher.answer.head()));
         }
         watcher.answered = true;
-        self.go_on(cx, id, false);
+        self.shown(cx, id, stream);
+    }
+
+    fn shown(&mut self, cx: &mut Context<'_>, id: u64, stream: bool) {
+        if stream {
+            self.end(cx, id, Errno::ENODATA);
+        } else {
+            self.go_on(cx, id, false);
+        }
     }
 }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::KvsService;
-use crate::service::tests::{Store, append, object, put, send, unlink};
+use crate::service::tests::{Store, append, lookup_flags, object, put, send, unlink};
 
 /// A watch service beside a store service on rank 0.
 struct Pair {
@@ -42,7 +42,10 @@ impl Pair {
                     self.loads += 1;
                     let digest = request.payload.clone().unwrap();
                     let blobref = Blobref::from_digest(HashAlg::Sha1, &digest).unwrap();
-                    self.watch.reply_raw(&request, self.store.blobs[&blobref].clone());
+                    match self.store.blobs.get(&blobref) {
+                        Some(blob) => self.watch.reply_raw(&request, blob.clone()),
+                        None => self.watch.fail(&request, Errno::ENOENT),
+                    }
                 } else {
                     request.push_route("watch".into());
                     self.kvs.deliver(request);
@@ -519,4 +522,96 @@ fn a_collected_version_is_the_newest_only_when_the_leader_says_so() {
     pair.watch.fail(&again, Errno::ENOTRECOVERABLE);
     pair.run();
     assert_eq!(pair.answers(a), ["3"]);
+}
+
+/// The first pieces that a log has by now.
+fn pieces_of(pair: &mut Pair) -> Vec<Blobref> {
+    match lookup_flags(&mut pair.store, &mut pair.kvs, "log", TREEOBJ).unwrap() {
+        Treeobj::Valref(names) => names,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A log of pieces `0.` to `19.`, of which some are asked for, becomes one value of 21 pieces and
+/// its former ones are collected before they are answered.
+fn a_log_is_collected_while_it_is_read(mut pair: Pair, flags: u32, heard: bool) -> Vec<String> {
+    for n in 0..20 {
+        pair.commit(&[append("log", &format!("{n}."))]);
+    }
+    let body = json!({ "namespace": "primary", "key": "log", "flags": flags });
+    let tag = pair.watch.stream("kvs-watch.lookup", body);
+    // The lookup and the first three pieces are answered.
+    let mut answered = 0;
+    while answered < 3 {
+        let load = pair.watch.requests.iter().position(|it| it.topic() == "content.load");
+        if let Some(at) = load {
+            let load = pair.watch.requests.remove(at).unwrap();
+            let digest = load.payload.clone().unwrap();
+            let name = Blobref::from_digest(HashAlg::Sha1, &digest).unwrap();
+            pair.watch.reply_raw(&load, pair.store.blobs[&name].clone());
+            answered += 1;
+        } else {
+            let mut request = pair.watch.requests.pop_front().unwrap();
+            request.push_route("watch".into());
+            pair.kvs.deliver(request);
+            pair.store.serve(&mut pair.kvs);
+            while let Some(mut response) = pair.kvs.responses.pop_front() {
+                response.pop_route();
+                pair.watch.deliver(response);
+            }
+        }
+    }
+    let old = pieces_of(&mut pair);
+    let whole: String = (0..21).map(|n| format!("{n}.")).collect();
+    if heard {
+        let tag = send(&mut pair.kvs, &[put("log", &whole)]);
+        pair.store.serve(&mut pair.kvs);
+        pair.kvs.response(tag).unwrap();
+    } else {
+        pair.unheard(&[put("log", &whole)]);
+    }
+    for name in old {
+        pair.store.blobs.remove(&name);
+    }
+    pair.run();
+    pair.answers(tag)
+}
+
+#[test]
+fn a_watched_log_that_was_collected_while_it_was_read_is_read_in_a_newer_version() {
+    let whole: String = (0..21).map(|n| format!("{n}.")).collect();
+    for heard in [true, false] {
+        for pair in [Pair::follower(), Pair::new()] {
+            let answers = a_log_is_collected_while_it_is_read(pair, WATCH | WATCH_APPEND, heard);
+            assert_eq!(answers.join("|"), whole, "{heard}");
+        }
+    }
+}
+
+#[test]
+fn a_stream_whose_pieces_were_collected_goes_on_in_a_newer_version() {
+    for heard in [true, false] {
+        let answers = a_log_is_collected_while_it_is_read(Pair::follower(), STREAM, heard);
+        let mut wanted: Vec<String> = ["0.", "1.", "2."].map(String::from).into();
+        wanted.push((3..21).map(|n| format!("{n}.")).collect());
+        wanted.push("ENODATA".to_string());
+        assert_eq!(answers, wanted, "{heard}");
+    }
+}
+
+#[test]
+fn a_watched_log_whose_pieces_are_lost_for_good_is_an_error() {
+    let mut pair = Pair::follower();
+    pair.commit(&[put("log", "x"), put("a", "1")]);
+    let log = pair.watch("log", WATCH | WATCH_APPEND);
+    assert_eq!(pair.answers(log), ["x"]);
+    let tag = send(&mut pair.kvs, &[append("log", "y")]);
+    pair.store.serve(&mut pair.kvs);
+    pair.kvs.response(tag).unwrap();
+    for name in pieces_of(&mut pair) {
+        pair.store.blobs.remove(&name);
+    }
+    pair.run();
+    assert_eq!(pair.answers(log), ["ENOTRECOVERABLE"]);
+    pair.watch.finish();
 }

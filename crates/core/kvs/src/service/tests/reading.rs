@@ -137,3 +137,26 @@ fn paused_roots_are_held_back() {
     assert_eq!(lookup(&mut store, &mut rig, "new"), Ok("1".into()));
     rig.finish();
 }
+
+#[test]
+fn a_lookup_of_the_leader_whose_version_was_collected_begins_again_at_the_newest() {
+    let (mut store, _) = filled();
+    // A leader that has nothing in its memory.
+    let mut rig = store.start();
+    let body = json!({ "key": "long", "flags": 0, "namespace": "primary" });
+    let first = rig.request("kvs.lookup", body.clone());
+    let second = rig.request("kvs.lookup", body);
+    assert!(store.serve_one(&mut rig));
+    let slow = rig.expect("content.load");
+    assert_eq!(commit(&mut store, &mut rig, &[put("long", "new")]), Ok(2));
+    rig.fail(&slow, Errno::ENOENT);
+    for tag in [first, second] {
+        assert_eq!(rig.response(tag).unwrap()["val"], val("new"));
+    }
+    // What is gone from the newest version is gone.
+    commit(&mut store, &mut rig, &[put("long", &"y".repeat(100))]).unwrap();
+    let mut rig = store.start();
+    store.blobs.remove(&HashAlg::Sha1.hash("y".repeat(100).as_bytes()));
+    assert_eq!(lookup(&mut store, &mut rig, "long"), Err(Errno::ENOTRECOVERABLE));
+    rig.finish();
+}
