@@ -141,13 +141,22 @@ bodies! {
         /// Blobrefs of directories that are alive beside the newest checkpoint: those of readers.
         #[serde(default)]
         pub pins: Vec<String>,
+        /// Looks only into what was stored lately: what passes before have found alive is taken to
+        /// live.
+        #[serde(default)]
+        pub young: bool,
+        /// How long a blob is kept that was stored by itself, so that a commit can refer to it, in
+        /// microseconds; without it, for ever.
+        #[serde(default)]
+        pub grace_us: Option<u64>,
     }
 
     /// What a pass has done. A blob is deleted by the first pass that, as the pass before it, did
-    /// not reach it, and only if it was not stored since the pass before began.
+    /// not reach it, and only if it was not stored since the pass before began. A young pass
+    /// looks only at what was stored lately, unless the one before it was none.
     #[derive(Default)]
     pub struct Collected {
-        /// Blobs that are alive: reached by this pass, or stored since it began.
+        /// Blobs looked at that are alive: reached by this pass, or stored since it began.
         pub live: u64,
         /// Their bytes in the file.
         pub live_bytes: u64,
@@ -170,10 +179,13 @@ bodies! {
         pub file_bytes: u64,
         /// Bytes of pages in it that are free.
         pub free_bytes: u64,
-        /// Bytes of blobs that the last collection found alive; 0 before the first.
+        /// Bytes of blobs that the last pass that looked at all of them found alive; 0 before it.
         pub live_bytes: u64,
-        /// Bytes of blobs that were added since.
+        /// Bytes of blobs that were added since the last pass began.
         pub added_bytes: u64,
+        /// Bytes of blobs beside both, that young passes have left standing.
+        #[serde(default)]
+        pub settled_bytes: u64,
     }
 
     /// A file for a copy of the store.
@@ -190,9 +202,9 @@ bodies! {
         pub bytes: u64,
     }
 
-    /// A root that a reader walks.
+    /// A root that a reader walks, or word that blobs are stored which a commit will refer to.
     pub struct PinRequest {
-        /// Blobref of a directory.
+        /// Blobref of a directory. Empty, it means whatever is stored by itself from now on.
         pub rootref: String,
     }
 
@@ -225,7 +237,7 @@ api! {
         CheckpointPut_ = "content.checkpoint-put", owner, unary, CheckpointPut => Empty;
         /// Deletes blobs that nothing refers to and shrinks the file. Rank 0 only.
         Collect = "content.collect", owner, unary, CollectRequest => Collected;
-        /// Keeps what a root refers to until its client leaves. One empty response says that it
+        /// Keeps what a root refers to, or what is stored by itself, until its client leaves. One empty response says that it
         /// holds. Rank 0 only.
         Pin = "content.pin", owner, streaming, PinRequest => Empty;
         /// Whether the store takes writes. Rank 0 only.

@@ -171,6 +171,18 @@ pub const KEYS: &[Key] = &[
         "FULL",
         "what is acknowledged is always on disk.",
     ),
+    live(
+        "content.gc",
+        Kind::Flag,
+        "true",
+        "The store is collected as it needs it; otherwise only by `flux gc`.",
+    ),
+    live(
+        "content.gc-grace",
+        Kind::Duration,
+        "10s",
+        "How long a blob is kept that was stored by itself, and that no commit refers to yet.",
+    ),
     fixed("cron.directory", Kind::Text, "", "Directory of crontab files."),
     live("epilog.cancel-on-exception", Kind::Flag, "false", "An exception ends it."),
     live(

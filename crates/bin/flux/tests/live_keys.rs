@@ -386,6 +386,8 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ),
     ("job-manager.guest-max-active-bytes", "manager: tests::access; multiuser: exhaustion.rs"),
     ("job-manager.guest-max-active-jobs", "manager: tests::access; multiuser: exhaustion.rs"),
+    ("content.gc", "content: tests::settings_follow_the_configuration"),
+    ("content.gc-grace", "content: tests::settings_follow_the_configuration"),
     ("kvs.guest-namespace-max", "kvs: service::tests::namespaces; multiuser: exhaustion.rs"),
     ("ingest.buffer-size", "ingest: tests; multiuser: exhaustion.rs"),
     ("kvs.transaction-merge", "kvs: service::tests::writing"),

@@ -211,3 +211,43 @@ fn a_dump_at_the_end_is_restored_at_the_start() {
          NNNNNNNN_NNNNNN.tgz\nRESTORE\n8\nNNNNNNNN_NNNNNN.tgz\n9",
     );
 }
+
+/// The way down across a change of the format: what a dump holds has none.
+#[test]
+fn history_and_queue_go_through_a_dump_into_a_new_state_directory() {
+    let list =
+        "flux jobs -a --no-header -o '{id.dec} {name} {status_abbrev} {urgency} {t_submit}' |
+            sort -n";
+    let before = "flux run true; flux run seq 1 400 >/dev/null; flux run false 2>/dev/null
+        flux queue stop >/dev/null; flux submit --quiet --urgency=20 sleep 0
+        flux submit --quiet echo later; flux submit --quiet --urgency=hold echo never
+        flux kvs put mine=1; sh list.sh >before";
+    let after = "sh list.sh >after; cut -d' ' -f2-4 after
+        flux kvs get mine; flux queue status
+        flux job attach $(grep ' seq ' after | cut -d' ' -f1) | tail -n 1
+        flux queue start >/dev/null
+        flux job attach $(grep ' echo .* 16 ' after | cut -d' ' -f1)
+        next=$(flux job id --to=dec $(flux submit true))
+        test $next -gt $(tail -n 1 after | cut -d' ' -f1); echo newer: $?
+        flux cancel $(grep ' 0 ' after | cut -d' ' -f1); flux queue drain";
+    let directory = tempfile::tempdir().unwrap();
+    for (name, text) in [("list.sh", list), ("before.sh", before), ("after.sh", after)] {
+        std::fs::write(directory.path().join(name), text).unwrap();
+    }
+    let script = format!(
+        "mkdir state new; {START} sh before.sh; flux dump -q --statedir=state all.tgz
+         printf '\\0\\0\\0\\143' | dd of=state/content.sqlite bs=1 seek=60 conv=notrunc 2>/dev/null
+         {START} true; echo $?
+         flux restore -q --statedir=new all.tgz; flux start -Sstatedir=$PWD/new sh after.sh
+         cmp before after && echo the same"
+    );
+    let text = shell(directory.path(), &script);
+    let text = text.replace(&directory.path().display().to_string(), "TOP");
+    assert_eq!(
+        text,
+        "flux-broker: TOP/state/content.sqlite: format 99 is newer than this release knows (3): \
+         start the release that wrote it, or take its flux dump into a new state directory\n1\n\
+         true CD 16\nseq CD 16\nfalse F 16\nsleep S 20\necho S 16\necho S 0\n\
+         1\nJob submission is enabled\nScheduling is stopped\n400\nlater\nnewer: 0\nthe same\n"
+    );
+}

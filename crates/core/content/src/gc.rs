@@ -1,8 +1,11 @@
 //! When the store collects what nothing refers to any more.
 //!
-//! A pass is due when the store has grown by a fifth of what the last pass found alive. Passes
-//! are at least the grace time apart: a blob outlives its last reference, or the moment it was
-//! stored, by that time at least, since it is deleted by the second pass that does not reach it.
+//! A young pass is due when the store has grown by a tenth of what lives; it looks only at what
+//! was stored lately, where most of the garbage is. A thorough one is due when what young passes
+//! have left standing is a sixth of what lives, and now and then while there are commits; the pass
+//! that deletes what it has not reached follows. Passes are at least two seconds apart: a blob
+//! outlives its last reference by that time at least, since it is deleted by the second pass that
+//! does not reach it. A blob that was stored by itself is kept for the grace time.
 //!
 //! Pure bookkeeping: the service asks it what to do next.
 
@@ -19,7 +22,8 @@ use serde_json::{Map, Value};
 pub struct GcSettings {
     /// Whether passes are made without being asked for (`[content] gc`).
     pub auto: bool,
-    /// Least time between the begins of two passes, in microseconds (`[content] gc-grace`).
+    /// How long a blob is kept that no commit refers to yet, in microseconds (`[content]
+    /// gc-grace`). Passes are not further apart than this by themselves.
     pub grace_us: u64,
     /// Bytes by which the store must have grown before a pass is worth its work.
     pub growth: u64,
@@ -29,12 +33,26 @@ pub struct GcSettings {
 
 impl Default for GcSettings {
     fn default() -> Self {
-        Self { auto: true, grace_us: 10_000_000, growth: 4 << 20, commits: 0 }
+        Self { auto: true, grace_us: 10_000_000, growth: 512 << 10, commits: 0 }
     }
 }
 
-/// A pass is due when the growth is one part in so many of what lives.
-const GROWTH_PART: u64 = 5;
+/// A young pass is due when the growth is one part in so many of what lives.
+const GROWTH_PART: u64 = 10;
+
+/// A thorough pass is due when what young ones have left is one part in so many of what lives.
+const SETTLED_PART: u64 = 6;
+
+/// The store is looked at when one part in so many of the least growth was written.
+const LOOKS: u64 = 4;
+
+/// Least time between the begins of two passes, in microseconds, unless the grace time is shorter.
+const APART_US: u64 = 2_000_000;
+
+/// While there are commits a thorough pass is made after this time, in microseconds, or after so
+/// many times the time that the last one took: where jobs are purged, little is written.
+const THOROUGH_US: u64 = 60_000_000;
+const THOROUGH_TIMES: u64 = 100;
 
 /// Time before a pass that could not be made is tried again, in microseconds.
 const RETRY_US: u64 = 5_000_000;
@@ -93,10 +111,20 @@ pub(crate) struct Gc {
     wanted: Vec<Wanted>,
     /// When the last pass began.
     begun_us: Option<u64>,
-    /// A timer for the next pass is set.
-    armed: bool,
+    /// When the next timer goes off, if one is set.
+    armed_us: Option<u64>,
     /// A pass is due.
     due: bool,
+    /// The next pass is to be thorough.
+    thorough_due: bool,
+    /// The pass that is on its way is thorough.
+    thorough: bool,
+    /// When the last thorough pass began, or the first commit was made before any.
+    thorough_us: Option<u64>,
+    /// How long it took.
+    took_us: u64,
+    /// There were commits since it began.
+    stirred: bool,
     /// The store is damaged: nothing is collected unless somebody asks for it.
     broken: bool,
     /// The last pass could not be made.
@@ -113,8 +141,8 @@ pub(crate) enum Next {
     Nothing,
     /// Ask how large the store is.
     Look,
-    /// Make a pass.
-    Pass,
+    /// Make a pass, thorough or not.
+    Pass(bool),
     /// Ask again after so many microseconds.
     Later(u64),
 }
@@ -124,6 +152,7 @@ impl Gc {
     pub(crate) fn wrote(&mut self, bytes: u64, commit: bool) {
         self.written += bytes;
         self.commits += u64::from(commit);
+        self.stirred |= commit;
     }
 
     pub(crate) fn want(&mut self, answer: Answer<Collect>, thorough: bool) {
@@ -138,37 +167,57 @@ impl Gc {
         }
         let may = self.settings.auto && !self.broken;
         if may && self.settings.commits > 0 && self.commits >= self.settings.commits {
-            self.due = true;
+            (self.due, self.thorough_due) = (true, true);
+        }
+        let begun = if self.stirred { *self.thorough_us.get_or_insert(now_us) } else { now_us };
+        let thorough_at = begun + THOROUGH_US.max(self.took_us * THOROUGH_TIMES);
+        if may && self.stirred && now_us >= thorough_at {
+            (self.due, self.thorough_due) = (true, true);
         }
         if !self.wanted.is_empty() || (self.due && may) {
             let since = self.begun_us.map_or(u64::MAX, |begun| now_us.saturating_sub(begun));
-            let apart = self.settings.grace_us.max(if self.failed { RETRY_US } else { 0 });
+            let apart = self.settings.grace_us.min(APART_US);
+            let apart = apart.max(if self.failed { RETRY_US } else { 0 });
             if since < apart {
-                if self.armed {
-                    return Next::Nothing;
-                }
-                self.armed = true;
-                return Next::Later(apart - since);
+                return self.later(now_us, apart - since);
             }
             self.busy = true;
             self.due = false;
+            self.thorough = !self.wanted.is_empty() || self.thorough_due;
+            if self.thorough {
+                self.thorough_due = false;
+                self.thorough_us = Some(now_us);
+                self.stirred = false;
+            }
             self.commits = 0;
             self.written = 0;
             self.begun_us = Some(now_us);
             self.served = std::mem::take(&mut self.wanted);
-            return Next::Pass;
+            return Next::Pass(self.thorough);
         }
-        if may && self.written >= self.settings.growth / GROWTH_PART {
+        if may && self.written >= self.settings.growth / LOOKS {
             self.busy = true;
             self.written = 0;
             return Next::Look;
         }
+        if may && self.stirred {
+            return self.later(now_us, thorough_at - now_us);
+        }
         Next::Nothing
     }
 
-    /// The timer of [`Next::Later`].
+    /// Asks for a timer, unless one goes off before that.
+    fn later(&mut self, now_us: u64, us: u64) -> Next {
+        if self.armed_us.is_some_and(|at| at <= now_us + us) {
+            return Next::Nothing;
+        }
+        self.armed_us = Some(now_us + us);
+        Next::Later(us)
+    }
+
+    /// A timer of [`Next::Later`].
     pub(crate) fn rang(&mut self) {
-        self.armed = false;
+        self.armed_us = None;
     }
 
     /// The size of the store came.
@@ -181,19 +230,31 @@ impl Gc {
             info.added_bytes >= self.settings.growth
                 && info.added_bytes >= info.live_bytes / GROWTH_PART
         };
+        if info.settled_bytes >= self.settings.growth
+            && info.settled_bytes >= info.live_bytes / SETTLED_PART
+        {
+            (self.due, self.thorough_due) = (true, true);
+        }
     }
 
     /// A pass is over; who asked for it, with what they are told.
     pub(crate) fn passed(
         &mut self,
+        now_us: u64,
         result: &Result<Collected, RpcError>,
     ) -> Vec<(Answer<Collect>, Result<Collected, RpcError>)> {
         self.busy = false;
         let trouble = result.as_ref().err().map(|error| error.errno);
         // Something else went on, or the disk is full: later.
         self.failed = matches!(trouble, Some(Errno::EBUSY | Errno::ENOSPC));
-        // The first pass since the start deletes nothing, so that a second one follows it.
-        self.due |= self.failed || (trouble.is_none() && !self.passed);
+        // The first pass since the start, and a thorough one, delete nothing that is old, so that
+        // another follows it.
+        let first = self.thorough && self.served.is_empty() || !self.passed;
+        self.due |= self.failed || (trouble.is_none() && first);
+        self.thorough_due |= self.failed && self.thorough;
+        if self.thorough {
+            self.took_us = now_us.saturating_sub(self.thorough_us.unwrap_or(now_us));
+        }
         self.passed |= trouble.is_none();
         self.broken = trouble.is_some() && !self.failed;
         let mut over = Vec::new();

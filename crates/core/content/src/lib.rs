@@ -213,7 +213,9 @@ impl ContentService {
     fn pin(&mut self, cx: &mut Cx<'_, Wait>, call: Call<Pin>) {
         let Some(call) = Self::only_leader(cx, call) else { return };
         let rootref = call.request.rootref;
-        if let Err(error) = rootref.parse::<Blobref>() {
+        if let Err(error) = rootref.parse::<Blobref>()
+            && !rootref.is_empty()
+        {
             return call.answer.err(cx, RpcError::new(Errno::EPROTO, error.to_string()));
         }
         if self.gc.pins.len() >= PINS_MAX {
@@ -242,9 +244,16 @@ impl ContentService {
             Next::Look => {
                 cx.call::<BackingGcInfo>(To::Rank(0), &AnyObject::default(), Wait::Size);
             }
-            Next::Pass => {
-                let pins = self.gc.pins.values().map(|(_, root)| root.clone()).collect();
-                cx.call::<BackingCollect>(To::Rank(0), &CollectPass { pins }, Wait::Pass);
+            Next::Pass(thorough) => {
+                let mut pins: Vec<String> =
+                    self.gc.pins.values().map(|(_, root)| root.clone()).collect();
+                let count = pins.len();
+                pins.retain(|root| !root.is_empty());
+                // Somebody stores what is not committed before its end.
+                let held = pins.len() < count;
+                let grace_us = (!held).then_some(self.gc.settings.grace_us);
+                let pass = CollectPass { pins, young: !thorough, grace_us };
+                cx.call::<BackingCollect>(To::Rank(0), &pass, Wait::Pass);
             }
             Next::Later(us) => {
                 cx.timer(us, Wait::PassDue);
@@ -267,7 +276,7 @@ impl ContentService {
                 cx.log(Level::Err, format!("nothing is collected any more: {error}"));
             }
         }
-        for (answer, result) in self.gc.passed(result) {
+        for (answer, result) in self.gc.passed(cx.now_us(), result) {
             answer.respond(cx, result);
         }
         self.advance_gc(cx);

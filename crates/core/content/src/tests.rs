@@ -113,8 +113,11 @@ fn gc_leader(grace_us: u64) -> Rig<ContentService> {
 }
 
 fn commit(rig: &mut Rig<ContentService>, bytes: usize) {
-    let batch = BlobBatch { blobs: vec![Bytes::from(vec![0; bytes])], checkpoint: None };
-    let mut message = flux_api::rpc::request::<Commit>(&batch);
+    commit_batch(rig, &BlobBatch { blobs: vec![Bytes::from(vec![0; bytes])], checkpoint: None });
+}
+
+fn commit_batch(rig: &mut Rig<ContentService>, batch: &BlobBatch) {
+    let mut message = flux_api::rpc::request::<Commit>(batch);
     message.cred = rig.owner();
     message.set_matchtag(5);
     rig.deliver(message);
@@ -133,10 +136,10 @@ fn collected(deleted: u64) -> Value {
 }
 
 #[test]
-fn a_store_that_has_grown_is_collected_and_passes_are_the_grace_time_apart() {
+fn a_store_that_has_grown_is_collected_and_passes_are_seconds_apart() {
     let mut rig = gc_leader(10_000_000);
-    commit(&mut rig, 100);
-    commit(&mut rig, 100);
+    commit(&mut rig, 150);
+    commit(&mut rig, 150);
     let look = rig.expect("content-backing.gc-info");
     rig.reply(&look, info(0, 900, 0, 300));
     assert!(!rig.has_timer());
@@ -147,14 +150,78 @@ fn a_store_that_has_grown_is_collected_and_passes_are_the_grace_time_apart() {
     // The first pass since the start deletes nothing: a second one follows.
     rig.reply(&pass, collected(0));
     assert!(rig.has_timer());
-    rig.advance(10_000_000);
+    rig.advance(2_000_000);
     let pass = rig.expect("content-backing.collect");
+    let asked = pass.json::<Value>().unwrap();
+    assert_eq!((&asked["young"], &asked["grace_us"]), (&json!(true), &json!(10_000_000)));
     rig.reply(&pass, collected(7));
     assert!(!rig.has_timer());
     commit(&mut rig, 1000);
     let look = rig.expect("content-backing.gc-info");
-    rig.reply(&look, info(2, 7000, 6000, 1000));
+    rig.reply(&look, info(2, 11_300, 10_200, 1000));
     assert!(!rig.has_timer());
+    rig.finish();
+}
+
+/// Makes the two passes after the start.
+fn started(rig: &mut Rig<ContentService>) {
+    commit(rig, 1000);
+    let look = rig.expect("content-backing.gc-info");
+    rig.reply(&look, info(0, 8000, 0, 8000));
+    for _ in 0..2 {
+        rig.advance(2_000_000);
+        let pass = rig.expect("content-backing.collect");
+        rig.reply(&pass, collected(0));
+    }
+}
+
+#[test]
+fn what_young_passes_leave_standing_is_looked_at_by_a_thorough_one_and_the_one_after_it() {
+    let mut rig = gc_leader(10_000_000);
+    started(&mut rig);
+    commit(&mut rig, 1000);
+    let look = rig.expect("content-backing.gc-info");
+    let mut found = info(2, 11_000, 8000, 100);
+    found["settled_bytes"] = json!(2000);
+    rig.reply(&look, found);
+    for young in [false, true] {
+        rig.advance(2_000_000);
+        let pass = rig.expect("content-backing.collect");
+        assert_eq!(pass.json::<Value>().unwrap()["young"], json!(young));
+        rig.reply(&pass, collected(0));
+    }
+    assert!(!rig.has_timer());
+    rig.finish();
+}
+
+#[test]
+fn while_there_are_commits_everything_is_looked_at_each_minute() {
+    let mut rig = gc_leader(10_000_000);
+    started(&mut rig);
+    let checkpoint = serde_json::from_value(json!({
+        "version": 1, "rootref": "sha1-0", "sequence": 1, "timestamp": 1.0
+    }));
+    let batch = BlobBatch { blobs: Vec::new(), checkpoint: Some(checkpoint.unwrap()) };
+    commit_batch(&mut rig, &batch);
+    rig.advance(60_000_000);
+    let pass = rig.expect("content-backing.collect");
+    assert_eq!(pass.json::<Value>().unwrap()["young"], json!(false));
+    // It took a second, so that the next one is not in a minute.
+    rig.advance(1_000_000);
+    rig.reply(&pass, collected(3));
+    rig.advance(1_000_000);
+    let pass = rig.expect("content-backing.collect");
+    rig.reply(&pass, collected(4));
+    assert!(!rig.has_timer());
+    commit_batch(&mut rig, &batch);
+    rig.advance(97_000_000);
+    assert!(rig.requests.is_empty());
+    rig.advance(1_000_000);
+    let pass = rig.expect("content-backing.collect");
+    rig.reply(&pass, collected(0));
+    rig.advance(2_000_000);
+    let pass = rig.expect("content-backing.collect");
+    rig.reply(&pass, collected(0));
     rig.finish();
 }
 
@@ -183,7 +250,8 @@ fn roots_of_readers_are_kept_while_they_are_connected() {
     assert!(rig.response(pin).is_ok());
     let tag = rig.request("content.collect", json!({}));
     let pass = rig.expect("content-backing.collect");
-    assert_eq!(pass.json::<Value>().unwrap()["pins"], json!([root]));
+    let asked = pass.json::<Value>().unwrap();
+    assert_eq!((&asked["pins"], &asked["grace_us"]), (&json!([root]), &json!(0)));
     rig.fail(&pass, RpcError::new(Errno::EIO, "blob x is missing"));
     assert_eq!(rig.response(tag).unwrap_err().errno, Errno::EIO);
     let owner = rig.owner();
@@ -200,6 +268,28 @@ fn roots_of_readers_are_kept_while_they_are_connected() {
 }
 
 #[test]
+fn who_stores_before_a_commit_may_take_its_time() {
+    let mut rig = gc_leader(2_000_000);
+    let hold = rig.stream("content.pin", json!({ "rootref": "" }));
+    assert!(rig.response(hold).is_ok());
+    let tag = rig.request("content.collect", json!({}));
+    let pass = rig.expect("content-backing.collect");
+    let asked = pass.json::<Value>().unwrap();
+    assert_eq!((&asked["pins"], &asked["grace_us"]), (&json!([]), &Value::Null));
+    rig.reply(&pass, collected(0));
+    assert!(rig.response(tag).is_ok());
+    let wrong = rig.stream("content.pin", json!({ "rootref": "x" }));
+    assert_eq!(rig.response(wrong).unwrap_err().errno, Errno::EPROTO);
+    let owner = rig.owner();
+    rig.disconnect(owner, "content");
+    rig.advance(2_000_000);
+    let pass = rig.expect("content-backing.collect");
+    assert_eq!(pass.json::<Value>().unwrap()["grace_us"], json!(2_000_000));
+    rig.reply(&pass, collected(0));
+    rig.finish();
+}
+
+#[test]
 fn a_blob_in_the_cache_is_stored_again() {
     let mut rig = leader();
     for tag in 1..3 {
@@ -208,5 +298,31 @@ fn a_blob_in_the_cache_is_stored_again() {
         rig.reply_raw(&backing, HashAlg::Sha1.hash(b"blob").digest().to_vec());
         assert_eq!(rig.responses.pop_front().unwrap().errnum(), Errno::OK);
     }
+    rig.finish();
+}
+
+#[test]
+fn settings_follow_the_configuration() {
+    let mut rig = gc_leader(10_000_000);
+    let set = |rig: &mut Rig<ContentService>, config: Value| {
+        let tag = rig.request("content.config-reload", config);
+        rig.response(tag).is_ok()
+    };
+    assert!(set(&mut rig, json!({ "content": { "gc": false, "gc-grace": "1m" } })));
+    commit(&mut rig, 4000);
+    let tag = rig.request("content.collect", json!({}));
+    let pass = rig.expect("content-backing.collect");
+    assert_eq!(pass.json::<Value>().unwrap()["grace_us"], json!(60_000_000));
+    rig.reply(&pass, collected(0));
+    assert!(rig.response(tag).is_ok());
+    assert!(!rig.has_timer());
+    for wrong in [json!({ "gc": 1 }), json!({ "gc-grace": "soon" })] {
+        assert!(!set(&mut rig, json!({ "content": wrong })));
+    }
+    assert!(set(&mut rig, json!({})));
+    commit(&mut rig, 4000);
+    rig.advance(2_000_000);
+    let pass = rig.expect("content-backing.collect");
+    rig.reply(&pass, collected(0));
     rig.finish();
 }

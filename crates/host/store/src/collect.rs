@@ -33,6 +33,10 @@ const MOVED: usize = 256 << 10;
 /// Part of a run of rows that may be dead without the rest being moved: one in so many.
 const HOLES: u64 = 8;
 
+/// Part of the pages that may stay free after a pass that did not look at everything: one in so
+/// many.
+const SLACK: i64 = 32;
+
 /// Pages given back in a step.
 const PAGES: u32 = 32;
 
@@ -69,12 +73,19 @@ enum Phase {
 pub(crate) struct Collection {
     phase: Phase,
     done: Collected,
+    /// Pages were given back.
+    shrunk: bool,
 }
 
 impl Collection {
-    /// Begins a pass from the newest checkpoint and these further roots. Without a checkpoint
-    /// nothing is known to be dead, and the pass ends at once.
-    pub(crate) fn begin(log: &mut BlobLog, pins: &[Blobref]) -> Result<Self, StoreError> {
+    /// Begins a pass from the newest checkpoint and these further roots; a `thorough` one looks
+    /// into what is old, too (see [`marks`](crate::marks)). Without a checkpoint nothing is known
+    /// to be dead, and the pass ends at once.
+    pub(crate) fn begin(
+        log: &mut BlobLog,
+        pins: &[Blobref],
+        thorough: bool,
+    ) -> Result<Self, StoreError> {
         let checkpoint = match log.checkpoints() {
             Ok(checkpoints) => checkpoints.into_iter().next(),
             Err(StoreError::Missing { .. }) => None,
@@ -82,7 +93,9 @@ impl Collection {
         };
         let before = bytes(log)?;
         let done = Collected { before, ..Collected::default() };
-        let Some(checkpoint) = checkpoint else { return Ok(Self { phase: Phase::Shrink, done }) };
+        let Some(checkpoint) = checkpoint else {
+            return Ok(Self { phase: Phase::Shrink, done, shrunk: true });
+        };
         let named = std::iter::once(&checkpoint.rootref).chain(&checkpoint.namespaces);
         let roots: Result<Vec<Blobref>, _> = named.map(|text| text.parse()).collect();
         let mut roots = roots.map_err(|error| log.damaged(format!("checkpoint: {error}")))?;
@@ -91,7 +104,9 @@ impl Collection {
             .connection
             .query_row("SELECT COALESCE(MIN(id), 1) FROM blobs", [], |row| row.get(0))
             .map_err(|source| wrap(&log.path, source))?;
-        log.marks.begin(lowest);
+        let highest = log.high_water();
+        log.marks.begin(lowest, highest, thorough, Instant::now());
+        log.account.begin();
         let (asks, asked) = channel();
         let (say, said) = channel();
         let hash = log.hash();
@@ -101,7 +116,7 @@ impl Collection {
             drop(say.send(walk(roots, hash, &asks)));
         });
         spawned.map_err(|error| log.damaged(format!("no thread for a collection: {error}")))?;
-        Ok(Self { phase: Phase::Mark(asked, said, None), done })
+        Ok(Self { phase: Phase::Mark(asked, said, None), done, shrunk: false })
     }
 
     /// Does a little, until `deadline` at most.
@@ -113,6 +128,10 @@ impl Collection {
         log: &mut BlobLog,
         deadline: Instant,
     ) -> Result<Step, StoreError> {
+        if !log.marks.running() && !matches!(self.phase, Phase::Shrink) {
+            // The disk failed meanwhile, and the file was opened anew.
+            return Err(log.damaged("the collection was given up".to_string()));
+        }
         match &mut self.phase {
             Phase::Mark(asked, said, open) => {
                 if open.is_none() {
@@ -126,7 +145,8 @@ impl Collection {
                     let ended = said.recv().unwrap_or_else(|_| Err("the walk broke off".into()));
                     ended.map_err(|text| log.damaged(format!("collection: {text}")))?;
                     log.marks.marked();
-                    self.phase = Phase::Sweep(i64::MIN, log.high_water());
+                    let from = log.marks.settled_rows();
+                    self.phase = Phase::Sweep(from.unwrap_or(i64::MIN), log.high_water());
                     return Ok(Step::More);
                 };
                 if answer(log, &mut ask, deadline)? {
@@ -141,23 +161,30 @@ impl Collection {
                 match sweep(log, &mut self.done, *at, *end)? {
                     Some(last) => *at = last,
                     None => {
-                        log.live = self.done.live_bytes;
-                        log.added = 0;
+                        if log.marks.settled_rows().is_none() {
+                            log.account.live = self.done.live_bytes;
+                        }
                         self.phase = Phase::Shrink;
                     }
                 }
                 Ok(Step::More)
             }
             Phase::Shrink => {
-                let free = format::number(&log.connection, &log.path, "freelist_count")?;
-                if free > 0 {
+                let number = |what| format::number(&log.connection, &log.path, what);
+                let free = number("freelist_count")?;
+                // A few free pages are of use soon.
+                let few = number("page_count")? / SLACK;
+                if free > 0 && (free > few || log.marks.settled_rows().is_none()) {
                     log.change(shrink)?;
+                    self.shrunk = true;
                     let left = format::number(&log.connection, &log.path, "freelist_count")?;
                     if left < free {
                         return Ok(Step::More);
                     }
                 }
-                format::settle(&log.connection, &log.path)?;
+                if self.shrunk {
+                    format::settle(&log.connection, &log.path)?;
+                }
                 log.marks.end();
                 self.done.after = bytes(log)?;
                 Ok(Step::Done(self.done.clone()))
@@ -184,14 +211,13 @@ fn shrink(connection: &Connection) -> rusqlite::Result<()> {
 fn answer(log: &mut BlobLog, ask: &mut Ask, deadline: Instant) -> Result<bool, StoreError> {
     while let Some(blobref) = ask.data.pop() {
         let row = find(log, &blobref)?;
-        log.marks.reach(row);
+        log.marks.walk(row);
         if Instant::now() >= deadline {
             return Ok(false);
         }
     }
     while let Some(blobref) = ask.dirs.pop() {
         let row = find(log, &blobref)?;
-        log.marks.reach(row);
         if log.marks.walk(row) {
             ask.read.push((blobref, log.packed(row)?));
         }
@@ -285,6 +311,7 @@ fn sweep(
     for row in dead {
         log.index.remove(&row.digest, row.id);
     }
+    log.account.total = log.account.total.saturating_sub(dead_bytes);
     Ok(Some(last))
 }
 

@@ -32,7 +32,8 @@ pub enum StoreError {
     /// The file was written by a later release.
     #[error(
         "{path}: format {found} is newer than this release knows ({FORMAT}): \
-             start the release that wrote it, or a later one", path = .path.display()
+             start the release that wrote it, or take its flux dump into a new state directory",
+        path = .path.display()
     )]
     Newer {
         /// The file.

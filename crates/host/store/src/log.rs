@@ -44,10 +44,40 @@ impl Durability {
 /// One thing to write.
 #[derive(Debug)]
 pub enum Write<'a> {
-    /// A blob.
+    /// A blob of a commit.
     Blob(&'a [u8]),
+    /// A blob that waits for a commit that refers to it.
+    Loose(&'a [u8]),
     /// A checkpoint.
     Checkpoint(&'a Checkpoint),
+}
+
+/// Bytes of blobs, as they are stored.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Account {
+    /// All that is in the file.
+    pub(crate) total: u64,
+    /// What the last look at everything found alive; 0 before that.
+    pub(crate) live: u64,
+    /// What was added since the last passes began, the newest one first.
+    pub(crate) added: [u64; 2],
+}
+
+impl Account {
+    /// A pass begins.
+    pub(crate) fn begin(&mut self) {
+        self.added = [0, self.added[0]];
+    }
+
+    fn add(&mut self, bytes: u64) {
+        self.total += bytes;
+        self.added[0] += bytes;
+    }
+
+    /// What was not alive then, and is not new either.
+    pub(crate) fn settled(&self) -> u64 {
+        self.total.saturating_sub(self.live + self.added[0] + self.added[1])
+    }
 }
 
 /// Blobs and checkpoints in one SQLite file.
@@ -63,9 +93,8 @@ pub struct BlobLog {
     durability: Durability,
     next_row: i64,
     last_checkpoint: i64,
-    /// Bytes of blobs since the last collection, and what that left.
-    pub(crate) added: u64,
-    pub(crate) live: u64,
+    /// What collections are decided by.
+    pub(crate) account: Account,
     /// The disk failed (it was not merely full): what it holds must be read again before anything
     /// is written.
     suspect: bool,
@@ -91,13 +120,12 @@ impl BlobLog {
             path,
             connection,
             index: Index::default(),
-            marks: Marks::default(),
+            marks: Marks::new(0),
             hash,
             durability,
             next_row: 1,
             last_checkpoint: 0,
-            added: 0,
-            live: 0,
+            account: Account::default(),
             suspect: false,
         };
         log.read_index()?;
@@ -111,18 +139,26 @@ impl BlobLog {
         drop(std::mem::replace(&mut self.connection, connection));
         let fresh = Self::open(&self.name, self.hash, self.durability)?;
         format::settle(&fresh.connection, &fresh.path)?;
-        *self = Self { added: self.added, live: self.live, ..fresh };
+        let account = Account { total: fresh.account.total, ..self.account };
+        *self = Self { account, ..fresh };
         Ok(())
     }
 
     fn read_index(&mut self) -> Result<(), StoreError> {
         let sql = |source| wrap(&self.path, source);
-        let mut statement =
-            self.connection.prepare("SELECT id, digest FROM blobs ORDER BY id").map_err(sql)?;
+        let mut statement = self
+            .connection
+            .prepare("SELECT id, digest, length(object) FROM blobs ORDER BY id")
+            .map_err(sql)?;
         let mut rows = statement.query([]).map_err(sql)?;
         while let Some(row) = rows.next().map_err(sql)? {
             let id: i64 = row.get(0).map_err(sql)?;
             let digest = row.get_ref(1).and_then(|value| Ok(value.as_blob()?)).map_err(sql)?;
+            let length: i64 = row.get(2).map_err(sql)?;
+            if self.index.is_empty() {
+                self.marks = Marks::new(id);
+            }
+            self.account.total += cost(usize::try_from(length).unwrap_or(0), digest.len());
             self.index.insert(digest, id);
             self.next_row = id + 1;
         }
@@ -250,7 +286,10 @@ impl BlobLog {
                 for row in added.again {
                     self.marks.reach(row);
                 }
-                self.added += added.bytes;
+                for row in added.loose {
+                    self.marks.keep(row);
+                }
+                self.account.add(added.bytes);
                 Ok(())
             }
             Err(error) => {
@@ -282,18 +321,21 @@ impl BlobLog {
         let mut fresh = Index::default();
         for write in writes {
             match write {
-                Write::Blob(blob) => {
+                Write::Blob(blob) | Write::Loose(blob) => {
+                    let loose = matches!(write, Write::Loose(_));
                     let digest = self.hash.hash(blob).digest().to_vec();
-                    let twice = fresh.candidates(&digest).any(|at| {
-                        added.rows.iter().any(|(same, row)| *row == at && *same == digest)
+                    let twice = fresh.candidates(&digest).find(|at| {
+                        added.rows.iter().any(|(same, row)| row == at && *same == digest)
                     });
-                    if twice {
+                    if let Some(row) = twice {
+                        added.loose.extend(loose.then_some(row));
                         continue;
                     }
                     if let Some(row) = self.row_of(&digest)? {
-                        added.again.push(row);
+                        if loose { &mut added.loose } else { &mut added.again }.push(row);
                         continue;
                     }
+                    added.loose.extend(loose.then_some(next));
                     let packed = Packed::new(blob);
                     let (size, object) = match &packed {
                         Some(Packed(how, packed)) => (*how, packed.as_slice()),
@@ -455,6 +497,8 @@ struct Added {
     rows: Vec<(Vec<u8>, i64)>,
     /// Rows that were there.
     again: Vec<i64>,
+    /// Rows of blobs that were stored by themselves.
+    loose: Vec<i64>,
     bytes: u64,
 }
 

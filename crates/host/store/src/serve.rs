@@ -56,7 +56,7 @@ pub(crate) enum Pending {
 impl Pending {
     fn writes(&self) -> Vec<Write<'_>> {
         match self {
-            Self::Store(call) => vec![Write::Blob(&call.request.0)],
+            Self::Store(call) => vec![Write::Loose(&call.request.0)],
             Self::Commit(call) => writes_of(&call.request).collect(),
             Self::Checkpoint(call) => vec![Write::Checkpoint(&call.request.value)],
         }
@@ -75,9 +75,10 @@ impl Pending {
     }
 }
 
-/// The writes of a commit.
+/// The writes of a commit. Without a checkpoint it commits to nothing yet.
 fn writes_of(batch: &BlobBatch) -> impl Iterator<Item = Write<'_>> {
-    let blobs = batch.blobs.iter().map(|blob| Write::Blob(blob));
+    let write = if batch.checkpoint.is_some() { Write::Blob } else { Write::Loose };
+    let blobs = batch.blobs.iter().map(move |blob| write(blob));
     blobs.chain(batch.checkpoint.as_ref().map(Write::Checkpoint))
 }
 
@@ -303,7 +304,7 @@ impl Server {
                 .map_err(|error| RpcError::new(Errno::EPROTO, error.to_string()))
                 .and_then(|name| self.log.row_of(name.digest()).map_err(|error| wire(&error)));
             match row {
-                Ok(row) => marked += u64::from(row.is_some_and(|row| self.log.marks.reach(row))),
+                Ok(row) => marked += u64::from(row.is_some_and(|row| self.log.marks.keep(row))),
                 Err(error) => return call.answer.err(back, error),
             }
         }
@@ -317,8 +318,9 @@ impl Server {
             high_water: self.log.high_water(),
             file_bytes: number(file),
             free_bytes: number(free),
-            live_bytes: self.log.live,
-            added_bytes: self.log.added,
+            live_bytes: self.log.account.live,
+            added_bytes: self.log.account.added[0],
+            settled_bytes: self.log.account.settled(),
         });
         answer.respond(back, result.map_err(|error| wire(&error)));
     }
@@ -351,7 +353,12 @@ impl Server {
                 return call.answer.err(back, RpcError::new(Errno::EPROTO, error.to_string()));
             }
         };
-        let begun = self.idle().and_then(|()| Collection::begin(&mut self.log, &pins));
+        let grace = call.request.grace_us.map_or(Duration::MAX, Duration::from_micros);
+        let thorough = !call.request.young;
+        let begun = self.idle().and_then(|()| {
+            self.log.marks.set_grace(grace);
+            Collection::begin(&mut self.log, &pins, thorough)
+        });
         match begun {
             Ok(collection) => {
                 self.background = Some(Background::Collect(collection, call.answer, back.clone()));

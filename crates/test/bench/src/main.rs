@@ -3,8 +3,9 @@
 //!
 //! `cargo run --release -p flux-bench -- [--quick | --full] [--only PART] [--soak SECONDS]
 //! [--flux PROGRAM]`. It needs a release build of the `flux` program, by default the one beside it.
-//! `--soak` makes only the soak, in twice that time. Timings are no tests: nothing fails
-//! because it is slow.
+//! `--soak` makes only the soak, in twice that time; `--keep JOBS` says how many finished jobs it
+//! keeps, and `--output` makes them print something. Timings are no tests: nothing fails because it
+//! is slow.
 
 mod archive;
 mod commands;
@@ -45,6 +46,9 @@ struct Plan {
     active: Vec<u64>,
     /// Length of each half of the soak; it is made only when it is asked for.
     soak: Duration,
+    /// Finished jobs that the soak keeps, and whether they are processes that print something.
+    keep: u64,
+    output: bool,
     /// Only this part.
     only: Option<String>,
     /// Repetitions of what takes milliseconds.
@@ -63,6 +67,8 @@ fn plan(mut words: impl Iterator<Item = String>) -> Result<Plan, Failure> {
         records: vec![1_000, 64_000],
         active: vec![100, 1_000],
         soak: Duration::from_secs(60),
+        keep: 24_000,
+        output: false,
         only: None,
         repeat: 20,
         deadline: Instant::now() + Duration::from_secs(300),
@@ -90,10 +96,15 @@ fn plan(mut words: impl Iterator<Item = String>) -> Result<Plan, Failure> {
                 plan.soak = Duration::from_secs(seconds.ok_or("--soak needs seconds")?);
                 plan.only = Some("soak".to_string());
             }
+            "--keep" => {
+                let jobs = words.next().and_then(|text| text.parse().ok());
+                plan.keep = jobs.ok_or("--keep needs a number of jobs")?;
+            }
+            "--output" => plan.output = true,
             "--flux" => plan.flux = words.next().ok_or("--flux needs a path")?.into(),
             other => {
                 let text = "usage: flux-bench [--quick | --full] [--only PART] \
-                            [--soak SECONDS] [--flux PROGRAM]";
+                            [--soak SECONDS] [--keep JOBS] [--output] [--flux PROGRAM]";
                 return Err(format!("unknown option '{other}'\n{text}").into());
             }
         }

@@ -11,10 +11,6 @@ use crate::instance::Instance;
 use crate::table::{Design, Table};
 use crate::{Failure, Plan};
 
-/// Finished jobs that are kept. What was written within two grace times is in the file, too, so
-/// that those of a small site would not be seen behind it.
-const KEPT: u64 = 24_000;
-
 /// Jobs of each submission, which are a second apart, and single submissions between them, of
 /// which the latency is taken.
 const BATCH: u64 = 30;
@@ -25,33 +21,61 @@ const SINGLES: usize = 20;
 struct Seen {
     submits: Vec<Duration>,
     jobs: u64,
-    /// Bytes of the file in its second half.
-    files: Vec<u64>,
+    /// The store at its largest in the second half, and its log then.
+    largest: (GcInfo, u64),
+    /// Sums of the live data that was known, and of samples, in the second half.
+    live: (u64, u64),
     last: u64,
+}
+
+/// What a job is.
+fn job(plan: &Plan) -> Vec<&'static str> {
+    if plan.output {
+        // 4.8 KB.
+        vec!["seq", "1", "1200"]
+    } else {
+        vec!["--setattr=exec.test.run_duration=0s", "true"]
+    }
+}
+
+fn submit(instance: &Instance, count: u64, job: &[&str]) -> Result<(), Failure> {
+    let cc = format!("--cc=1-{count}");
+    let mut words = vec!["submit", "--quiet"];
+    if count > 1 {
+        words.push(&cc);
+    }
+    words.extend_from_slice(job);
+    instance.flux(&words)?;
+    Ok(())
 }
 
 fn info(client: &Client) -> Result<GcInfo, Failure> {
     Ok(client.call::<BackingGcInfo>(To::Rank(0), &AnyObject::default())?)
 }
 
-fn work(instance: &Instance, time: Duration) -> Result<Seen, Failure> {
+fn work(plan: &Plan, instance: &Instance, directory: &Path) -> Result<Seen, Failure> {
     let client = instance.client()?;
-    let mock = "--setattr=exec.test.run_duration=0s";
+    let time = plan.soak;
+    let job = job(plan);
+    let log = directory.join("content.sqlite-wal");
     let begun = Instant::now();
     let mut seen = Seen::default();
     while begun.elapsed() < time {
         let round = Instant::now();
-        let cc = format!("--cc=1-{BATCH}");
-        instance.flux(&["submit", "--quiet", &cc, mock, "true"])?;
+        submit(instance, BATCH, &job)?;
         for _ in 0..SINGLES {
             let one = Instant::now();
-            instance.flux(&["submit", "--quiet", mock, "true"])?;
+            submit(instance, 1, &job)?;
             seen.submits.push(one.elapsed());
         }
         seen.jobs += BATCH + SINGLES as u64;
-        let file = info(&client)?.file_bytes;
+        let info = info(&client)?;
         if begun.elapsed() > time / 2 {
-            seen.files.push(file);
+            seen.live = (seen.live.0 + info.live_bytes, seen.live.1 + 1);
+            let log = std::fs::metadata(&log).map_or(0, |data| data.len());
+            if info.file_bytes > seen.largest.0.file_bytes {
+                seen.largest = (info, log);
+            }
         }
         std::thread::sleep(Duration::from_secs(1).saturating_sub(round.elapsed()));
     }
@@ -62,10 +86,17 @@ fn work(instance: &Instance, time: Duration) -> Result<Seen, Failure> {
 }
 
 /// Sets whether the store is collected.
-fn configure(instance: &Instance, directory: &Path, collecting: bool) -> Result<(), Failure> {
+fn configure(
+    plan: &Plan,
+    instance: &Instance,
+    directory: &Path,
+    collecting: bool,
+) -> Result<(), Failure> {
     let path = directory.join("soak.toml");
-    let text =
-        format!("[content]\ngc = {collecting}\n[job-manager]\ninactive-num-limit = {KEPT}\n");
+    let text = format!(
+        "[content]\ngc = {collecting}\n[job-manager]\ninactive-num-limit = {}\n",
+        plan.keep
+    );
     std::fs::write(&path, text)?;
     instance.flux(&["config", "load", &path.display().to_string()])?;
     Ok(())
@@ -77,14 +108,13 @@ pub(crate) fn measure(plan: &Plan, table: &mut Table) -> Result<(), Failure> {
     let directory = tempfile::tempdir()?;
     let statedir = format!("-Sstatedir={}", directory.path().display());
     let instance = Instance::start(plan, 1, &[&statedir])?;
-    configure(&instance, directory.path(), true)?;
-    let cc = format!("--cc=1-{KEPT}");
-    instance.flux(&["submit", "--quiet", &cc, "--setattr=exec.test.run_duration=0s", "true"])?;
+    configure(plan, &instance, directory.path(), true)?;
+    submit(&instance, plan.keep, &job(plan))?;
     instance.flux(&["queue", "drain"])?;
     let mut p99 = None;
     for collecting in [false, true] {
-        configure(&instance, directory.path(), collecting)?;
-        let seen = work(&instance, time)?;
+        configure(plan, &instance, directory.path(), collecting)?;
+        let seen = work(plan, &instance, directory.path())?;
         let at = |percent: usize| {
             let place = (seen.submits.len() * percent / 100).min(seen.submits.len() - 1);
             seen.submits[place].as_secs_f64() * 1e3
@@ -107,11 +137,22 @@ pub(crate) fn measure(plan: &Plan, table: &mut Table) -> Result<(), Failure> {
         client.call::<Collect>(To::Rank(0), &CollectRequest { thorough: true })?;
         let info = info(&client)?;
         let live = info.live_bytes.max(1) as f64;
-        let most = seen.files.iter().copied().max().unwrap_or_default() as f64;
-        let settings = format!("{KEPT} jobs kept, {} passes, second half", info.current_epoch);
-        table.row("soak: live data", live / MIB, "MiB", Design::Free, &settings);
-        table.row("soak: largest file", most / MIB, "MiB", Design::Free, &settings);
+        let (largest, log) = &seen.largest;
+        let kind = if plan.output { "jobs with output" } else { "mock jobs" };
+        let settings =
+            format!("{} {kind} kept, {} passes, second half", plan.keep, info.current_epoch);
+        let mut bytes = |what: &str, bytes: u64| {
+            table.row(what, bytes as f64 / MIB, "MiB", Design::Free, &settings);
+        };
+        bytes("soak: live data", info.live_bytes);
+        bytes("soak: live data, mean of what was known", seen.live.0 / seen.live.1.max(1));
+        bytes("soak: largest file", largest.file_bytes);
+        bytes("soak: free pages in it", largest.free_bytes);
+        bytes("soak: added since the last pass began", largest.added_bytes);
+        bytes("soak: left standing by young passes", largest.settled_bytes);
+        bytes("soak: log beside it", *log);
         let aim = Design::AtMost(2.0);
+        let most = largest.file_bytes as f64;
         table.row("soak: largest file / live data", most / live, "", aim, &settings);
     }
     Ok(())

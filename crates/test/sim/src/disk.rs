@@ -89,6 +89,8 @@ pub struct Disk {
     pub collected: u64,
     /// Passes of the collection that came to their end.
     pub passes: u64,
+    /// Passes that looked into nothing old.
+    pub young: u64,
     /// Laws that were broken.
     pub violations: Vec<String>,
 }
@@ -122,13 +124,15 @@ impl Disk {
             Ok(Backing::BackingCollect(call)) => self.begin_pass(call, out),
             Ok(Backing::BackingGcInfo(call)) => {
                 let bytes: usize = self.blobs.values().map(Bytes::len).sum();
+                let settled = (bytes as u64).saturating_sub(self.gc.live + self.gc.added);
                 let info = GcInfo {
                     current_epoch: i64::try_from(self.gc.passes).unwrap_or(0),
                     high_water: 0,
                     file_bytes: bytes as u64,
                     free_bytes: 0,
                     live_bytes: self.gc.live,
-                    added_bytes: (bytes as u64).saturating_sub(self.gc.live),
+                    added_bytes: self.gc.added,
+                    settled_bytes: settled,
                 };
                 call.answer.ok(out, &info);
             }
@@ -166,7 +170,9 @@ impl Disk {
             for blob in write.blobs() {
                 let digest = Bytes::copy_from_slice(HASH.hash(blob).digest());
                 self.gc.reach(&digest);
-                self.blobs.insert(digest, blob.clone());
+                if self.blobs.insert(digest, blob.clone()).is_none() {
+                    self.gc.added += blob.len() as u64;
+                }
             }
             self.checkpoints.extend(write.checkpoint().cloned());
         }

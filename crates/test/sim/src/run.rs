@@ -509,6 +509,7 @@ impl Run {
         counts.insert("disk transactions", world.disk.syncs);
         counts.insert("shells that outlived a broker", world.survivors);
         counts.insert("collections", world.disk.passes);
+        counts.insert("young collections", world.disk.young);
         counts.insert("taken in by a grandparent", world.adoptions);
         counts.insert("blobs collected", world.disk.collected);
         counts.insert("jobs archived", world.archive.len() as u64);

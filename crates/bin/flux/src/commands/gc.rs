@@ -15,8 +15,8 @@ pub(crate) fn command() -> Command {
         .about("Delete blobs that nothing refers to and shrink the store, while it is in use")
         .long_about(
             "Delete blobs that nothing refers to and shrink the store, while it is in use. Two \
-             passes are made, as far apart as content.gc-grace says (10s), so that all that is \
-             garbage now is gone at the end. The instance does the same by itself as its store \
+             passes are made, two seconds apart, so that all that is garbage now is gone at the \
+             end. The instance does the same by itself as its store \
              grows, unless content.gc is false.",
         )
         .arg(flag("once", None, "Make one pass, which deletes what the last one left over"))

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use clap::{ArgMatches, Command};
+use flux_api::content::{Pin, PinRequest};
 use flux_api::kvs::{Commit, CommitRequest, Operation, PRIMARY};
 use flux_client::To;
 use flux_model::blobref::{Blobref, HashAlg};
@@ -53,6 +54,10 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
     }
     let client = PROGRAM.open()?;
     let hash = hash_of(&client)?;
+    // What is stored is not collected before the commit at the end refers to it.
+    let request = PinRequest { rootref: String::new() };
+    let mut hold = client.stream::<Pin>(To::Rank(0), &request);
+    hold.next().transpose().map_err(|error| PROGRAM.about("store", &error))?;
     let bypass = matches.get_flag("no-cache");
     let root = read(matches, path, &mut Running { client: &client, hash, bypass, window: 1 })?;
     let Some(key) = key else {

@@ -178,6 +178,9 @@ fn later_formats_and_other_hashes_are_refused_in_one_sentence() {
     drop(connection);
     let error = BlobLog::open(&path, HashAlg::Sha1, Durability::Synced).unwrap_err();
     assert!(matches!(error, StoreError::Newer { found: 99, .. }));
+    let named = format!("format 99 is newer than this release knows ({})", crate::format::FORMAT);
+    assert!(error.to_string().contains(&named), "{error}");
+    assert!(error.to_string().contains("flux dump"), "{error}");
     assert!(matches!(fsck(&path, true), Err(StoreError::Newer { .. })));
 }
 

@@ -17,6 +17,10 @@ mod disk;
 mod failing;
 mod power;
 
+/// A pass that looks at everything, and keeps nothing for what was not committed.
+pub(super) const PASS: CollectPass =
+    CollectPass { pins: Vec::new(), young: false, grace_us: Some(0) };
+
 /// The store with its messages.
 pub(super) struct Bench {
     pub(super) server: Server,
@@ -65,7 +69,13 @@ impl Bench {
     }
 
     pub(super) fn collect(&mut self) -> Collected {
-        self.ask::<BackingCollect>(&CollectPass::default());
+        self.ask::<BackingCollect>(&PASS);
+        self.answer().unwrap()
+    }
+
+    /// A pass that looks into nothing old.
+    pub(super) fn collect_young(&mut self) -> Collected {
+        self.ask::<BackingCollect>(&CollectPass { young: true, ..PASS });
         self.answer().unwrap()
     }
 

@@ -25,12 +25,15 @@ enum Phase {
     Sweep(Option<Bytes>),
 }
 
-/// Marks by digest.
+/// Marks by digest, as `host/store/marks.rs` has them by row.
 #[derive(Debug, Default)]
 pub(super) struct Gc {
     this: BTreeSet<Bytes>,
     before: Option<BTreeSet<Bytes>>,
+    /// Reached by this walk, or old: reached by two walks before.
     walked: BTreeSet<Bytes>,
+    /// The same of the pass before.
+    settled: Option<BTreeSet<Bytes>>,
     whole: bool,
     pass: Option<(Phase, Answer<BackingCollect>)>,
     deleted: u64,
@@ -40,6 +43,8 @@ pub(super) struct Gc {
     pub(super) passes: u64,
     /// Bytes that the last pass found alive.
     pub(super) live: u64,
+    /// Bytes that were added since the last pass began.
+    pub(super) added: u64,
     /// What directories refer to, so that each is parsed once.
     known: BTreeMap<Bytes, Rc<References>>,
 }
@@ -89,10 +94,22 @@ impl Disk {
         let pins = call.request.pins.iter().filter_map(|text| text.parse().ok());
         let roots: Vec<Blobref> = roots.chain(pins).collect();
         let last = std::mem::take(&mut self.gc.this);
+        let walked = std::mem::take(&mut self.gc.walked);
+        let settled = self.gc.settled.take();
         self.gc.before = self.gc.whole.then_some(last);
-        self.gc.walked.clear();
+        if self.gc.whole {
+            if call.request.young {
+                self.gc.walked = match &settled {
+                    Some(settled) => walked.intersection(settled).cloned().collect(),
+                    None => walked.clone(),
+                };
+                self.young += 1;
+            }
+            self.gc.settled = Some(walked);
+        }
         self.gc.whole = false;
         self.gc.deleted = 0;
+        self.gc.added = 0;
         self.gc.pass = Some((Phase::Mark(roots, Vec::new()), call.answer));
     }
 
@@ -160,17 +177,17 @@ impl Disk {
                 if !self.blobs.contains_key(&digest) {
                     return None;
                 }
-                self.gc.this.insert(digest);
+                self.gc.walked.insert(digest);
             } else if let Some(blobref) = dirs.pop() {
                 let digest = name(&blobref);
                 let found = self.references(&digest)?;
-                self.gc.this.insert(digest.clone());
                 if self.gc.walked.insert(digest) {
                     dirs.extend(&found.dirs);
                     data.extend(&found.data);
                 }
             } else {
                 self.gc.whole = true;
+                self.gc.this.extend(self.gc.walked.iter().cloned());
                 return Some(Phase::Sweep(None));
             }
         }

@@ -14,6 +14,7 @@ const TABLES: &[(&str, &str)] = &[
     ("archive", "the archive of finished jobs"),
     ("bootstrap", "the hosts of the instance and how they find each other"),
     ("content-sqlite", "the store, as flux-core knows it"),
+    ("content", "the store, and when it is collected"),
     ("cron", "commands at times and after events"),
     ("epilog", "what runs on the nodes of a job after it"),
     ("exec", "how jobs are started, watched and ended"),

@@ -55,7 +55,7 @@ fn what_was_stored_since_the_last_pass_began_stays_and_so_does_what_is_pinned() 
     assert!(live(log, b"fresh") && live(log, &noise(1, 300)) && !live(log, &old.blobs()[2]));
     let pins = vec![pinned.checkpoint(0).rootref];
     for _ in 0..2 {
-        bench.ask::<BackingCollect>(&CollectPass { pins: pins.clone() });
+        bench.ask::<BackingCollect>(&CollectPass { pins: pins.clone(), ..PASS });
         bench.answer::<Collected>().unwrap();
     }
     let log = &bench.server.log;
@@ -77,7 +77,7 @@ fn a_damaged_tree_stops_a_collection_before_anything_is_deleted() {
     let row = bench.server.log.row_of(digest.digest()).unwrap().unwrap();
     let connection = &bench.server.log.connection;
     connection.execute("UPDATE blobs SET object = x'00', size = -1 WHERE id = ?1", [row]).unwrap();
-    bench.ask::<BackingCollect>(&CollectPass::default());
+    bench.ask::<BackingCollect>(&PASS);
     let error = bench.answer::<Collected>().unwrap_err();
     assert_eq!(error.errno, Errno::EIO);
     assert!(error.message().contains(&digest.to_string()), "{error:?}");
@@ -98,7 +98,7 @@ fn after_a_crash_at_any_step_all_that_lives_is_there() {
     tree = tree.with("new", noise(1000, 700));
     bench.put(&tree, 2);
     bench.collect();
-    bench.ask::<BackingCollect>(&CollectPass::default());
+    bench.ask::<BackingCollect>(&PASS);
     let mut steps = 0;
     while bench.server.background.is_some() {
         bench.server.step();
@@ -121,8 +121,8 @@ fn commits_during_a_collection_lose_nothing() {
     let mut bench = Bench::open(&directory.path().join("content.sqlite"));
     let mut tree = Tree::default();
     let mut number = 0;
-    for round in 0..6_u64 {
-        bench.ask::<BackingCollect>(&CollectPass::default());
+    for round in 0..12_u64 {
+        bench.ask::<BackingCollect>(&CollectPass { young: round % 5 > 1, ..PASS });
         let mut running = bench.server.background.is_some();
         while running {
             bench.server.step();
@@ -150,20 +150,108 @@ fn commits_during_a_collection_lose_nothing() {
 }
 
 #[test]
+fn young_passes_delete_what_is_new_and_dead_and_thorough_ones_the_rest() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut bench = Bench::open(&directory.path().join("content.sqlite"));
+    let mut tree = Tree::default();
+    for n in 0..300 {
+        tree = tree.with(n, noise(n, 500));
+    }
+    bench.put(&tree, 1);
+    for _ in 0..3 {
+        bench.collect_young();
+    }
+    assert_eq!(bench.server.log.len(), 601);
+    // The value that is removed is old; the roots that follow are not.
+    tree.values.remove("7");
+    for n in 0..20 {
+        bench.put(&tree.clone().with("new", noise(1_000 + n, 500)), 2);
+    }
+    bench.put(&tree, 3);
+    let one = bench.collect_young();
+    let two = bench.collect_young();
+    // Values, their directories, roots; not those of the old tree.
+    assert_eq!((one.deleted, two.deleted), (0, 60));
+    assert!(two.live < 300, "what is old is not looked at: {two:?}");
+    assert_eq!(bench.server.log.len(), tree.blobs().len() + 3);
+    for _ in 0..3 {
+        bench.collect_young();
+    }
+    assert_eq!(bench.server.log.len(), tree.blobs().len() + 3);
+    bench.collect();
+    bench.collect_young();
+    assert_eq!(bench.server.log.len(), tree.blobs().len());
+    tree.check(&bench.server.log);
+}
+
+#[test]
+fn what_is_old_and_referred_to_again_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut bench = Bench::open(&directory.path().join("content.sqlite"));
+    let old = Tree::default().with("a", noise(1, 500)).with("b", noise(2, 500));
+    bench.put(&old, 1);
+    for _ in 0..3 {
+        bench.collect_young();
+    }
+    bench.put(&Tree::default().with("c", noise(3, 500)), 2);
+    bench.collect_young();
+    bench.collect();
+    // Nothing refers to it since two passes: a commit that brings only the root finds the rest.
+    let root =
+        BlobBatch { blobs: vec![old.blobs().pop().unwrap()], checkpoint: Some(old.checkpoint(3)) };
+    bench.ask::<BackingCommit>(&root);
+    for young in [true, true, false, true, true] {
+        if young {
+            bench.collect_young()
+        } else {
+            bench.collect()
+        };
+        old.check(&bench.server.log);
+    }
+}
+
+#[test]
+fn what_was_stored_by_itself_waits_for_its_commit() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut bench = Bench::open(&directory.path().join("content.sqlite"));
+    bench.put(&Tree::default().with("a", noise(1, 300)), 1);
+    bench.ask::<BackingStore>(&Raw(Bytes::from_static(b"waits")));
+    let pass = |grace_us, young| CollectPass { grace_us, young, ..PASS };
+    for young in [false, true, true, false, true, true] {
+        bench.ask::<BackingCollect>(&pass(Some(3_600_000_000), young));
+        bench.answer::<Collected>().unwrap();
+    }
+    for _ in 0..3 {
+        bench.ask::<BackingCollect>(&pass(None, false));
+        bench.answer::<Collected>().unwrap();
+    }
+    assert!(live(&bench.server.log, b"waits"));
+    for _ in 0..2 {
+        bench.collect();
+    }
+    assert!(!live(&bench.server.log, b"waits"));
+}
+
+#[test]
 fn with_purge_the_file_stays_within_twice_its_live_data() {
     let directory = tempfile::tempdir().unwrap();
     let mut bench = Bench::open(&directory.path().join("content.sqlite"));
     let mut tree = Tree::default();
     let mut largest = 0.0_f64;
-    for n in 0..2_500_u64 {
+    for n in 0..1_600_u64 {
         tree = tree.with(n % 400, noise(n, 1_000 + usize::try_from(n % 4_000).unwrap()));
         if n % 10 == 9 {
             bench.put(&tree, i64::try_from(n).unwrap());
         }
         let log = &bench.server.log;
         // As the content service decides.
-        if n % 10 == 9 && (log.live == 0 || log.added * 5 > log.live) {
-            let done = bench.collect();
+        let account = log.account;
+        if n % 10 == 9 && (account.live == 0 || account.added[0] * 10 > account.live) {
+            let old = account.settled() * 6 > account.live;
+            let done = if old { bench.collect() } else { bench.collect_young() };
+            if old {
+                bench.collect_young();
+            }
             if n > 900 {
                 let live: usize = tree.blobs().iter().map(|blob| blob.len() + 32).sum();
                 largest = largest.max(done.before as f64 / live as f64);
@@ -179,8 +267,8 @@ fn only_one_thing_goes_on_in_the_background() {
     let directory = tempfile::tempdir().unwrap();
     let mut bench = Bench::open(&directory.path().join("content.sqlite"));
     bench.put(&Tree::default().with("a", noise(1, 300)), 1);
-    bench.ask::<BackingCollect>(&CollectPass::default());
-    bench.ask::<BackingCollect>(&CollectPass::default());
+    bench.ask::<BackingCollect>(&PASS);
+    bench.ask::<BackingCollect>(&PASS);
     let answers = bench.settle();
     let errors: Vec<Errno> = answers.iter().map(Message::errnum).collect();
     assert_eq!(errors, [Errno::EBUSY, Errno::OK]);
