@@ -52,7 +52,8 @@ impl Waited {
             id,
             priority,
             started: first(&["alloc"], time),
-            touched: first(&["priority", "urgency", "exception", "jobspec-update"], time),
+            // A restart posts the priority again: that alone changes nothing.
+            touched: first(&["urgency", "exception", "jobspec-update"], time),
         })
     }
 
@@ -130,14 +131,17 @@ mod tests {
     fn a_job_waits_from_its_priority_to_its_resources() {
         let log = r#"{"timestamp":1.0,"name":"submit","context":{"userid":1,"urgency":16,"flags":0,"version":1}}
 {"timestamp":2.0,"name":"priority","context":{"priority":16}}
+{"timestamp":2.7,"name":"urgency","context":{"userid":1,"urgency":9}}
 {"timestamp":3.0,"name":"priority","context":{"priority":9}}
+{"timestamp":3.7,"name":"flux-restart"}
+{"timestamp":3.7,"name":"priority","context":{"priority":9}}
 {"timestamp":4.0,"name":"alloc"}
 "#;
         let log = Eventlog::parse(log).unwrap();
         let at = |time| Waited::at(7, time, log.events());
         assert!(at(1.5).is_none() && at(5.0).is_none());
         let (early, late) = (at(2.5).unwrap(), at(3.5).unwrap());
-        assert_eq!((early.priority, early.touched, early.started), (16, 3.0, 4.0));
+        assert_eq!((early.priority, early.touched, early.started), (16, 2.7, 4.0));
         assert_eq!((late.priority, late.touched, late.started), (9, f64::INFINITY, 4.0));
         assert!(early.is_before(&late) && !late.is_before(&early));
     }
