@@ -11,7 +11,7 @@ use crate::Plan;
 use crate::cluster::Cluster;
 use crate::command::flux;
 use crate::load::{Attempt, Load};
-use crate::plan::Dice;
+use crate::plan::{Dice, Extra};
 
 const PAUSE: Duration = Duration::from_millis(100);
 /// No event is waited for that does not come within this time.
@@ -104,6 +104,9 @@ impl<'a> Follower<'a> {
             self.found.unopened += 1;
             return;
         }
+        if self.is_purged(&errors) {
+            return;
+        }
         let right = match output.status.code() {
             Some(code) if kind.ends() => code == kind.code,
             code => code.is_some_and(|code| code > 0),
@@ -116,6 +119,12 @@ impl<'a> Follower<'a> {
             }
             Ok(_) => self.found.outputs += 1,
         }
+    }
+
+    /// The job was purged while its follower could not be told of its end.
+    fn is_purged(&self, said: &str) -> bool {
+        let gone = ["No such job", "not found"].iter().any(|text| said.contains(text));
+        gone && self.plan.mix.contains(&Extra::Purge)
     }
 
     /// Waits for events of jobs, until told to stop. Each event that is waited for comes in the end.
@@ -137,6 +146,7 @@ impl<'a> Follower<'a> {
             let words = ["job", "wait-event", "--quiet", "--path", path, &id, name];
             match flux(self.cluster, rank, &words, LATE.max(self.plan.patience)) {
                 Ok(done) if done.ok => self.found.events += 1,
+                Ok(done) if self.is_purged(&done.said) => {}
                 Ok(done) if done.said.contains("flux_open:") => self.found.unopened += 1,
                 Ok(done) => {
                     let token = &attempt.token;
