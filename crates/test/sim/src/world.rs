@@ -75,7 +75,7 @@ pub enum Notice {
     Exited(u32, i32),
     /// A broker process began.
     Started(u32),
-    /// Somebody who listens heard an event of [`crate::run::PURGED`].
+    /// Somebody who listens heard an event of purged jobs.
     Event(Caller, Message),
 }
 
