@@ -216,6 +216,9 @@ impl JobManager {
             self.purge_again(cx, &asker, 0);
             return asker.answer(cx, Err(error));
         }
+        // The archive may have heard of an end that was never stored: the job runs again, or has
+        // yet to end again, since the leader was restarted.
+        ids.retain(|id| !self.jobs.contains_key(id));
         let room = max.saturating_sub(ids.len());
         ids.extend(self.eligible_for_purge(cx.wall(), limits, room));
         self.purge_again(cx, &asker, ids.len());

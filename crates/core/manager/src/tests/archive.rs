@@ -285,6 +285,25 @@ fn a_job_of_which_it_is_not_yet_said_that_it_is_archived_counts_once() {
 }
 
 #[test]
+fn an_archived_job_that_is_active_again_is_not_purged() {
+    let mut bench = online(Left::default());
+    finish(&mut bench, 1, 0);
+    bench.put(&[1]);
+    let mut left = bench.crash_archived();
+    // Its end was told before it was stored, and the crash lost it.
+    let log = left.store.get_mut(&format!("{}.eventlog", JobId(1).kvs())).unwrap();
+    *log = log.lines().take(6).flat_map(|line| [line, "\n"]).collect();
+    let mut bench = Bench::archived(&json!({}), left);
+    let all = json!({"age_limit": -1.0, "num_limit": 0, "batch": 100, "force": true});
+    assert_eq!(bench.call("job-manager.purge", all).unwrap()["count"], 0);
+    assert!(bench.store.keys().any(|key| key.starts_with(&JobId(1).kvs())));
+    let one = json!({"id": 1, "force": 1});
+    let refused = bench.call("job-manager.purge-id", one);
+    assert_eq!(refused, Err("cannot purge active job".to_string()));
+    bench.rig.drain();
+}
+
+#[test]
 fn archived_jobs_are_purged_oldest_first_and_ids_never_go_back() {
     let mut bench = online(Left::default());
     for id in 1..=6 {
