@@ -52,6 +52,8 @@ pub(crate) struct State {
     forwarded: BTreeMap<u32, Forwarded>,
     next_tag: u32,
     barrier: BTreeMap<usize, Message>,
+    /// Barriers that all shells have passed.
+    barriers: u64,
     /// This shell hears of barriers that were passed when the test says so.
     pub(crate) slow: Option<usize>,
     late: Vec<Message>,
@@ -170,8 +172,15 @@ fn answer(state: &mut State, job: &Value, from: usize, request: &Message) -> boo
             ok
         }
         "job-exec.shell-barrier" => {
+            let body: Value = request.json().unwrap();
+            if body["passed"].as_u64().unwrap() < state.barriers {
+                // The answer was lost: nobody else will enter it again.
+                write(state, from, &ok);
+                return true;
+            }
             state.barrier.insert(from, request.clone());
             if state.barrier.len() == state.sockets.len() {
+                state.barriers += 1;
                 for (to, request) in std::mem::take(&mut state.barrier) {
                     let response = Message::response_to(&request);
                     match state.slow == Some(to) {

@@ -403,6 +403,27 @@ fn a_barrier_whose_answer_is_lost_is_entered_again() {
 }
 
 #[test]
+fn a_barrier_that_the_others_have_passed_is_passed_at_once() {
+    let setting = Setting::new(&["sh", "-c", "while ! test -e go; do sleep 0.01; done"]);
+    let run = Setting { ntasks: 4, nshells: 2, slow: Some(1), ..setting }.start();
+    let entered = |state: &crate::fake::State| {
+        state.topics.iter().filter(|topic| *topic == "job-exec.shell-barrier").count()
+    };
+    // The answer of either barrier is lost with the broker of the second shell, which is the only
+    // one that asks again.
+    for count in [2, 5] {
+        drop(run.shared.wait("barrier", |state| entered(state) >= count));
+        run.kill_broker(1, "local");
+        run.broker(1, "local");
+        drop(run.shared.wait("barrier again", |state| entered(state) > count));
+    }
+    std::fs::write(run.dir.path().join("go"), "").unwrap();
+    let done = run.finish();
+    assert_eq!((done.code, done.raised.len()), (0, 0));
+    assert!(done.names("exec.eventlog").contains(&"shell.start".to_string()));
+}
+
+#[test]
 fn the_second_barrier_ends_no_job() {
     // Another shell has ended, and the answer that was for this one was lost with rank 0.
     let run = run_on_two(&["sh", "-c", "while ! test -e go; do sleep 0.01; done"], json!({}));
