@@ -124,6 +124,11 @@ bodies! {
         pub r: Value,
         /// How it was found.
         pub method: String,
+        /// How each rank compares it with its hardware, as rank 0 is configured: `false` for not at
+        /// all, or a table like `resource.verify`. Where it is absent the rank's own configuration
+        /// says.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub verify: Option<Value>,
     }
 
     /// Body of `resource.topo-reduce`: what a subtree found.

@@ -4,7 +4,7 @@ use flux_api::RpcError;
 use flux_id::Fsd;
 use flux_model::resource_set::{QueueHosts, ResourceSet, VerifyMode, VerifyRules, queue_hosts};
 use flux_proto::Errno;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// Entries kept for `resource.journal`, unless configured.
 pub(crate) const JOURNAL_MAX: usize = 100_000;
@@ -100,7 +100,14 @@ fn boolean(key: &str, value: &Value) -> Result<bool, RpcError> {
     value.as_bool().ok_or_else(|| parse_error(&format!("{key}: expected true or false")))
 }
 
-fn verify(value: &Value) -> Result<VerifyRules, RpcError> {
+/// Rules as [`verify`] reads them.
+pub(crate) fn rules_to_value(rules: VerifyRules) -> Value {
+    let VerifyRules { hostname, core, gpu } = rules;
+    json!({"hostname": hostname.name(), "core": core.name(), "gpu": gpu.name()})
+}
+
+/// Reads `resource.verify`.
+pub(crate) fn verify(value: &Value) -> Result<VerifyRules, RpcError> {
     if let Some(on) = value.as_bool() {
         return Ok(VerifyRules::all(if on { VerifyMode::Strict } else { VerifyMode::Ignore }));
     }

@@ -175,7 +175,7 @@ impl ResourceService {
     /// Compares the hardware of rank 0 with R, when both are known.
     pub(crate) fn verify_rank_0(&mut self, cx: &mut Cx<'_, Wait>) {
         let Some(inventory) = &self.inventory else { return };
-        if let Some(reason) = self.faults(&inventory.r, inventory.method) {
+        if let Some(reason) = self.faults(&inventory.r, self.rules(inventory.method)) {
             self.want(cx, Change::SelfDrain(reason));
         }
     }

@@ -15,7 +15,7 @@ use flux_svc::{Cx, Reply, Service, To, Way};
 use serde_json::{Map, Value, json};
 
 use crate::acquire::Acquirer;
-use crate::config::ResourceConfig;
+use crate::config::{ResourceConfig, rules_to_value};
 use crate::define::exclusion;
 use crate::drain::{DrainState, Hosts};
 use crate::growth::Growth;
@@ -132,6 +132,7 @@ impl ResourceService {
             self.inventory.as_ref().map(|inventory| ResourceGet {
                 r: inventory.r.to_value(),
                 method: inventory.method.to_string(),
+                verify: Some(self.rules(inventory.method).map_or(false.into(), rules_to_value)),
             })
         } else {
             self.copy.clone()

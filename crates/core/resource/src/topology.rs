@@ -3,11 +3,13 @@
 use flux_api::Empty;
 use flux_api::body::AnyObject;
 use flux_api::driver::{Get as TopoDriver, HostResources};
-use flux_api::resource::{Drain, DrainRequest, Get, TopoReduce, TopoReduce_};
+use flux_api::resource::{Drain, DrainRequest, Get, ResourceGet, TopoReduce, TopoReduce_};
 use flux_id::{Hostlist, Idset};
-use flux_model::resource_set::ResourceSet;
+use flux_model::resource_set::{ResourceSet, VerifyRules};
 use flux_svc::{Cx, Level, Reply, To};
+use serde_json::Value;
 
+use crate::config::verify;
 use crate::service::{ResourceService, Wait};
 
 /// How long to wait before the parent is asked again for R, in microseconds: first, and at most.
@@ -158,7 +160,7 @@ impl ResourceService {
             return;
         }
         if let Ok(r) = ResourceSet::from_value(&got.r)
-            && let Some(reason) = self.faults(&r, &got.method)
+            && let Some(reason) = self.faults(&r, self.rules_of(&got))
         {
             let request = DrainRequest {
                 targets: cx.rank().to_string(),
@@ -170,18 +172,30 @@ impl ResourceService {
         self.copy = Some(got);
     }
 
-    /// What is wrong with this rank's hardware, compared with R.
-    pub(crate) fn faults(&self, r: &ResourceSet, method: &str) -> Option<String> {
+    /// What is wrong with this rank's hardware, compared with R by these rules.
+    pub(crate) fn faults(&self, r: &ResourceSet, rules: Option<VerifyRules>) -> Option<String> {
+        let faults = r.verify(self.own.as_ref()?, rules?);
+        (!faults.is_empty()).then(|| faults.join("; "))
+    }
+
+    /// How an R that was found in this way is compared, as this rank is configured; `None`: not.
+    pub(crate) fn rules(&self, method: &str) -> Option<VerifyRules> {
         let skip = self.settings.noverify
             || self.config.noverify
             || method == "dynamic-discovery"
             || method == "reload"
             || (method == "job-info" && !self.config.verify_explicit);
-        if skip {
-            return None;
+        (!skip).then_some(self.config.verify)
+    }
+
+    /// How an R of the parent is compared. Its rules come with it: the configuration of a rank that
+    /// has just come back may still be the one from before.
+    fn rules_of(&self, got: &ResourceGet) -> Option<VerifyRules> {
+        match &got.verify {
+            None => self.rules(&got.method),
+            Some(Value::Bool(false)) => None,
+            Some(table) => verify(table).ok(),
         }
-        let faults = r.verify(self.own.as_ref()?, self.config.verify);
-        (!faults.is_empty()).then(|| faults.join("; "))
     }
 }
 

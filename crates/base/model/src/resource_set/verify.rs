@@ -35,6 +35,17 @@ impl std::str::FromStr for VerifyMode {
 }
 
 impl VerifyMode {
+    /// Its name in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Strict => "strict",
+            Self::AllowExtra => "allow-extra",
+            Self::AllowMissing => "allow-missing",
+            Self::Ignore => "ignore",
+        }
+    }
+
     fn reports_missing(self) -> bool {
         matches!(self, Self::Strict | Self::AllowExtra)
     }

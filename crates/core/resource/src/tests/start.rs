@@ -164,6 +164,45 @@ fn a_rank_reports_its_subtree_once_and_drains_itself_when_its_hardware_is_wrong(
 }
 
 #[test]
+fn hardware_is_compared_by_the_rules_that_come_with_r() {
+    // Rank 0 is configured anew, and a rank that comes back still has the configuration from before.
+    let strict = json!({"core": "strict", "hostname": "ignore", "gpu": "ignore"});
+    for (own, given, drained) in [
+        (json!({}), json!(false), false),
+        (json!({"noverify": true}), strict, true),
+        (json!({"noverify": true}), Value::Null, false),
+        (json!({}), Value::Null, true),
+    ] {
+        let config = json!({"resource": own}).as_object().unwrap().clone();
+        let leaf = ResourceSettings { descendants: 0, ..settings(2) };
+        let mut rig = Rig::with(ResourceService::new(leaf), 1, 2, &config);
+        let topo = rig.expect("topo.get");
+        rig.reply(&topo, json!({"hostname": "n1", "cores": "0", "gpus": ""}));
+        let get = rig.expect("resource.get");
+        let mut answer = json!({"R": r(2), "method": "configuration"});
+        if !given.is_null() {
+            answer["verify"] = given.clone();
+        }
+        rig.reply(&get, answer);
+        if drained {
+            let drain = rig.expect("resource.drain");
+            rig.reply(&drain, Value::Null);
+        }
+        rig.expect("resource.topo-reduce");
+        rig.finish();
+    }
+    // And rank 0 says them.
+    for (resource, rules) in [
+        (json!({"noverify": true}), json!(false)),
+        (json!({}), json!({"hostname": "strict", "core": "allow-extra", "gpu": "ignore"})),
+    ] {
+        let Started { mut rig, .. } = started(2, resource, None);
+        let tag = rig.request("resource.get", json!({}));
+        assert_eq!(rig.response(tag).unwrap()["verify"], rules);
+    }
+}
+
+#[test]
 fn the_scheduler_hears_who_comes_and_goes_after_mute_too() {
     let Started { mut rig, online, torpid } = started(4, json!({"exclude": "3"}), None);
     let acquire = rig.stream("resource.acquire", Value::Null);
