@@ -178,6 +178,7 @@ fn hardware_is_compared_by_the_rules_that_come_with_r() {
         let mut rig = Rig::with(ResourceService::new(leaf), 1, 2, &config);
         let topo = rig.expect("topo.get");
         rig.reply(&topo, json!({"hostname": "n1", "cores": "0", "gpus": ""}));
+        rig.expect("resource.topo-reduce");
         let get = rig.expect("resource.get");
         let mut answer = json!({"R": r(2), "method": "configuration"});
         if !given.is_null() {
@@ -188,7 +189,6 @@ fn hardware_is_compared_by_the_rules_that_come_with_r() {
             let drain = rig.expect("resource.drain");
             rig.reply(&drain, Value::Null);
         }
-        rig.expect("resource.topo-reduce");
         rig.finish();
     }
     // And rank 0 says them.
