@@ -170,16 +170,22 @@ fn a_lost_node_ends_the_job_with_that_reason() {
     rig.finish();
 }
 
+/// A job of one shell that runs: its start and its launch.
+fn running_on_one(rig: &mut Rig<ExecService>, r: &Value) -> (u32, Message) {
+    let body = json!({"id": ID, "userid": 1000, "jobspec": {}, "reattach": false, "R": r});
+    let tag = rig.request("job-exec.start", body);
+    let shell = launched(rig, 1).remove(0);
+    rig.reply(&shell, json!({"type": "started", "pid": 9}));
+    rig.response(tag).unwrap();
+    (tag, shell)
+}
+
 #[test]
 fn a_time_limit_is_an_exception_of_its_own() {
     let mut rig = rig();
     let mut r = r("0", "a");
     r["execution"]["expiration"] = json!(1_700_000_010.0);
-    let body = json!({"id": ID, "userid": 1000, "jobspec": {}, "reattach": false, "R": r});
-    let tag = rig.request("job-exec.start", body);
-    let shell = launched(&mut rig, 1).remove(0);
-    rig.reply(&shell, json!({"type": "started", "pid": 9}));
-    rig.response(tag).unwrap();
+    let (tag, shell) = running_on_one(&mut rig, &r);
     rig.advance(10_000_000);
     let alarm = rig.expect("launch.kill");
     assert_eq!(alarm.json::<Value>().unwrap()["signum"], json!(14));
@@ -203,11 +209,7 @@ fn a_job_that_starts_late_gets_its_time_back() {
         let mut r = r("0", "a");
         r["execution"]["starttime"] = json!(1_700_000_000.0 - allocated);
         r["execution"]["expiration"] = json!(1_700_000_010.0 - allocated);
-        let body = json!({"id": ID, "userid": 1000, "jobspec": {}, "reattach": false, "R": r});
-        let tag = rig.request("job-exec.start", body);
-        let shell = launched(&mut rig, 1).remove(0);
-        rig.reply(&shell, json!({"type": "started", "pid": 9}));
-        rig.response(tag).unwrap();
+        let (tag, shell) = running_on_one(&mut rig, &r);
         if moved {
             let update = rig.expect("job-manager.update");
             let duration = json!({"attributes.system.duration": 10.0 + allocated});
@@ -229,11 +231,7 @@ fn a_clock_that_was_set_back_gives_no_job_more_time() {
     // The job was given its resources when the clock was an hour ahead.
     r["execution"]["starttime"] = json!(1_700_003_600.0);
     r["execution"]["expiration"] = json!(1_700_003_610.0);
-    let body = json!({"id": ID, "userid": 1000, "jobspec": {}, "reattach": false, "R": r});
-    let tag = rig.request("job-exec.start", body);
-    let shell = launched(&mut rig, 1).remove(0);
-    rig.reply(&shell, json!({"type": "started", "pid": 9}));
-    rig.response(tag).unwrap();
+    let (tag, shell) = running_on_one(&mut rig, &r);
     rig.advance(10_000_000);
     let alarm = rig.expect("launch.kill");
     rig.reply(&alarm, Value::Null);

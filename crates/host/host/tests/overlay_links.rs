@@ -92,11 +92,14 @@ impl Engine for Peer {
     }
 }
 
+/// What a peer tells, and its end.
+type Running = (Story, JoinHandle<Result<i32, HostError>>);
+
 fn start(
     child: bool,
     options: impl FnOnce(&mut HostOptions) + Send + 'static,
     dir: &tempfile::TempDir,
-) -> (Story, JoinHandle<Result<i32, HostError>>) {
+) -> Running {
     let story = Story::default();
     let told = Arc::clone(&story);
     let path = dir.path().join(if child { "child" } else { "parent" });
@@ -108,6 +111,26 @@ fn start(
         flux_host::run(Box::new(engine), given, Vec::new())
     });
     (story, thread)
+}
+
+fn start_parent(
+    listener: std::net::TcpListener,
+    keys: Option<LinkKeys>,
+    dir: &tempfile::TempDir,
+) -> Running {
+    let listens = move |options: &mut HostOptions| {
+        options.bind = vec![Bind::Tcp(listener)];
+        options.keys = keys;
+    };
+    start(false, listens, dir)
+}
+
+fn start_child(parent: Endpoint, keys: Option<LinkKeys>, dir: &tempfile::TempDir) -> Running {
+    let connects = move |options: &mut HostOptions| {
+        options.parents.insert(0, parent);
+        options.keys = keys;
+    };
+    start(true, connects, dir)
 }
 
 fn until(story: &Story, line: &str) {
@@ -150,28 +173,14 @@ fn brokers_with_trusted_keys_meet_over_tcp_and_a_stranger_is_refused() {
     let port = listener.local_addr().unwrap().port();
     let endpoint = Endpoint::Tcp { host: "127.0.0.1".into(), port };
     let parent_keys = keys(&one, &trusted);
-    let (parent_story, parent) = start(
-        false,
-        move |options| {
-            options.bind = vec![Bind::Tcp(listener)];
-            options.keys = parent_keys;
-        },
-        &dir,
-    );
+    let (parent_story, parent) = start_parent(listener, parent_keys, &dir);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let wrong = keys(&stranger, &trusted).unwrap();
     let link = flux_wire::ConnectOptions::default();
     let refused = runtime.block_on(flux_wire::connect(&endpoint, Some(&wrong.client), &link));
     assert!(refused.is_err());
     let child_keys = keys(&two, &trusted);
-    let (child_story, child) = start(
-        true,
-        move |options| {
-            options.parents.insert(0, endpoint);
-            options.keys = child_keys;
-        },
-        &dir,
-    );
+    let (child_story, child) = start_child(endpoint, child_keys, &dir);
     assert_eq!(child.join().unwrap().unwrap(), 0);
     assert_eq!(parent.join().unwrap().unwrap(), 0);
     assert_eq!(*child_story.lock().unwrap(), ["up", "all"]);
@@ -226,23 +235,9 @@ fn nothing_is_in_clear_on_the_wire_and_a_changed_byte_ends_the_link() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let (port, heard) = tap(listener.local_addr().unwrap().port(), change);
         let (parent_keys, child_keys) = (keys(&one, &trusted), keys(&two, &trusted));
-        let (parent_story, parent) = start(
-            false,
-            move |options| {
-                options.bind = vec![Bind::Tcp(listener)];
-                options.keys = parent_keys;
-            },
-            &dir,
-        );
+        let (parent_story, parent) = start_parent(listener, parent_keys, &dir);
         let endpoint = Endpoint::Tcp { host: "127.0.0.1".into(), port };
-        let (child_story, child) = start(
-            true,
-            move |options| {
-                options.parents.insert(0, endpoint);
-                options.keys = child_keys;
-            },
-            &dir,
-        );
+        let (child_story, child) = start_child(endpoint, child_keys, &dir);
         if change.is_some() {
             until(&parent_story, "down: ");
             assert!(!parent_story.lock().unwrap().contains(&"bye".to_string()));
@@ -291,14 +286,7 @@ fn a_broker_gets_in_though_somebody_on_its_host_begins_many_handshakes_and_ends_
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let parent_keys = keys(&one, &trusted);
-    let (parent_story, parent) = start(
-        false,
-        move |options| {
-            options.bind = vec![Bind::Tcp(listener)];
-            options.keys = parent_keys;
-        },
-        &dir,
-    );
+    let (parent_story, parent) = start_parent(listener, parent_keys, &dir);
     let connect = |at: usize| {
         let mut stream = std::net::TcpStream::connect(address).unwrap();
         // It may have been closed already.
@@ -334,14 +322,7 @@ fn a_broker_gets_in_though_somebody_on_its_host_begins_many_handshakes_and_ends_
     assert_eq!(held[0].read(&mut [0; 64]).unwrap_or(0), 0, "the oldest is told to go");
     let child_keys = keys(&two, &trusted);
     let endpoint = Endpoint::Tcp { host: "127.0.0.1".into(), port: address.port() };
-    let (child_story, child) = start(
-        true,
-        move |options| {
-            options.parents.insert(0, endpoint);
-            options.keys = child_keys;
-        },
-        &dir,
-    );
+    let (child_story, child) = start_child(endpoint, child_keys, &dir);
     assert_eq!(child.join().unwrap().unwrap(), 0);
     over.store(true, std::sync::atomic::Ordering::Relaxed);
     assert!(attack.join().unwrap() > 0);

@@ -68,6 +68,17 @@ impl Pair {
         Self { watch, ..Self::new() }
     }
 
+    /// What the watcher asks when it hears of a commit; it is not answered.
+    fn asked_after(&mut self, ops: &[Value]) -> Message {
+        let tag = send(&mut self.kvs, ops);
+        self.store.serve(&mut self.kvs);
+        self.kvs.response(tag).unwrap();
+        while let Some(event) = self.kvs.events.pop_front() {
+            self.watch.deliver(event);
+        }
+        self.watch.requests.pop_front().unwrap()
+    }
+
     /// A commit whose event does not get here.
     fn unheard(&mut self, ops: &[Value]) {
         let tag = send(&mut self.kvs, ops);
@@ -474,25 +485,13 @@ fn a_version_that_was_collected_while_it_was_read_is_read_in_the_newest() {
     pair.commit(&[put("a", "1")]);
     let a = pair.watch("a", WATCH);
     assert_eq!(pair.answers(a), ["1"]);
-    let tag = send(&mut pair.kvs, &[put("a", "2")]);
-    pair.store.serve(&mut pair.kvs);
-    pair.kvs.response(tag).unwrap();
-    while let Some(event) = pair.kvs.events.pop_front() {
-        pair.watch.deliver(event);
-    }
-    let slow = pair.watch.requests.pop_front().unwrap();
+    let slow = pair.asked_after(&[put("a", "2")]);
     pair.commit(&[put("b", "1")]);
     pair.watch.fail(&slow, Errno::ENOTRECOVERABLE);
     pair.run();
     assert_eq!(pair.answers(a), ["2"]);
     // What is gone from the newest version is gone.
-    let tag = send(&mut pair.kvs, &[put("a", "3")]);
-    pair.store.serve(&mut pair.kvs);
-    pair.kvs.response(tag).unwrap();
-    while let Some(event) = pair.kvs.events.pop_front() {
-        pair.watch.deliver(event);
-    }
-    let lost = pair.watch.requests.pop_front().unwrap();
+    let lost = pair.asked_after(&[put("a", "3")]);
     pair.watch.fail(&lost, Errno::ENOTRECOVERABLE);
     assert!(pair.answers(a).is_empty(), "the leader may have a later one");
     pair.run();
@@ -505,13 +504,7 @@ fn a_collected_version_is_the_newest_only_when_the_leader_says_so() {
     pair.commit(&[put("a", "1")]);
     let a = pair.watch("a", WATCH);
     assert_eq!(pair.answers(a), ["1"]);
-    let tag = send(&mut pair.kvs, &[put("a", "2")]);
-    pair.store.serve(&mut pair.kvs);
-    pair.kvs.response(tag).unwrap();
-    while let Some(event) = pair.kvs.events.pop_front() {
-        pair.watch.deliver(event);
-    }
-    let slow = pair.watch.requests.pop_front().unwrap();
+    let slow = pair.asked_after(&[put("a", "2")]);
     pair.unheard(&[put("a", "3")]);
     pair.watch.fail(&slow, Errno::ENOTRECOVERABLE);
     // The leader cannot be asked at once.

@@ -125,16 +125,20 @@ fn an_archived_job_whose_last_event_was_lost_goes_on() {
     bench.finish();
 }
 
-#[test]
-fn the_journal_tells_once_of_an_archived_job_that_is_active_again() {
+/// Job 1 is archived, and its end was told before it was stored: a crash has lost it.
+fn archived_and_active_again() -> Bench {
     let mut bench = online(Left::default());
     finish(&mut bench, 1, 0);
     bench.put(&[1]);
     let mut left = bench.crash_archived();
-    // Its end was not stored.
     let log = left.store.get_mut(&format!("{}.eventlog", JobId(1).kvs())).unwrap();
     *log = log.lines().take(6).flat_map(|line| [line, "\n"]).collect();
-    let mut bench = Bench::archived(&json!({}), left);
+    Bench::archived(&json!({}), left)
+}
+
+#[test]
+fn the_journal_tells_once_of_an_archived_job_that_is_active_again() {
+    let mut bench = archived_and_active_again();
     assert_eq!(stats(&mut bench).0, json!(1));
     let journal = bench.rig.stream("job-manager.events-journal", json!({"full": true}));
     bench.settle();
@@ -286,14 +290,7 @@ fn a_job_of_which_it_is_not_yet_said_that_it_is_archived_counts_once() {
 
 #[test]
 fn an_archived_job_that_is_active_again_is_not_purged() {
-    let mut bench = online(Left::default());
-    finish(&mut bench, 1, 0);
-    bench.put(&[1]);
-    let mut left = bench.crash_archived();
-    // Its end was told before it was stored, and the crash lost it.
-    let log = left.store.get_mut(&format!("{}.eventlog", JobId(1).kvs())).unwrap();
-    *log = log.lines().take(6).flat_map(|line| [line, "\n"]).collect();
-    let mut bench = Bench::archived(&json!({}), left);
+    let mut bench = archived_and_active_again();
     let all = json!({"age_limit": -1.0, "num_limit": 0, "batch": 100, "force": true});
     assert_eq!(bench.call("job-manager.purge", all).unwrap()["count"], 0);
     assert!(bench.store.keys().any(|key| key.starts_with(&JobId(1).kvs())));

@@ -265,8 +265,9 @@ fn exclusion_changes_while_the_scheduler_runs() {
     rig.finish();
 }
 
-#[test]
-fn without_a_configuration_a_rank_that_leaves_is_gone_for_good() {
+/// Rank 0 of two that has no configuration, with both online: the service, the stream of who is
+/// online, and the scheduler's.
+fn two_without_configuration() -> (Bench, Message, u32) {
     let mut rig = Rig::with(ResourceService::new(settings(2)), 0, 2, &Map::new());
     rig.expect("topo.get");
     let log = rig.expect("kvs.lookup");
@@ -280,6 +281,12 @@ fn without_a_configuration_a_rank_that_leaves_is_gone_for_good() {
     rig.response(acquire).unwrap();
     rig.reply(&online, json!({"members": "0-1"}));
     assert_eq!(rig.response(acquire).unwrap(), json!({"up": "0-1"}));
+    (rig, online, acquire)
+}
+
+#[test]
+fn without_a_configuration_a_rank_that_leaves_is_gone_for_good() {
+    let (mut rig, online, acquire) = two_without_configuration();
     rig.reply(&online, json!({"members": "0"}));
     assert_eq!(rig.response(acquire).unwrap(), json!({"down": "1", "shrink": "1"}));
     rig.reply(&online, json!({"members": "0-1"}));
@@ -297,19 +304,7 @@ fn without_a_configuration_a_rank_that_leaves_is_gone_for_good() {
 
 #[test]
 fn while_the_instance_stops_a_rank_that_leaves_is_down_but_not_gone_for_good() {
-    let mut rig = Rig::with(ResourceService::new(settings(2)), 0, 2, &Map::new());
-    rig.expect("topo.get");
-    let log = rig.expect("kvs.lookup");
-    rig.fail(&log, Errno::ENOENT);
-    let lookup = rig.expect("kvs.lookup");
-    rig.reply(&lookup, val(&r(2).to_string()));
-    let online = rig.expect("groups.get");
-    rig.expect("groups.get");
-    done(&mut rig);
-    let acquire = rig.stream("resource.acquire", Value::Null);
-    rig.response(acquire).unwrap();
-    rig.reply(&online, json!({"members": "0-1"}));
-    assert_eq!(rig.response(acquire).unwrap(), json!({"up": "0-1"}));
+    let (mut rig, online, acquire) = two_without_configuration();
     let mute = rig.request("resource.acquire-mute", Value::Null);
     rig.response(mute).unwrap();
     rig.reply(&online, json!({"members": "0"}));

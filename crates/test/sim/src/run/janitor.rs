@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use flux_api::job::info::{InfoLookup, Lookup as InfoLookupRpc};
 use flux_api::job::list::{ListId, ListId_};
 use flux_api::job::manager::{Purge, PurgeId, PurgeId_, PurgeRequest};
-use flux_api::kvs::{Lookup, LookupRequest, PRIMARY};
 use flux_id::JobId;
 use flux_proto::{Errno, Message};
 use serde_json::Value;
@@ -128,16 +127,8 @@ impl Run {
         if self.janitor.purged.insert(id) {
             self.count("jobs purged");
         }
-        let request = LookupRequest {
-            key: format!("{}.eventlog", JobId(id).kvs()),
-            flags: 0,
-            namespace: Some(PRIMARY.to_string()),
-            rootdir: None,
-            rootseq: None,
-            userid: None,
-        };
-        let tag = self.world.call::<Lookup>(caller, None, &request);
-        self.purposes.insert((caller, tag), Purpose::Gone(id, "the kvs"));
+        let key = format!("{}.eventlog", JobId(id).kvs());
+        self.lookup(caller, key, Purpose::Gone(id, "the kvs"));
         let request = InfoLookup { id, keys: vec!["jobspec".to_string()], flags: 0 };
         let tag = self.world.call::<InfoLookupRpc>(caller, None, &request);
         self.purposes.insert((caller, tag), Purpose::Gone(id, "job-info"));

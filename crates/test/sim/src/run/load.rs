@@ -198,7 +198,7 @@ impl Run {
         self.count("commits");
     }
 
-    fn lookup(&mut self, caller: Caller, key: String, purpose: Purpose) {
+    pub(super) fn lookup(&mut self, caller: Caller, key: String, purpose: Purpose) {
         let request = LookupRequest {
             key,
             flags: 0,
