@@ -122,6 +122,13 @@ def brokers_start_in_any_order(cluster):
 
 
 @claim
+def a_restart_of_the_leader_is_over_when_every_command_works(cluster):
+    cluster[1].out("for n in 1 2 3; do systemctl restart flux && flux jobs -a && flux resource list "
+                   "&& flux queue status && flux job stats && flux cron list || exit; done")
+    wait_status(cluster, {"node1": "full"}, 60)
+
+
+@claim
 def all_are_online_soon_after_a_start_together(cluster):
     parallel(lambda m: m.out("systemctl stop flux"), cluster.machines[:4])
     start = time.monotonic()

@@ -274,10 +274,11 @@ impl StateMachineService {
         match self.state {
             State::LoadBuiltins => {}
             State::Join => {
-                cx.notify::<Notify>(here, &Text("READY=1".to_string()));
                 if cx.rank() == 0 {
                     return self.post(cx, "parent-none", false);
                 }
+                // The parent may be away for long, which is no failure of this node.
+                self.ready(cx);
                 self.status(cx, "Joining Flux instance via its parent");
                 cx.call::<Join>(here, &Empty, Wait::Join);
             }
@@ -351,6 +352,11 @@ impl StateMachineService {
     fn running(&self, cx: &mut Cx<'_, Wait>) {
         let role = if cx.rank() == 0 { "leader" } else { "member" };
         self.status(cx, &format!("Running as {role} of {} node Flux instance", cx.size()));
+    }
+
+    /// Tells the service manager that this broker serves: on rank 0, that every command works.
+    fn ready(&self, cx: &mut Cx<'_, Wait>) {
+        cx.notify::<Notify>(To::Rank(cx.rank()), &Text("READY=1".to_string()));
     }
 
     fn status(&self, cx: &mut Cx<'_, Wait>, text: &str) {
@@ -649,10 +655,16 @@ impl Service for StateMachineService {
                 Err(error) => self.sync_failed(cx, &error),
             },
             Wait::Modules => match reply.error() {
-                None => self.startlog_begin(cx),
+                None => {
+                    if cx.rank() == 0 {
+                        self.ready(cx);
+                    }
+                    self.startlog_begin(cx);
+                }
                 Some(error) => {
                     cx.log(Level::Err, format!("modules: {error}"));
                     if self.settings.recovery {
+                        self.ready(cx);
                         return self.post(cx, "rc1-ignorefail", false);
                     }
                     self.code = self.settings.exit_norestart.unwrap_or(1);

@@ -82,6 +82,32 @@ fn the_initial_programs_exit_code_is_the_brokers() {
     rig.finish();
 }
 
+/// Whether the service manager was told by now.
+fn is_ready(rig: &Rig<StateMachineService>) -> bool {
+    rig.requests.iter().any(|request| request.text().is_ok_and(|text| text == "READY=1"))
+}
+
+#[test]
+fn the_leader_is_ready_when_its_services_are_and_a_follower_while_its_parent_is_away() {
+    let mut rig = Rig::new(StateMachineService::new(settings()));
+    rig.expect("overlay.monitor");
+    rig.advance(1);
+    assert!(!is_ready(&rig));
+    quiet(&mut rig);
+    let sync = rig.expect("config.get");
+    rig.reply(&sync, json!({}));
+    quiet(&mut rig);
+    let start = rig.expect("broker.start-modules");
+    assert!(!is_ready(&rig));
+    rig.reply(&start, Value::Null);
+    assert!(is_ready(&rig));
+
+    let mut rig = Rig::with(StateMachineService::new(settings()), 1, 2, &Map::new());
+    rig.expect("overlay.monitor");
+    rig.advance(1);
+    assert!(is_ready(&rig));
+}
+
 #[test]
 fn a_program_that_does_not_exist_is_127() {
     let mut rig = Rig::new(StateMachineService::new(settings()));
