@@ -2,10 +2,11 @@
 //!
 //! A young pass is due when the store has grown by a tenth of what lives; it looks only at what
 //! was stored lately, where most of the garbage is. A thorough one is due when what young passes
-//! have left standing is a sixth of what lives, and now and then while there are commits; the pass
-//! that deletes what it has not reached follows. Passes are at least two seconds apart: a blob
-//! outlives its last reference by that time at least, since it is deleted by the second pass that
-//! does not reach it. A blob that was stored by itself is kept for the grace time.
+//! have left standing is a sixth of what lives, sooner where it costs next to nothing, and now and
+//! then while there are commits; the pass that deletes what it has not reached follows. Passes are
+//! at least two seconds apart: a blob outlives its last reference by that time at least, since it
+//! is deleted by the second pass that does not reach it. A blob that was stored by itself is kept
+//! for the grace time.
 //!
 //! Pure bookkeeping: the service asks it what to do next.
 
@@ -42,6 +43,9 @@ const GROWTH_PART: u64 = 10;
 
 /// A thorough pass is due when what young ones have left is one part in so many of what lives.
 const SETTLED_PART: u64 = 6;
+/// So it is at one part in so many, when the last one began so many times as long ago as it took.
+const SETTLED_PART_EASY: u64 = 24;
+const EASY_TIMES: u64 = 20;
 
 /// The store is looked at when one part in so many of the least growth was written.
 const LOOKS: u64 = 4;
@@ -221,7 +225,7 @@ impl Gc {
     }
 
     /// The size of the store came.
-    pub(crate) fn looked(&mut self, info: Result<GcInfo, RpcError>) {
+    pub(crate) fn looked(&mut self, now_us: u64, info: Result<GcInfo, RpcError>) {
         self.busy = false;
         let Ok(info) = info else { return };
         self.due |= if info.current_epoch == 0 {
@@ -230,8 +234,12 @@ impl Gc {
             info.added_bytes >= self.settings.growth
                 && info.added_bytes >= info.live_bytes / GROWTH_PART
         };
+        let easy = self
+            .thorough_us
+            .is_none_or(|begun| now_us.saturating_sub(begun) >= self.took_us * EASY_TIMES);
+        let part = if easy { SETTLED_PART_EASY } else { SETTLED_PART };
         if info.settled_bytes >= self.settings.growth
-            && info.settled_bytes >= info.live_bytes / SETTLED_PART
+            && info.settled_bytes >= info.live_bytes / part
         {
             (self.due, self.thorough_due) = (true, true);
         }

@@ -362,7 +362,7 @@ impl Service for ContentService {
                 self.advance_gc(cx);
             }
             Wait::Size => {
-                self.gc.looked(reply.decode::<BackingGcInfo>());
+                self.gc.looked(cx.now_us(), reply.decode::<BackingGcInfo>());
                 self.advance_gc(cx);
             }
             Wait::Pass => self.passed(cx, &reply.decode::<BackingCollect>()),
