@@ -6,6 +6,7 @@ and nothing in the queue (settle), whatever the one before has done (mend).
 
 import re
 import time
+from pathlib import Path
 
 from machines import Fail, parallel, until
 
@@ -315,3 +316,79 @@ def the_tarball_installs_and_leaves(cluster):
     wait_status(cluster, {"node1": "full"}, 60)
     node.out("/root/ferroflux-*/install.sh --remove && test ! -e /usr/bin/flux")
     node.out("dpkg -i /packages/ferroflux_*.deb && systemctl enable --now flux")
+
+
+# What a package needs is there, as packages of Debian, which rpm does not know and asks about.
+RPM = "rpm $(rpm --help | grep -o -e --force-debian) --nodeps --quiet"
+
+
+@claim
+def the_rpm_installs_upgrades_and_leaves(cluster):
+    node = cluster[4]
+    found = sorted(Path(cluster.packages).glob("ferroflux-*.rpm"))
+    if not found:
+        return "NOT CHECKED: no rpm in the packages (rpmbuild was not installed)"
+    state = ("stat -c '%a %U %n' /var/lib/flux /etc/flux/system/curve.cert /etc/flux/system/R && "
+             "sha256sum /etc/flux/system/curve.cert /etc/flux/system/R /etc/flux/*/conf.d/*")
+    before = node.out(state)
+    node.out("dpkg -r ferroflux")
+    node.out(f"{RPM} -i /packages/{found[-1].name}")
+    need(node.out(state) == before, "what is the site's has changed")
+    # Modes, owners and contents of all files, the setuid bit among them.
+    node.out("rpm -V --nodeps ferroflux")
+    need(node.out("stat -c '%a %U %G' /usr/libexec/flux/flux-imp") == "4755 root root", "the imp")
+    need(not node.out("rpm -qa --configfiles ferroflux"), "files of the site belong to the package")
+    node.out("systemctl enable --now flux")
+    wait_status(cluster, {"node1": "full"}, 60)
+    need(node.out("flux run --requires=host:node4 sh -c 'hostname; id -un'", "alice").split()
+         == ["node4", "alice"], "a job of a guest")
+    others = sorted(cluster.others.glob("ferroflux-*.rpm")) if cluster.others else []
+    told = "no package of another version to upgrade to"
+    if others:
+        broker = node.out("systemctl show flux -P MainPID")
+        node.out(f"{RPM} -U /others/{others[0].name}")
+        need(node.out("systemctl show flux -P MainPID") == broker, "the broker was restarted")
+        need(node.out(state) == before, "an upgrade changed what is the site's")
+        version = others[0].name.split("-")[1]
+        need(version in node.out("flux version"), node.out("flux version"))
+        node.out("rpm -V --nodeps ferroflux")
+        node.out(f"{RPM} -U --oldpackage /packages/{found[-1].name}")
+        told = f"to {version} and back"
+    node.out("rpm -e ferroflux")
+    need(node.sh("test -e /usr/bin/flux -o -e /usr/libexec/flux")[0] == 1, "programs are left")
+    need(node.out("systemctl is-active flux || true") == "inactive", "the broker runs")
+    need(node.out(state) == before, "a removal changed what is the site's")
+    node.out("dpkg -i /packages/ferroflux_*.deb && systemctl enable --now flux")
+    wait_status(cluster, {"node1": "full"}, 60)
+    return told
+
+
+@claim
+def packages_make_the_user_the_state_directory_and_a_place_for_the_key(cluster):
+    # The spare node has seen no package yet, and no user flux.
+    node = cluster[5]
+    ways = {"deb": ("dpkg -i /packages/ferroflux_*.deb", "dpkg -r ferroflux")}
+    if list(Path(cluster.packages).glob("ferroflux-*.rpm")):
+        ways["rpm"] = (f"{RPM} -i /packages/ferroflux-*.rpm", "rpm -e ferroflux")
+    node.boot()
+    try:
+        for install, remove in ways.values():
+            node.out(install)
+            need(node.out("getent passwd flux | cut -d: -f6,7") == "/var/lib/flux:/usr/sbin/nologin",
+                 node.out("getent passwd flux"))
+            need(int(node.out("id -u flux")) < 1000, "not the id of a system user")
+            modes = node.out("stat -c '%a %U:%G %n' /var/lib/flux /etc/flux/system "
+                             "/etc/flux/system/curve.cert")
+            need(modes.splitlines() == ["700 flux:flux /var/lib/flux", "755 root:root /etc/flux/system",
+                                        "600 flux:flux /etc/flux/system/curve.cert"], modes)
+            need(node.out("systemctl is-enabled flux || true") == "disabled", "it is started")
+            node.out("sudo -u flux flux keygen /etc/flux/system/curve.cert")
+            node.out("sudo -u flux touch /var/lib/flux/state")
+            node.out(remove)
+            node.out("test -s /etc/flux/system/curve.cert && test -e /var/lib/flux/state")
+            # As new again.
+            node.out("userdel flux; rm -rf /var/lib/flux /etc/flux")
+            need(node.sh("test -e /usr/bin/flux")[0] == 1, "the program is left")
+    finally:
+        node.power_off()
+    return " and ".join(ways)

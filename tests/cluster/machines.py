@@ -22,15 +22,17 @@ import time
 from pathlib import Path
 
 HOME = Path(os.environ.get("FLUX_CLUSTER_DIR", "/var/tmp/ferroflux-cluster"))
-MIRROR = os.environ.get("FLUX_CLUSTER_MIRROR", "http://deb.debian.org/debian")
 # Clusters of different names can be up at once; they share the image.
 NAME = os.environ.get("FLUX_CLUSTER_NAME", "node")
-SUITE = "bookworm"
+# The distribution of the nodes: a suite of Debian, or of Ubuntu with its mirror.
+SUITE = os.environ.get("FLUX_CLUSTER_SUITE", "bookworm")
+MIRROR = os.environ.get("FLUX_CLUSTER_MIRROR", "http://deb.debian.org/debian")
+COMPONENTS = "main,universe" if "ubuntu" in MIRROR else "main"
 TOOLS = {"debootstrap": "debootstrap", "systemd-nspawn": "systemd-container", "ip": "iproute2",
          "nsenter": "util-linux", "nft": "nftables"}
 
 PACKAGES = """systemd systemd-sysv dbus libpam-systemd iproute2 iputils-ping munge sudo procps
-    util-linux openssh-server python3-minimal man-db""".split()
+    util-linux openssh-server python3-minimal man-db rpm""".split()
 
 # A bare Debian becomes the node of a site: its users, its keys, nothing that only makes noise.
 CUSTOMIZE = """
@@ -159,8 +161,8 @@ def image():
         try:
             with open(log, "w") as output:
                 for argv, text in (
-                    (["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}",
-                      SUITE, partial, MIRROR], ""),
+                    (["debootstrap", "--variant=minbase", f"--components={COMPONENTS}",
+                      f"--include={','.join(PACKAGES)}", SUITE, partial, MIRROR], ""),
                     (["chroot", partial, "/bin/sh"], CUSTOMIZE),
                 ):
                     done = subprocess.run(argv, input=text, text=True, stdout=output,
