@@ -218,7 +218,7 @@ fn create(client: &Client, name: &str, matches: &ArgMatches) -> Result<(), Failu
         }
         _ => {
             let time = text(matches, "time").unwrap_or_default();
-            let epoch = when::epoch(time, &jiff::Zoned::now())
+            let epoch = when::epoch(time, &jiff::Zoned::now(), when::Toward::Future)
                 .map_err(|error| PROGRAM.fail(error.to_string()))?;
             let zoned = jiff::Timestamp::from_second(epoch.ceil() as i64)
                 .map_err(|error| PROGRAM.fail(error.to_string()))?

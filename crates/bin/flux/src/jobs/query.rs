@@ -80,7 +80,7 @@ impl Include {
     }
 }
 
-/// Reads a time in the past: `-1h` or `1h` (ago), or a point in time.
+/// Reads a time in the past: `-1h` or `1h` (ago), or a point in time, of a time of the day the last.
 pub(crate) fn since(text: &str, now: &jiff::Zoned) -> Option<f64> {
     if text.starts_with('+') {
         return None;
@@ -92,11 +92,7 @@ pub(crate) fn since(text: &str, now: &jiff::Zoned) -> Option<f64> {
     if !bare && let Ok(seconds) = flux_id::fsd::parse(ago) {
         return Some((current - seconds).max(0.0));
     }
-    let time = when::epoch(text, now).ok()?;
-    // A time of the day without a date is the last one, not the next.
-    let daytime = text.starts_with(|c: char| c.is_ascii_digit()) || text == "noon";
-    let last = time > current && daytime && !text.contains(['-', '+']);
-    let time = if last { time - 86400.0 } else { time };
+    let time = when::epoch(text, now, when::Toward::Past).ok()?;
     (time <= current).then_some(time)
 }
 
@@ -200,6 +196,8 @@ mod tests {
         assert_eq!(since("tomorrow", &now), None);
         assert_eq!(since("2026-11-20", &now), Some(midnight - 86400.0));
         assert_eq!(since("2026-11-22", &now), None);
+        assert_eq!(since("1 hour ago", &now), Some(midnight - 3600.0));
+        assert_eq!(since("yesterday noon", &now), Some(midnight - 43200.0));
         assert_eq!(since("x", &now), None);
     }
 }

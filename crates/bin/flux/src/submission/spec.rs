@@ -143,7 +143,7 @@ fn dependencies(context: &Context, options: &Common) -> Result<Vec<Value>, Submi
     let uris = options.dependency.iter();
     let mut list = uris.map(|uri| attributes::dependency(uri)).collect::<Result<Vec<_>, _>>()?;
     if let Some(text) = &options.begin_time {
-        let epoch = when::epoch(text, &context.now)?;
+        let epoch = when::epoch(text, &context.now, when::Toward::Future)?;
         // The value of a dependency is text; JSON writes a float as Flux does.
         list.push(json!({"scheme": "begin-time", "value": json!(epoch).to_string()}));
     }
