@@ -57,6 +57,8 @@ pub(crate) struct Options {
     pub(crate) read_only: bool,
     /// Which tasks get standard input.
     pub(crate) stdin_ranks: String,
+    /// Nobody else gives input to the job: its end is the end for every task.
+    pub(crate) only_input: bool,
     /// Say why the job waits even when standard error is no terminal, a line for each reason.
     pub(crate) status: bool,
 }
@@ -69,6 +71,7 @@ impl Default for Options {
             view: View::default(),
             read_only: false,
             stdin_ranks: "all".into(),
+            only_input: false,
             status: false,
         }
     }
@@ -131,7 +134,7 @@ impl<'a> Session<'a> {
             output_over: false,
             output_last: false,
             outage: Outage::new(),
-            input: Input::new(options.read_only, options.stdin_ranks.clone()),
+            input: Input::new(options.read_only, options.stdin_ranks.clone(), options.only_input),
             signals,
             interrupts: Interrupts::default(),
             line: StatusLine::new(drawn),

@@ -206,7 +206,8 @@ fn builtin(entry: &Entry, arguments: Vec<OsString>) -> Result<i32, Failure> {
     if entry.style == Style::Binary {
         command = command.infer_long_args(true);
     }
-    match command.try_get_matches_from_mut(&arguments) {
+    let words = attached(&command, &arguments);
+    match command.try_get_matches_from_mut(words) {
         Ok(matches) => (entry.run)(&Invocation { matches, arguments }),
         Err(error) => {
             let failed = usage(&error, entry.style, &format!("flux-{}", entry.name), &display);
@@ -220,6 +221,38 @@ fn builtin(entry: &Entry, arguments: Vec<OsString>) -> Result<i32, Failure> {
             })
         }
     }
+}
+
+/// `-LWHEN` as `-L=WHEN`, for options whose value may be left out: clap would take the value for
+/// further options.
+fn attached(command: &Command, arguments: &[OsString]) -> Vec<OsString> {
+    let mut command = command;
+    let mut words = Vec::with_capacity(arguments.len());
+    let mut rest = arguments.iter();
+    for word in rest.by_ref() {
+        let text = word.to_string_lossy();
+        if text == "--" || (!text.starts_with('-') && !command.has_subcommands()) {
+            words.push(word.clone());
+            break;
+        }
+        if let Some(inner) = command.find_subcommand(&*text) {
+            command = inner;
+        }
+        let mut letters = text.strip_prefix('-').unwrap_or_default().chars();
+        let optional = letters.next().is_some_and(|short| {
+            let mut options = command.get_opts();
+            options.any(|arg| arg.get_short() == Some(short) && arg.is_require_equals_set())
+        });
+        let value = letters.as_str();
+        if optional && !value.is_empty() && !value.starts_with('=') {
+            let option = text.strip_suffix(value).unwrap_or_default();
+            words.push(format!("{option}={value}").into());
+        } else {
+            words.push(word.clone());
+        }
+    }
+    words.extend(rest.cloned());
+    words
 }
 
 /// A parsed command line and the words it was parsed from.
@@ -249,7 +282,8 @@ fn usage(error: &clap::Error, style: Style, program: &str, display: &str) -> Res
     Err(Failure::bare(message, code))
 }
 
-fn complaint(error: &clap::Error, style: Style) -> String {
+/// What is wrong with a command line, in the words of the command's family.
+pub(crate) fn complaint(error: &clap::Error, style: Style) -> String {
     let word = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
         Some(ContextValue::Strings(texts)) => Some(texts.join(", ")),
@@ -278,7 +312,7 @@ fn complaint(error: &clap::Error, style: Style) -> String {
 
 /// Commands of Flux that there are not, and what to do instead.
 const NOT_HERE: [(&str, &str); 5] = [
-    ("jobtap", "Ferroflux loads no job manager plugins: what they do is built in"),
+    ("archive", "files are sent to jobs with --add-file, or kept with flux kvs put --raw"),
     ("modprobe", "modules are built in and started in their order: see flux module list"),
     ("python", "Ferroflux brings no Python: that of flux-core works with it"),
     ("sproc", "processes are listed by flux exec -r RANK ps"),
@@ -351,6 +385,29 @@ mod tests {
         assert!(failure.message.ends_with("flux run: error: unrecognized arguments: --foo"));
         assert!(failure.message.starts_with("Usage: flux run"), "{}", failure.message);
         assert_eq!(failure.code, 2);
+    }
+
+    #[test]
+    fn a_value_that_may_be_left_out_can_follow_its_letter() {
+        let words = |line: &str| -> Vec<OsString> {
+            let all: Vec<&str> = line.split_whitespace().collect();
+            let entry = COMMANDS.iter().find(|entry| entry.name == all[0]).expect("a command");
+            let command = (entry.command)();
+            let words: Vec<OsString> = all[1..].iter().map(OsString::from).collect();
+            attached(&command, &words)
+        };
+        for (line, expected) in [
+            ("dmesg -Lalways -H", "-L=always -H"),
+            ("dmesg -L -H", "-L -H"),
+            ("dmesg -L=never", "-L=never"),
+            ("job eventlog -Lnever f1", "eventlog -L=never f1"),
+            ("jobs -w30 -- -w30", "-w=30 -- -w30"),
+            ("jobs -o-w3", "-o-w3"),
+            ("run cat -Lalways", "cat -Lalways"),
+        ] {
+            let expected: Vec<OsString> = expected.split_whitespace().map(OsString::from).collect();
+            assert_eq!(words(line), expected, "{line}");
+        }
     }
 
     #[test]

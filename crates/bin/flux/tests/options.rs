@@ -102,6 +102,28 @@ fn what_is_refused_is_said_in_a_sentence() {
 }
 
 #[test]
+fn input_for_some_tasks_ends_for_all() {
+    check(
+        "printf 'a\\nb\\n' | flux run -n3 -l --input=1 cat | sort
+         printf a | flux run -n2 --input=0-1 sh -c 'wc -c | tr -d \" \"'",
+        "1: a\n1: b\n1\n1\n",
+    );
+}
+
+#[test]
+fn what_is_not_there_in_time_is_told() {
+    check(
+        "id=$(flux submit --urgency=hold true)
+         flux job hostpids -t x $id
+         flux job hostpids -t 0.1 $id 2>&1 >/dev/null | sed \"s/$id/ID/\"
+         flux dmesg -Lalways -C; flux job eventlog -Lnever $id | sed 's/.* //' | tail -1
+         flux cancel $id; flux job attach -w submit $id; echo $?",
+        "flux-job: --timeout: invalid duration 'x'\n\
+         flux-job: ID: it has no tasks yet\npriority=0\n0\n",
+    );
+}
+
+#[test]
 fn without_an_instance_the_way_to_one_is_told() {
     let run = |uri: Option<&str>, words: &[&str]| {
         let mut command = flux();

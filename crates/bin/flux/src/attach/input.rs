@@ -53,6 +53,8 @@ struct Sent {
 pub(crate) struct Input {
     open: bool,
     ranks: String,
+    /// Tasks whose input ends with this one.
+    ending: String,
     target: Target,
     waiting: VecDeque<Sent>,
     /// Names this client to the shell.
@@ -63,12 +65,15 @@ pub(crate) struct Input {
 }
 
 impl Input {
-    /// Input that goes to the tasks of `ranks`, or nowhere.
-    pub(crate) fn new(read_only: bool, ranks: String) -> Self {
+    /// Input that goes to the tasks of `ranks`, or nowhere. With `only` there is no other: tasks
+    /// that get none of it would wait for ever, so that its end is theirs, too.
+    pub(crate) fn new(read_only: bool, ranks: String, only: bool) -> Self {
+        let ending = if only { "all".to_owned() } else { ranks.clone() };
         let client = format!("{}.{:.6}", std::process::id(), crate::session::now());
         Self {
             open: !read_only,
             ranks,
+            ending,
             target: Target::None,
             waiting: VecDeque::new(),
             client,
@@ -117,7 +122,7 @@ impl Input {
             Target::None => return false,
             Target::Shell { topic, rank } => {
                 let data = if got == 0 {
-                    IoData::end("stdin", &self.ranks)
+                    IoData::end("stdin", &self.ending)
                 } else {
                     IoData::new("stdin", &self.ranks, buffer)
                 };
@@ -301,7 +306,7 @@ mod tests {
 
     #[test]
     fn nothing_is_read_before_the_shell_takes_it() {
-        let input = Input::new(false, "all".into());
+        let input = Input::new(false, "all".into(), false);
         assert_eq!(input.source(), Source::Closed);
     }
 }

@@ -119,10 +119,14 @@ impl Machine {
             // A log written by another version is shown as far as it can be understood.
             Some(status) => drop(status.apply(event)),
         }
+        self.cleaned |= event.name == "clean";
+        if self.has_left() {
+            // That the log goes on makes no difference.
+            return Vec::new();
+        }
         if event.name == "finish" {
             self.finish = event.get_i64("status").map(ending::status_of);
         }
-        self.cleaned |= event.name == "clean";
         let past = self.seen_until;
         self.seen_until |= event.name == self.view.until;
         if event.name == "exception" {
@@ -210,12 +214,17 @@ impl Machine {
         self.output_live()
     }
 
+    /// Whether an event was waited for that came before the end of the job.
+    fn has_left(&self) -> bool {
+        self.seen_until && self.finish.is_none()
+    }
+
     /// Whether nothing more is to be expected. The end of every task's streams is enough for a job
     /// that succeeded; of one that failed the shell may have more to say, so its log is read to
     /// the end.
     pub(crate) fn is_done(&self) -> bool {
         let started = self.is_started();
-        if self.seen_until && self.finish.is_none() {
+        if self.has_left() {
             return true;
         }
         let complete = self.open_streams == Some(0) && self.finish == Some(0);

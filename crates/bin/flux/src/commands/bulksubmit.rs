@@ -10,8 +10,8 @@ use clap::{Arg, ArgAction, Command};
 
 use super::submit;
 use crate::{
-    dispatch::Invocation,
-    failure::Failure,
+    dispatch::{Invocation, complaint},
+    failure::{Failure, Style},
     output,
     submission::{
         Context, SubmitError,
@@ -125,11 +125,9 @@ fn plan(
 /// Makes the jobs of one submission, to tell mistakes before anything is submitted.
 fn check(context: &Context, words: &[String]) -> Result<submit::Plan, SubmitError> {
     let parser = submit::command().no_binary_name(true);
-    let matches = parser.try_get_matches_from(words).map_err(|error| {
-        let text = error.to_string();
-        let first = text.lines().next().unwrap_or_default();
-        SubmitError::Replacement(first.strip_prefix("error: ").unwrap_or(first).to_owned())
-    })?;
+    let matches = parser
+        .try_get_matches_from(words)
+        .map_err(|error| SubmitError::Words(complaint(&error, Style::Script)))?;
     let plan = submit::Plan::read(&matches)?;
     plan.job(context, 0)?;
     Ok(plan)
@@ -187,7 +185,15 @@ mod tests {
             Err("invalid Flux standard duration".into())
         );
         assert!(bulk(&["--define=p=x", "echo", ":::", "a"]).is_err_and(|e| e.contains("Python")));
-        assert!(bulk(&["echo", "{3}", ":::", "a"]).is_err());
+        assert_eq!(bulk(&["echo", "{3}", ":::", "a"]), Err("unknown replacement {3}".into()));
+        assert_eq!(
+            bulk(&["-n{}", "echo", ":::", "x"]),
+            Err("argument --ntasks: invalid value: 'x'".into())
+        );
+        assert_eq!(
+            bulk(&["{}", "true", ":::", "--nosuch"]),
+            Err("unrecognized arguments: --nosuch".into())
+        );
     }
 
     #[test]

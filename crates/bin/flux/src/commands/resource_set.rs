@@ -8,6 +8,7 @@ use std::{
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use flux_id::{Hostlist, Idset};
 use flux_model::resource_set::{ResourceSet, VerifyMode, VerifyRules};
+use flux_topo::{Allowed, HostTopology, Sysfs, Topology, XmlFile};
 
 use crate::{dispatch::Invocation, failure::Failure, output};
 
@@ -37,6 +38,11 @@ pub(crate) fn command() -> Command {
                 .arg(text("cores", 'c', "IDSET", "Cores of each rank (default: 0)"))
                 .arg(text("gpus", 'g', "IDSET", "GPUs of each rank"))
                 .arg(text("hosts", 'H', "HOSTS", "Hosts (default: this one)"))
+                .arg(flag("local", 'l', "The cores and GPUs that this host has"))
+                .arg(
+                    text("xml", 'f', "FILE", "The cores and GPUs of a topology that hwloc wrote")
+                        .conflicts_with("local"),
+                )
                 .arg(
                     text("property", 'p', "NAME[:RANKS]", "Give ranks a property")
                         .action(ArgAction::Append),
@@ -168,7 +174,20 @@ fn idset(matches: &ArgMatches, name: &str) -> Result<Option<Idset>, String> {
     matches.get_one::<String>(name).map(parse).transpose()
 }
 
+/// The hardware of this host, or that of a file, where it is asked for.
+fn hardware(matches: &ArgMatches) -> Result<Option<HostTopology>, String> {
+    let found = match matches.get_one::<String>("xml") {
+        Some(path) => XmlFile::new(Path::new(path), Allowed::All).discover(),
+        None if matches.get_flag("local") => Sysfs::default().discover(),
+        None => return Ok(None),
+    };
+    found.map(Some).map_err(|error| error.to_string())
+}
+
 fn encode(matches: &ArgMatches, local: &str) -> Result<ResourceSet, String> {
+    let found = hardware(matches)?;
+    let file = found.as_ref().filter(|_| !matches.get_flag("local"));
+    let local = file.map_or(local, |found| found.hostname.as_str());
     let given = matches.get_one::<String>("hosts");
     let hosts = given.map(|h| h.parse::<Hostlist>()).transpose();
     let hosts = hosts.map_err(|error| error.to_string())?;
@@ -184,11 +203,11 @@ fn encode(matches: &ArgMatches, local: &str) -> Result<ResourceSet, String> {
             Hostlist::from_hosts(std::iter::repeat_n(local, count)).map_err(|e| e.to_string())?
         }
     };
-    let gpus = idset(matches, "gpus")?.unwrap_or_default();
-    let cores = match idset(matches, "cores")? {
-        Some(cores) => cores,
-        None => Idset::first_n(1),
-    };
+    let gpus = idset(matches, "gpus")?;
+    let gpus = gpus.or_else(|| Some(Idset::first_n(found.as_ref()?.gpu_count())));
+    let cores = idset(matches, "cores")?;
+    let cores = cores.or_else(|| Some(Idset::first_n(found.as_ref()?.cores().end)));
+    let (gpus, cores) = (gpus.unwrap_or_default(), cores.unwrap_or_else(|| Idset::first_n(1)));
     let mut set =
         ResourceSet::encode(&ranks, &cores, &gpus, &hosts).map_err(|error| error.to_string())?;
     for property in matches.get_many::<String>("property").unwrap_or_default() {
@@ -320,6 +339,11 @@ mod tests {
             r#"{"version": 1, "execution": {"R_lite": [{"rank": "0-1", "children": {"core": "0-1"}}], "starttime": 0.0, "expiration": 0.0, "nodelist": ["h[0-1]"]}}"#
         );
         assert!(encode_ok(&[]).contains(r#""nodelist": ["me"]"#));
+        let cores = Sysfs::default().discover().map_or(0, |found| found.cores().end);
+        let found = ResourceSet::parse(&encode_ok(&["--local"])).expect("R");
+        assert_eq!(found.ncores(), u64::from(cores));
+        let missing = flux_r(&["encode", "--xml=/nosuch"], "");
+        assert!(missing.is_err_and(|text| text.starts_with("/nosuch: No such file or directory")));
         assert!(encode_ok(&["-r0-2", "-pfast:1"]).contains(r#""properties": {"fast": "1"}"#));
         assert!(flux_r(&["encode", "-r0-2", "-Hh0"], "").is_err());
     }

@@ -76,6 +76,7 @@ pub(crate) fn submit_and_attach(
             tail: None,
         },
         stdin_ranks: one(matches, "input").filter(|i| is_ranks(i)).unwrap_or_else(|| "all".into()),
+        only_input: true,
         ..attach::Options::default()
     };
     attach::attach(client, id, &options)

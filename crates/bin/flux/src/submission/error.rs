@@ -67,6 +67,9 @@ pub(crate) enum SubmitError {
     Define(String),
     #[error("unknown replacement {0}")]
     Replacement(String),
+    /// What a template came to is no command line.
+    #[error("{0}")]
+    Words(String),
     #[error(":::+ must follow another list of inputs")]
     NothingToLink,
     #[error("more than {0} jobs")]

@@ -127,6 +127,10 @@ fn leaving_early_is_no_failure() {
     feed(&mut machine, START);
     assert!(machine.is_done());
     assert_eq!(machine.exit_code(), 0);
+    // That it has ended meanwhile makes no difference.
+    feed(&mut machine, r#"j {"timestamp":10.4,"name":"finish","context":{"status":256}}"#);
+    assert!(machine.is_done());
+    assert_eq!((machine.exit_code(), machine.last_words()), (0, None));
 }
 
 #[test]

@@ -56,6 +56,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<i32, Failure> {
         },
         read_only: matches.get_flag("read-only"),
         stdin_ranks: ranks.to_owned(),
+        only_input: false,
         status: matches.get_flag("show-status"),
     };
     attach::attach(&JOB.open()?, id, &options)

@@ -1,21 +1,18 @@
 //! `flux job taskmap` and `flux job hostpids`: where the tasks of a job are.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Instant};
 
 use clap::{ArgMatches, Command, value_parser};
 use flux_api::job::info::{CURRENT, EventlogWatch, EventlogWatch_, WATCH_WAITCREATE};
 use flux_client::{Client, To};
 use flux_id::JobId;
 use flux_model::{eventlog::Event, resource_set::ResourceSet, taskmap::Taskmap};
-use flux_proto::Message;
+use flux_proto::{Errno, Message};
 use serde_json::{Value, json};
 
 use super::{JOB, id_of, lookup};
 use crate::{
-    commands::program::{text, value, word},
+    commands::program::{duration, text, value, word},
     failure::Failure,
     output,
 };
@@ -38,14 +35,24 @@ pub(super) fn command() -> Command {
 }
 
 /// Waits for an event of the execution of a job.
-fn exec_event(client: &Client, id: JobId, name: &str) -> Result<Event, String> {
+fn exec_event(
+    client: &Client,
+    id: JobId,
+    name: &str,
+    deadline: Option<Instant>,
+) -> Result<Event, String> {
     let path = "guest.exec.eventlog".to_owned();
     let request = EventlogWatch { id: id.0, path, flags: WATCH_WAITCREATE };
-    for entry in client.stream::<EventlogWatch_>(To::Any, &request) {
-        let entry = entry.map_err(|error| match error.errno {
-            flux_proto::Errno::ENOENT => "no such job".to_owned(),
-            _ => error.message(),
-        })?;
+    let mut stream = client.stream::<EventlogWatch_>(To::Any, &request);
+    let mut next = || match deadline {
+        None => stream.next().transpose(),
+        Some(at) => stream.next_within(at.saturating_duration_since(Instant::now())),
+    };
+    while let Some(entry) = next().map_err(|error| match error.errno {
+        Errno::ENOENT => "no such job".to_owned(),
+        Errno::ETIMEDOUT => "it has no tasks yet".to_owned(),
+        _ => error.message(),
+    })? {
         let event = entry.event.and_then(|line| Event::decode(&line).ok());
         if let Some(event) = event.filter(|event| event.name == name) {
             return Ok(event);
@@ -67,7 +74,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<i32, Failure> {
             let id = id_of(argument)?;
             let client = JOB.open()?;
             let fail = |text: String| JOB.fail(format!("Unable to get job taskmap: {text}"));
-            let event = exec_event(&client, id, "shell.start").map_err(fail)?;
+            let event = exec_event(&client, id, "shell.start", None).map_err(fail)?;
             let map = event.get("taskmap").map(Taskmap::from_value);
             let map = map.ok_or_else(|| fail("shell.start has none".into()))?;
             let map = map.map_err(|error| fail(error.to_string()))?;
@@ -143,9 +150,11 @@ pub(super) fn hostpids(matches: &ArgMatches) -> Result<i32, Failure> {
         .map(|text| text.parse::<flux_id::Idset>())
         .transpose()
         .map_err(|error| JOB.fail(format!("--ranks: {error}")))?;
+    let deadline =
+        duration(JOB, matches, "timeout")?.and_then(|time| Instant::now().checked_add(time));
     let client = JOB.open()?;
     let fail = |text: String| JOB.fail(format!("{id}: {text}"));
-    let event = exec_event(&client, id, "shell.init").map_err(fail)?;
+    let event = exec_event(&client, id, "shell.init", deadline).map_err(fail)?;
     let service = event.get_str("service").unwrap_or_default();
     let set = lookup(&client, id, "R", CURRENT).map_err(|error| fail(error.message()))?;
     let set = ResourceSet::parse(&set).map_err(|error| fail(format!("R: {error}")))?;
@@ -158,16 +167,11 @@ pub(super) fn hostpids(matches: &ArgMatches) -> Result<i32, Failure> {
             client.start(To::Rank(rank), Message::request(topic.as_str()).with_json(&json!({})))
         })
         .collect();
-    let deadline = text(matches, "timeout")
-        .map(|text| flux_id::fsd::parse(text).map_err(|_| JOB.fail(format!("{text}: no duration"))))
-        .transpose()?
-        .filter(|seconds| seconds.is_finite())
-        .and_then(|seconds| Instant::now().checked_add(Duration::from_secs_f64(seconds)));
     let mut tasks = BTreeMap::new();
     for mut answer in sent {
         let table = answer.next_until(deadline).map_err(|error| {
             fail(match error.errno {
-                flux_proto::Errno::ENOSYS => "the job shell does not list processes".to_owned(),
+                Errno::ENOSYS => "the job shell does not list processes".to_owned(),
                 _ => error.message(),
             })
         })?;
