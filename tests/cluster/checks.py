@@ -228,16 +228,21 @@ def a_configuration_with_a_mistake_is_refused_with_file_and_line(cluster):
     node = cluster[1]
     path = node.path("/etc/flux/system/conf.d/zz.toml")
     for text, words in (("[tbon\n", "zz.toml:1"), ("\n[access]\nallow-guest-user = 1\n", "zz.toml:3"),
-                        ("[sched]\npolicy = \"best\"\n", "sched.policy")):
+                        ("[sched]\npolicy = \"best\"\n", "zz.toml:2"),
+                        ("[resource]\n\nnosuch = 1\n", "zz.toml:3"),
+                        ("[[resource.config]]\nhosts = \"a[\"\n", "zz.toml:1")):
         path.write_text(text)
         node.fails("systemctl reload flux", saying="")
         node.fails("flux config reload", saying=words)
     path.write_text("[tbon]\nkeepalive_cont = 1\n")
-    node.sh("flux config reload")
+    words = "zz.toml:2: tbon.keepalive_cont: unknown key (did you mean keepalive_count?)"
+    # Who asks is told, on whatever node; systemctl shows nobody what a reload says.
+    for asked in (node, cluster[3]):
+        told = asked.out("flux config reload 2>&1")
+        need(words in told, f"{asked}: {told}")
     path.unlink()
     node.out("flux config reload")
-    need("zz.toml:2: tbon.keepalive_cont: unknown key (did you mean keepalive_count?)" in
-         node.out("journalctl -u flux -n 40 -o cat"), "the journal does not tell")
+    need(words in node.out("journalctl -u flux -n 40 -o cat"), "the journal does not tell")
 
 
 @claim

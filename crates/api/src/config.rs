@@ -7,6 +7,8 @@
 
 pub mod catalogue;
 
+use std::collections::BTreeMap;
+
 use flux_id::{fsd, size};
 use serde_json::{Map, Value};
 
@@ -41,6 +43,9 @@ pub struct Finding {
     pub text: String,
 }
 
+/// Tables whose readers refuse a key that they do not know.
+const STRICT: [&str; 5] = ["access", "resource", "resource.config", "resource.verify", "sched"];
+
 /// Depth at which checking ends: no key lies deeper.
 const DEPTH_MAX: usize = 12;
 
@@ -64,7 +69,8 @@ pub fn dotted(path: &[Step]) -> String {
 /// Everything in a configuration that does not fit the catalogue, in its order.
 ///
 /// A value of a wrong type is an error. A key that nobody knows is a warning: it has no effect,
-/// and may be meant for another version of the program, or be a table of the site's own.
+/// and may be meant for another version of the program, or be a table of the site's own. In a table
+/// where a misspelt key would do harm it is an error.
 #[must_use]
 pub fn check(config: &Map<String, Value>) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -92,7 +98,11 @@ fn table(
                     .map_or_else(String::new, |near| format!(" (did you mean {near}?)"));
                 let what = if pattern.is_empty() && value.is_object() { "table" } else { "key" };
                 let text = format!("{}: unknown {what}{near}", dotted(path));
-                findings.push(Finding { path: path.clone(), grade: Grade::Warning, text });
+                let grade = match STRICT.contains(&pattern) {
+                    true => Grade::Error,
+                    false => Grade::Warning,
+                };
+                findings.push(Finding { path: path.clone(), grade, text });
             }
         }
         path.pop();
@@ -235,6 +245,56 @@ fn kind(value: &Value) -> String {
     }
 }
 
+/// A sentence about the configuration, with the place of what it is about behind it, if that can be
+/// told. `places` has `FILE:LINE` by dotted path. A sentence names a key by its whole path, or by
+/// the end of it and its table in brackets.
+#[must_use]
+pub fn with_place(places: &BTreeMap<String, String>, text: &str) -> String {
+    let weight = |key: &str| {
+        if key.contains('.') && has_word(text, key) {
+            return key.len();
+        }
+        let tables = key.match_indices(['.', '[']).map(|(at, _)| at).chain([key.len()]);
+        let table = tables.rev().map(|end| key.get(..end).unwrap_or_default());
+        let Some(table) = table.into_iter().find(|table| text.contains(&format!("[{table}]")))
+        else {
+            return 0;
+        };
+        // The longest end of the path that is there; at least its table is.
+        let ends = key.match_indices('.').map(|(at, _)| at + 1).filter(|at| *at > 0);
+        let ends = ends
+            .filter_map(|at| key.get(at..))
+            .filter(|end| key.len() > table.len() && has_word(text, end));
+        match ends.map(str::len).max() {
+            Some(end) => table.len() + end,
+            None if key == table => table.len(),
+            None => 0,
+        }
+    };
+    let best = places.iter().map(|(key, place)| (weight(key), place)).max();
+    match best.filter(|(weight, place)| *weight > 0 && !text.contains(place.as_str())) {
+        Some((_, place)) => format!("{text} ({place})"),
+        None => text.to_string(),
+    }
+}
+
+/// Whether a dotted path stands in a text, and is no part of another one.
+fn has_word(text: &str, word: &str) -> bool {
+    let inside = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-');
+    text.match_indices(word).any(|(at, _)| {
+        let before = text.get(..at).and_then(|text| text.chars().next_back());
+        let behind = text.get(at + word.len()..).unwrap_or_default();
+        let mut behind = behind.chars();
+        let ends = match behind.next() {
+            // The end of a sentence, or a longer path.
+            Some('.') => !behind.next().is_some_and(inside),
+            Some(c) => !inside(c) && c != '[',
+            None => true,
+        };
+        ends && !before.is_some_and(|c| inside(c) || c == '.')
+    })
+}
+
 /// The key of the catalogue that describes a dotted key of a configuration.
 #[must_use]
 pub fn describe(key: &str) -> Option<&'static Key> {
@@ -335,9 +395,13 @@ mod tests {
             "tbon": {"keepalive_cout": 12, "keepalive_idle": "soon"},
             "resurce": {},
             "exec": 1,
+            "resource": {"noverfy": true},
             "queues": {"q": {"requires": "x", "zzz": 1}},
             "bootstrap": {"hosts": [{"host": "a"}, {"hots": "b"}, 3]},
         });
+        let strict = check(config.as_object().unwrap());
+        let strict = strict.iter().find(|finding| finding.text.contains("noverfy"));
+        assert_eq!(strict.map(|finding| finding.grade), Some(Grade::Error));
         let texts = texts(&config);
         let expected = [
             "tbon.keepalive_cout: unknown key (did you mean keepalive_count?)",
@@ -346,6 +410,7 @@ mod tests {
             "exec: expected a table, found 1",
             "queues.q.requires: expected an array of strings, found \"x\"",
             "queues.q.zzz: unknown key",
+            "resource.noverfy: unknown key (did you mean noverify?)",
             "bootstrap.hosts[1].hots: unknown key (did you mean host?)",
             "bootstrap.hosts[2]: expected a table, found 3",
         ];
@@ -353,6 +418,40 @@ mod tests {
             assert!(texts.iter().any(|text| text == line), "{line} not in {texts:#?}");
         }
         assert_eq!(texts.len(), expected.len());
+    }
+
+    #[test]
+    fn a_sentence_about_a_key_gets_its_place() {
+        let keys = [
+            "resource",
+            "resource.config",
+            "resource.config[0]",
+            "resource.config[1]",
+            "resource.config[1].hosts",
+            "resource.exclude",
+            "resource.verify",
+            "resource.verify.core",
+            "queues.a",
+            "queues.a.requires",
+            "sched.policy",
+        ];
+        let places = keys.iter().map(|key| ((*key).to_string(), format!("<{key}>"))).collect();
+        for (text, key) in [
+            ("sched.policy=\"x\": expected 'fifo'", "sched.policy"),
+            ("resource.exclude '9': rank 9 is not there", "resource.exclude"),
+            ("error parsing [resource] configuration: verify.core: 'x'", "resource.verify.core"),
+            ("error parsing [resource] configuration: expected a table", "resource"),
+            ("error parsing [resource.config] array: config[1]: no", "resource.config[1]"),
+            ("error parsing [resource.config] array: nothing", "resource.config"),
+            ("error parsing [queues.a] config table: requires: no", "queues.a.requires"),
+            ("error parsing [queues.a] config table: other", "queues.a"),
+        ] {
+            assert_eq!(with_place(&places, text), format!("{text} (<{key}>)"));
+            assert_eq!(with_place(&places, &with_place(&places, text)).matches('<').count(), 1);
+        }
+        for text in ["resource update failure", "sched.policymaker", "[queues] x", ""] {
+            assert_eq!(with_place(&places, text), text);
+        }
     }
 
     #[test]

@@ -21,6 +21,12 @@ bodies! {
     pub struct ConfigFiles {
         /// The merged tables.
         pub config: Map<String, Value>,
+        /// Keys that nobody knows, a sentence each with file and line.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pub warnings: Vec<String>,
+        /// `FILE:LINE` of each key, by its dotted path.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        pub places: BTreeMap<String, String>,
     }
 
     /// Body of `topo.read`.

@@ -201,8 +201,9 @@ api! {
         ConfigGet = "config.get", user, either, AnyObject => Map<String, Value>;
         /// Replaces it.
         ConfigLoad = "config.load", owner, unary, Map<String, Value> => Empty;
-        /// Reads the files again.
-        ConfigReload = "config.reload", owner, unary, AnyObject => Empty;
+        /// Reads the files again. `warnings` of the answer are sentences for who asked, if there are
+        /// any: keys that nobody knows, and changes that wait for a restart.
+        ConfigReload = "config.reload", owner, unary, AnyObject => AnyObject;
     }
 }
 

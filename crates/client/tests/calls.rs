@@ -150,7 +150,7 @@ fn answers_are_taken_in_any_order_and_tags_are_the_lowest_free() {
     for (rank, pending) in pending.into_iter().enumerate().rev() {
         let tag = rank + 1;
         assert_eq!(pending.matchtag() as usize, tag);
-        let ConfigFiles { config } = pending.wait().unwrap();
+        let ConfigFiles { config, .. } = pending.wait().unwrap();
         assert_eq!(Value::Object(config), json!({"tag": tag, "node": rank}));
     }
     assert_eq!(read(&client, To::Any).matchtag(), 1);
@@ -170,7 +170,7 @@ fn a_dropped_request_keeps_its_tag_until_its_answer() {
 #[test]
 fn upstream_requests_name_the_own_rank() {
     let (_fake, client) = Fake::client();
-    let ConfigFiles { config } = client.call::<ReadConfig>(To::Upstream, &Empty).unwrap();
+    let ConfigFiles { config, .. } = client.call::<ReadConfig>(To::Upstream, &Empty).unwrap();
     assert_eq!(config["node"], 3);
 }
 

@@ -167,6 +167,10 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
     config.release = crate::release::numbers();
     config.hostlist = hosts.into();
     config.config.clone_from(&options.config);
+    if rank == 0 {
+        // The others follow the leader's files.
+        config.places.clone_from(&options.places);
+    }
     config.drivers = drivers.iter().map(|driver| driver.name()).collect();
     config.seed = surroundings::seed().map_err(|error| error.to_string())?;
     config.env = env;

@@ -709,5 +709,57 @@ fn an_instance_does_not_start_with_a_wrong_configuration() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{text}: {said}");
         assert!(said.contains(sentence) && !said.contains("panicked"), "{text}: {said}");
+        // What is read before there is a broker says no more than which table it is.
+        let early = ["/nosuch/R:", "invalid hosts[0]"].iter().any(|word| said.contains(word));
+        let line = if text.starts_with("[[") || !text.contains(']') { 1 } else { 2 };
+        let place = format!("{}:{line}", path.display());
+        assert!(early || said.contains(&place), "{text}: no {place}: {said}");
+    }
+}
+
+/// Files, and what `flux config reload` says of them on standard error, or not at all.
+const RELOADS: &[(&str, bool, &str)] = &[
+    ("[resource]\nnosuch = 1", false, "zz.toml:2: resource.nosuch: unknown key"),
+    ("[resource]\nexclude = 1", false, "zz.toml:2: resource.exclude: expected a string"),
+    ("[resource]\nexclude = \"x\"", false, "resource.exclude 'x': invalid hosts: x (zz.toml:2)"),
+    ("[resource.verify]\ncore = \"x\"", false, "verify.core: 'x' (zz.toml:2)"),
+    ("[sched]\npolicy = \"best\"", false, "sched.policy=\"best\": expected"),
+    ("[queues.a]\n\nx = 1", false, "[queues.a] config table: unknown key 'x' (zz.toml:3)"),
+    ("[kvs]\nnosuch = 1", true, "warning: zz.toml:2: kvs.nosuch: unknown key"),
+    ("[own]\nx = 1", true, "warning: zz.toml:1: own: unknown table"),
+    (
+        "[tbon]\nkeepalive_idle = 7",
+        true,
+        "warning: tbon.keepalive_idle has changed: it takes effect with a restart (zz.toml:2)",
+    ),
+    ("[sched]\npolicy = \"fifo\"", true, ""),
+];
+
+#[test]
+fn who_reloads_is_told_of_odd_keys_with_file_and_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = RELOADS.iter().enumerate().fold(String::new(), |all, (at, (text, _, _))| {
+        std::fs::write(dir.path().join(format!("{at}.txt")), text).unwrap();
+        all + &format!(
+            "cp {0}/{at}.txt {0}/conf.d/zz.toml; flux config reload 2>&1; echo \"{MARK}$?\"\n",
+            dir.path().display()
+        )
+    });
+    let conf = dir.path().join("conf.d");
+    std::fs::create_dir(&conf).unwrap();
+    let option = format!("--config-path={}", conf.display());
+    let output = instance::instance(1, &[&option], &script);
+    let all = String::from_utf8_lossy(&output.stdout).replace(&format!("{}/", conf.display()), "");
+    let mut rest = all.as_str();
+    for (text, takes, sentence) in RELOADS {
+        let (said, more) = rest.split_once(MARK).unwrap_or((rest, ""));
+        let (code, more) = more.split_once('\n').unwrap_or((more, ""));
+        let wanted = if *takes { "0" } else { "1" };
+        assert_eq!(code, wanted, "{text}: {said}");
+        assert!(
+            said.contains(sentence) && (said.is_empty() == sentence.is_empty()),
+            "{text}: {said}"
+        );
+        rest = more;
     }
 }

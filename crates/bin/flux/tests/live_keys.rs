@@ -64,9 +64,9 @@ const EXEC: &[Row] = &[
             # That jobs live or die is in rejoin.rs and on the cluster.
             for what in leave kill maybe; do
             reload "[exec]
-            on-shutdown = '$what'" 2>&1 | grep -o 'must be.*'; flux config get exec.on-shutdown
+            on-shutdown = '$what'" 2>&1 | sed -n 's,.*\(must be.*(\).*/,\1,p'; flux config get exec.on-shutdown
             done"#,
-        shows: "\"leave\"\n\"kill\"\nmust be \"kill\" or \"leave\"\n\"kill\"\n",
+        shows: "\"leave\"\n\"kill\"\nmust be \"kill\" or \"leave\" (x.toml:2)\n\"kill\"\n",
     },
     Row {
         keys: &["exec.job-shell"],

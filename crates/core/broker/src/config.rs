@@ -30,6 +30,8 @@ pub struct NodeConfig {
     pub hostlist: Arc<[String]>,
     /// The configuration at start; `[access]` and `[tbon]` are read here.
     pub config: Map<String, Value>,
+    /// `FILE:LINE` of its keys, for sentences about them (rank 0).
+    pub places: BTreeMap<String, String>,
     /// Services that the host answers itself.
     pub drivers: Vec<&'static str>,
     /// Seed of everything random in this broker. Must differ between brokers and incarnations.
@@ -75,6 +77,7 @@ impl NodeConfig {
             release: (0, 0, 0),
             hostlist: Arc::from(Vec::new()),
             config: Map::new(),
+            places: BTreeMap::new(),
             drivers: Vec::new(),
             seed: u64::from(rank) + 1,
             instance: None,

@@ -3,9 +3,11 @@
 //! A change is offered to every module in turn (`M.config-reload`). The first that refuses ends
 //! it, and those that took it get the former one back.
 
+use std::collections::BTreeMap;
+
 use flux_api::broker::ModuleList_;
-use flux_api::config::pending;
-use flux_api::driver::ReadConfig;
+use flux_api::config::{pending, with_place};
+use flux_api::driver::{ConfigFiles, ReadConfig};
 use flux_api::lifecycle::{Config, ConfigGet, ConfigLoad, ConfigReload};
 use flux_api::{Answer, Empty, RpcError, body::AnyObject};
 use flux_proto::{Errno, Message};
@@ -31,16 +33,35 @@ pub enum Wait {
 #[derive(Debug)]
 enum Asker {
     Load(Answer<ConfigLoad>),
-    Reload(Answer<ConfigReload>),
+    Reload(Box<Asked>),
     Parent,
+}
+
+/// A reload, and what is known of the files.
+#[derive(Debug)]
+struct Asked {
+    answer: Answer<ConfigReload>,
+    /// Told with the answer.
+    warnings: Vec<String>,
+    /// `FILE:LINE` of each key.
+    places: BTreeMap<String, String>,
 }
 
 impl Asker {
     fn answer(self, cx: &mut Cx<'_, Wait>, result: Result<(), RpcError>) {
-        let result = result.map(|()| Empty);
         match self {
-            Self::Load(answer) => answer.respond(cx, result),
-            Self::Reload(answer) => answer.respond(cx, result),
+            Self::Load(answer) => answer.respond(cx, result.map(|()| Empty)),
+            Self::Reload(asked) => {
+                let Asked { answer, warnings, places } = *asked;
+                let located = |error: RpcError| {
+                    RpcError::new(error.errno, with_place(&places, &error.message()))
+                };
+                let mut said = AnyObject::default();
+                if !warnings.is_empty() {
+                    said.0.insert("warnings".to_string(), warnings.into());
+                }
+                answer.respond(cx, result.map(|()| said).map_err(located));
+            }
             Self::Parent => {
                 if let Err(error) = result {
                     cx.log(Level::Err, format!("configuration of the leader: {error}"));
@@ -66,7 +87,7 @@ pub struct ConfigService {
     config: Option<Map<String, Value>>,
     change: Option<Change>,
     queue: Vec<(Asker, Map<String, Value>)>,
-    readers: Vec<Asker>,
+    readers: Vec<Answer<ConfigReload>>,
     early: Vec<Answer<ConfigGet>>,
     streams: Vec<Answer<ConfigGet>>,
     /// The parent's configuration is being followed.
@@ -169,13 +190,16 @@ impl ConfigService {
     }
 
     fn finish(&mut self, cx: &mut Cx<'_, Wait>, result: Result<(), RpcError>) {
-        let Some(change) = self.change.take() else { return };
+        let Some(mut change) = self.change.take() else { return };
         let rank = cx.rank();
         if result.is_ok() {
             if rank == 0 {
                 for key in pending(&self.at_start, &change.next) {
                     let text = format!("{key} has changed: it takes effect with a restart");
-                    cx.log(Level::Warning, text);
+                    cx.log(Level::Warning, text.clone());
+                    if let Asker::Reload(asked) = &mut change.asker {
+                        asked.warnings.push(with_place(&asked.places, &text));
+                    }
                 }
             }
             self.adopt(cx, change.next);
@@ -230,7 +254,7 @@ impl Service for ConfigService {
                 if cx.rank() > 0 {
                     return call.answer.err(cx, only_leader());
                 }
-                self.readers.push(Asker::Reload(call.answer));
+                self.readers.push(call.answer);
                 cx.call::<ReadConfig>(To::Rank(0), &Empty, Wait::Files);
             }
         }
@@ -248,10 +272,13 @@ impl Service for ConfigService {
                 }
             },
             Wait::Files => {
-                let asker = self.readers.remove(0);
+                let answer = self.readers.remove(0);
                 match reply.decode::<ReadConfig>() {
-                    Ok(files) => self.begin(cx, asker, files.config),
-                    Err(error) => asker.answer(cx, Err(error)),
+                    Ok(ConfigFiles { config, warnings, places }) => {
+                        let asked = Asked { answer, warnings, places };
+                        self.begin(cx, Asker::Reload(Box::new(asked)), config);
+                    }
+                    Err(error) => answer.err(cx, error),
                 }
             }
             Wait::Modules => match reply.decode::<ModuleList_>() {
@@ -374,6 +401,44 @@ mod tests {
         assert_eq!(restore.json::<Value>().unwrap(), json!({}));
         let error = rig.response(load).unwrap_err();
         assert_eq!(error.message(), "error updating resource: no");
+        rig.finish();
+    }
+
+    #[test]
+    fn who_asks_for_a_reload_is_told_what_is_odd_and_where() {
+        let given = json!({"tbon": {"keepalive_idle": 30}});
+        let mut rig = Rig::new(ConfigService::new(0, given.as_object().unwrap().clone()));
+        let files = json!({
+            "config": {"tbon": {"keepalive_idle": 5}, "resource": {"exclude": "x"}},
+            "warnings": ["b.toml:2: tbon.odd: unknown key"],
+            "places": {"tbon.keepalive_idle": "b.toml:1", "resource.exclude": "r.toml:4"},
+        });
+        for refused in [true, false] {
+            let reload = rig.request("config.reload", json!({}));
+            let read = rig.expect("console.read-config");
+            rig.reply(&read, files.clone());
+            modules(&mut rig);
+            let kvs = rig.expect("kvs.config-reload");
+            rig.reply(&kvs, Value::Null);
+            let resource = rig.expect("resource.config-reload");
+            if refused {
+                let error = RpcError::new(Errno::EINVAL, "resource.exclude 'x': invalid hosts: x");
+                rig.fail(&resource, error);
+                rig.expect("kvs.config-reload");
+                let error = rig.response(reload).unwrap_err();
+                let text =
+                    "error updating resource: resource.exclude 'x': invalid hosts: x (r.toml:4)";
+                assert_eq!(error.message(), text);
+                continue;
+            }
+            rig.reply(&resource, Value::Null);
+            let broker = rig.expect("connector-local.config-reload");
+            rig.reply(&broker, Value::Null);
+            let restart = "tbon.keepalive_idle has changed: it takes effect with a restart";
+            let warnings =
+                json!(["b.toml:2: tbon.odd: unknown key", format!("{restart} (b.toml:1)")]);
+            assert_eq!(rig.response(reload), Ok(json!({ "warnings": warnings })));
+        }
         rig.finish();
     }
 

@@ -1,9 +1,10 @@
 //! Configuration files: a directory of TOML files, or one TOML or JSON file.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use flux_api::config::{self as catalogue, Grade, Step};
+use flux_api::config::{self as catalogue, Grade, Step, dotted};
 use serde_json::{Map, Value};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -76,6 +77,8 @@ pub struct Configuration {
     pub config: Map<String, Value>,
     /// Keys that nobody knows, a sentence each with file and line.
     pub warnings: Vec<String>,
+    /// `FILE:LINE` of each key of TOML files, by its dotted path; of arrays the first thousand.
+    pub places: BTreeMap<String, String>,
 }
 
 /// Reads `path`: the `*.toml` files of a directory in the order of their names, or one `.toml`
@@ -87,8 +90,7 @@ pub struct Configuration {
 pub fn read_configuration(path: &Path) -> Result<Configuration, ConfigError> {
     let mut found = Configuration::default();
     if !path.is_dir() {
-        let table = read_file(path, &mut found.warnings)?;
-        merge(&mut found.config, table);
+        read_file(path, &mut found)?;
         return Ok(found);
     }
     let failed = |source| ConfigError::Io { path: path.to_path_buf(), source };
@@ -102,8 +104,7 @@ pub fn read_configuration(path: &Path) -> Result<Configuration, ConfigError> {
     }
     files.sort();
     for file in files {
-        let table = read_file(&file, &mut found.warnings)?;
-        merge(&mut found.config, table);
+        read_file(&file, &mut found)?;
     }
     Ok(found)
 }
@@ -120,47 +121,74 @@ pub fn merge(config: &mut Map<String, Value>, update: Map<String, Value>) {
     }
 }
 
-/// The line of a key or value in TOML text, from 1; that of its table where it has none itself.
-fn line_of(text: &str, steps: &[Step]) -> usize {
-    fn in_table(table: &DeTable<'_>, steps: &[Step]) -> Option<usize> {
-        let (Step::Key(name), rest) = steps.split_first()? else { return None };
-        let (key, value) = table.iter().find(|(key, _)| key.get_ref() == name.as_str())?;
-        Some(in_value(value, rest).unwrap_or(key.span().start))
-    }
-    fn in_value(value: &Spanned<DeValue<'_>>, steps: &[Step]) -> Option<usize> {
-        match (value.get_ref(), steps.first()?) {
-            (DeValue::Table(table), Step::Key(_)) => in_table(table, steps),
-            (DeValue::Array(items), Step::Index(at)) => {
-                let item = items.get(*at)?;
-                Some(in_value(item, steps.get(1..)?).unwrap_or(item.span().start))
-            }
-            _ => None,
+/// Entries of an array whose places are noted.
+const PLACES_MAX: usize = 1000;
+
+/// Where keys and entries of arrays begin in TOML text, by their dotted path.
+fn starts(text: &str) -> BTreeMap<String, usize> {
+    fn of_table(table: &DeTable<'_>, above: &str, found: &mut BTreeMap<String, usize>) {
+        for (key, value) in table {
+            let name = match above {
+                "" => key.get_ref().to_string(),
+                _ => format!("{above}.{}", key.get_ref()),
+            };
+            of_value(value, &name, found);
+            found.insert(name, key.span().start);
         }
     }
-    let start = DeTable::parse(text).ok().and_then(|table| in_table(table.get_ref(), steps));
-    line_at(text, start.unwrap_or(0))
+    fn of_value(value: &Spanned<DeValue<'_>>, name: &str, found: &mut BTreeMap<String, usize>) {
+        match value.get_ref() {
+            DeValue::Table(table) => of_table(table, name, found),
+            DeValue::Array(items) => {
+                for (at, item) in items.iter().enumerate().take(PLACES_MAX) {
+                    let name = format!("{name}[{at}]");
+                    of_value(item, &name, found);
+                    found.insert(name, item.span().start);
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut found = BTreeMap::new();
+    if let Ok(table) = DeTable::parse(text) {
+        of_table(table.get_ref(), "", &mut found);
+    }
+    found
+}
+
+/// The line of each path, from 1.
+fn lines(text: &str) -> BTreeMap<String, usize> {
+    let ends: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).collect();
+    let line = |start| 1 + ends.partition_point(|end| *end < start);
+    starts(text).into_iter().map(|(name, start)| (name, line(start))).collect()
+}
+
+/// The line of a path, or of what is nearest above it; else the first one.
+fn line_of(lines: &BTreeMap<String, usize>, path: &[Step]) -> usize {
+    let above = (1..=path.len()).rev().filter_map(|count| path.get(..count));
+    above.filter_map(|path| lines.get(&dotted(path))).next().copied().unwrap_or(1)
 }
 
 fn line_at(text: &str, start: usize) -> usize {
     1 + text.bytes().take(start).filter(|byte| *byte == b'\n').count()
 }
 
-fn read_file(path: &Path, warnings: &mut Vec<String>) -> Result<Map<String, Value>, ConfigError> {
+fn read_file(path: &Path, found: &mut Configuration) -> Result<(), ConfigError> {
     let failed = |source| ConfigError::Io { path: path.to_path_buf(), source };
     let size = std::fs::metadata(path).map_err(failed)?.len();
     if size > FILE_MAX {
         return Err(failed(io::Error::other(format!("file exceeds {FILE_MAX} bytes"))));
     }
     let text = std::fs::read_to_string(path).map_err(failed)?;
-    let config = match path.extension().and_then(std::ffi::OsStr::to_str) {
-        Some("toml") => parse_toml(path, &text),
-        Some("json") => parse_json(path, &text),
-        _ => Err(ConfigError::Suffix { path: path.to_path_buf() }),
-    }?;
-    // JSON has no lines to tell: its findings are at the beginning.
+    let (config, lines) = match path.extension().and_then(std::ffi::OsStr::to_str) {
+        Some("toml") => (parse_toml(path, &text)?, lines(&text)),
+        // JSON has no lines to tell: its findings are at the beginning.
+        Some("json") => (parse_json(path, &text)?, BTreeMap::new()),
+        _ => return Err(ConfigError::Suffix { path: path.to_path_buf() }),
+    };
     let mut findings: Vec<_> = catalogue::check(&config)
         .into_iter()
-        .map(|finding| (line_of(&text, &finding.path), finding))
+        .map(|finding| (line_of(&lines, &finding.path), finding))
         .collect();
     findings.sort_by_key(|(line, _)| *line);
     for (line, finding) in findings {
@@ -169,10 +197,15 @@ fn read_file(path: &Path, warnings: &mut Vec<String>) -> Result<Map<String, Valu
                 let path = path.to_path_buf();
                 return Err(ConfigError::Type { path, line, text: finding.text });
             }
-            Grade::Warning => warnings.push(format!("{}:{line}: {}", path.display(), finding.text)),
+            Grade::Warning => {
+                found.warnings.push(format!("{}:{line}: {}", path.display(), finding.text));
+            }
         }
     }
-    Ok(config)
+    let place = |line| format!("{}:{line}", path.display());
+    found.places.extend(lines.into_iter().map(|(name, line)| (name, place(line))));
+    merge(&mut found.config, config);
+    Ok(())
 }
 
 /// Parses TOML text as JSON; `path` is for messages.
@@ -266,6 +299,8 @@ mod tests {
         ];
         assert_eq!(found.warnings, expected);
         assert_eq!(found.config["own"]["x"], 1);
+        assert_eq!(found.places["tbon.keepalive_count"], format!("{}:3", path.display()));
+        assert_eq!(found.places["own.x"], format!("{}:7", path.display()));
         let text = "[bootstrap]\nhosts = [\n  { host = \"a\" },\n  { host = 3 },\n]\n";
         std::fs::write(&path, text).unwrap();
         let error = read_config(dir.path()).unwrap_err().to_string();

@@ -4,6 +4,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 
+use flux_api::config::with_place;
 use flux_api::driver::{ConfigFiles, Console as Api, RusageRequest};
 use flux_api::{Api as _, Empty, RpcError};
 use flux_model::resource_set::ResourceSet;
@@ -31,19 +32,18 @@ impl Console {
     }
 
     fn read_config(&self) -> Result<ConfigFiles, RpcError> {
-        let config = match &self.config {
-            None => Map::new(),
-            Some(path) => {
-                let found = config::read_configuration(path)
-                    .map_err(|error| RpcError::new(Errno::EINVAL, error.to_string()))?;
-                resources_fit(&found.config).map_err(|text| RpcError::new(Errno::EINVAL, text))?;
-                for warning in &found.warnings {
-                    write_stderr(&format!("config.warning: {warning}"));
-                }
-                found.config
-            }
+        let Some(path) = &self.config else {
+            let (config, warnings, places) = Default::default();
+            return Ok(ConfigFiles { config, warnings, places });
         };
-        Ok(ConfigFiles { config })
+        let refused = |text: String| RpcError::new(Errno::EINVAL, text);
+        let found = config::read_configuration(path).map_err(|error| refused(error.to_string()))?;
+        resources_fit(&found.config).map_err(|text| refused(with_place(&found.places, &text)))?;
+        for warning in &found.warnings {
+            write_stderr(&format!("config.warning: {warning}"));
+        }
+        let config::Configuration { config, warnings, places } = found;
+        Ok(ConfigFiles { config, warnings, places })
     }
 }
 

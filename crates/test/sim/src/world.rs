@@ -526,7 +526,14 @@ impl World {
             }
             Ok(Console::Notify(call)) => call.answer.ok(out, &Empty),
             Ok(Console::ReadConfig(call)) => {
-                call.answer.ok(out, &ConfigFiles { config: self.shape.config.clone() });
+                call.answer.ok(
+                    out,
+                    &ConfigFiles {
+                        config: self.shape.config.clone(),
+                        warnings: Vec::new(),
+                        places: BTreeMap::new(),
+                    },
+                );
             }
             Ok(Console::Rusage(call)) => call.answer.ok(out, &Default::default()),
             Err((message, error)) => {

@@ -1,5 +1,6 @@
 //! The command line of a broker, shared by `flux broker` and `flux start`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
@@ -19,6 +20,8 @@ pub(crate) struct BrokerOptions {
     pub(crate) config_path: Option<PathBuf>,
     /// The configuration: files, then updates.
     pub(crate) config: Map<String, Value>,
+    /// `FILE:LINE` of each key of the files.
+    pub(crate) places: BTreeMap<String, String>,
     /// The initial program, empty for an interactive shell.
     pub(crate) program: Vec<String>,
 }
@@ -110,12 +113,14 @@ impl BrokerOptions {
                 .set("log-stderr-level", if matches.get_count("verbose") > 1 { "7" } else { "6" });
         }
         let config_path = matches.get_one::<PathBuf>("config-path").cloned();
+        let mut places = BTreeMap::new();
         let mut config = match &config_path {
             Some(path) => {
                 let found = config::read_configuration(path).map_err(|error| error.to_string())?;
                 for warning in &found.warnings {
                     output::error_line(&format!("flux-broker: warning: {warning}"));
                 }
+                places = found.places;
                 found.config
             }
             None => Map::new(),
@@ -132,7 +137,7 @@ impl BrokerOptions {
         }
         let program =
             matches.get_many::<String>("command").into_iter().flatten().cloned().collect();
-        Ok(Self { attributes, config_path, config, program })
+        Ok(Self { attributes, config_path, config, places, program })
     }
 }
 

@@ -67,7 +67,9 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
         "reload" => {
             let client = PROGRAM.open()?;
             let done = client.call::<ConfigReload>(To::Rank(0), &AnyObject::default());
-            done.map_err(|error| PROGRAM.about("reload", &error))?;
+            let said = done.map_err(|error| PROGRAM.about("reload", &error))?;
+            let warnings = said.0.get("warnings").and_then(Value::as_array);
+            warnings.into_iter().flatten().filter_map(Value::as_str).for_each(warn);
         }
         _ => {
             let name = text(matches, "name").unwrap_or_default().to_owned();
@@ -82,10 +84,16 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
     Ok(0)
 }
 
+fn warn(text: &str) {
+    output::error_line(&format!("flux-config: warning: {text}"));
+}
+
 /// The configuration of a file or a directory of `*.toml` files.
 fn read(path: &str) -> Result<Map<String, Value>, Failure> {
-    flux_host::config::read_config(std::path::Path::new(path))
-        .map_err(|error| PROGRAM.fail(error.to_string()))
+    let found = flux_host::config::read_configuration(std::path::Path::new(path));
+    let found = found.map_err(|error| PROGRAM.fail(error.to_string()))?;
+    found.warnings.iter().for_each(|text| warn(text));
+    Ok(found.config)
 }
 
 /// JSON or TOML from standard input.

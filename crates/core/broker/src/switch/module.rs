@@ -185,6 +185,7 @@ impl Node {
     /// A module cannot start or go on. Before it was up, who started it is told; later, or when
     /// nobody started it, this is a panic of the broker.
     fn module_failed(&mut self, at: usize, reason: &str) {
+        let reason = flux_api::config::with_place(&self.cfg.places, reason);
         let Some(seat) = self.seats.get_mut(at) else {
             return;
         };

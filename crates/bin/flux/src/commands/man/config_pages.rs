@@ -191,7 +191,7 @@ fn main_page() -> String {
              order of their names: \\fI/etc/flux/system/conf.d\\fR for the system instance, else \
              what \\fB\\-\\-config\\-path\\fR or \\fBFLUX_CONF_DIR\\fR names. How the tables are \
              spread over files does not matter. A wrong type or value is refused with file and \
-             line; an unknown key is told in the log.\n.PP\nThe leader reads them, and all brokers \
+             line; an unknown key is told in the log, and to who reloads.\n.PP\nThe leader reads them, and all brokers \
              follow it, but for \\fB[bootstrap]\\fR and \\fB[tbon]\\fR, which each reads for \
              itself. \\fBflux config reload\\fR, or \\fBsystemctl reload flux\\fR, reads them \
              again; of each key its page says whether it is live.\n.SH TABLES\n";
