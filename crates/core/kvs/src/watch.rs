@@ -87,6 +87,8 @@ struct Watcher {
     /// The store has given it the key once: it may see the namespace.
     admitted: bool,
     queue: VecDeque<Version>,
+    /// Versions that it gave up since it was last shown something.
+    misses: u32,
     /// Something was answered.
     answered: bool,
     previous: Option<Value>,
@@ -126,6 +128,11 @@ type Context<'a> = Cx<'a, WatchWait>;
 
 fn invalid(text: impl Into<String>) -> RpcError {
     RpcError::new(Errno::EINVAL, text)
+}
+
+fn no_namespace(name: &str) -> RpcError {
+    let text = format!("kvs-watch: namespace '{name}' was removed");
+    RpcError::new(Errno::EOPNOTSUPP, text)
 }
 
 fn check(flags: u32, streaming: bool) -> Result<(), RpcError> {
@@ -202,6 +209,7 @@ impl WatchService {
             seq: None,
             admitted: false,
             queue: VecDeque::new(),
+            misses: 0,
             answered: false,
             previous: None,
             seen: Seen::Nothing,
@@ -253,6 +261,12 @@ impl WatchService {
 
     /// The watcher has shown what it was given: on to the next version.
     fn go_on(&mut self, cx: &mut Context<'_>, id: u64, absent: bool) {
+        let Some(watcher) = self.watchers.get_mut(&id) else { return };
+        watcher.misses = 0;
+        self.next_version(cx, id, absent);
+    }
+
+    fn next_version(&mut self, cx: &mut Context<'_>, id: u64, absent: bool) {
         let Some(watcher) = self.watchers.get_mut(&id) else { return };
         watcher.state = State::Idle { absent };
         while let Some(version) = watcher.queue.pop_front() {
@@ -385,8 +399,7 @@ impl WatchService {
         monitor.owner = None;
         for id in monitor.watchers.clone() {
             if !matches!(self.watchers.get(&id), Some(Watcher { state: State::NoNamespace, .. })) {
-                let text = format!("kvs-watch: namespace '{name}' was removed");
-                self.end(cx, id, RpcError::new(Errno::EOPNOTSUPP, text));
+                self.end(cx, id, no_namespace(name));
             }
         }
     }

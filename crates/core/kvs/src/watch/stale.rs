@@ -10,7 +10,11 @@ use flux_proto::Errno;
 use flux_svc::{Reply, To};
 
 use super::append::Seen;
-use super::{Context, State, WatchService, WatchWait, Watcher};
+use super::{Context, State, WatchService, WatchWait, Watcher, no_namespace};
+
+/// Versions, each the newest then, that a watcher tries one after the other, before what it lacks
+/// is taken to be lost: where others commit all the time there is always a newer one.
+const TRIES: u32 = 8;
 
 impl Watcher {
     /// What it was shown, when the pieces that are on their way are given up.
@@ -39,7 +43,11 @@ impl WatchService {
         watcher.give_up_pieces();
         let listed = cx.rank() == 0 && matches!(watcher.state, State::Reading { listed: true });
         if watcher.queue.iter().any(|version| Some(version.seq) > watcher.seq) {
-            return self.go_on(cx, id, false);
+            return self.next_version(cx, id, false);
+        }
+        watcher.misses += 1;
+        if watcher.misses > TRIES {
+            return self.end(cx, id, error);
         }
         let newest = self.monitors.get(&watcher.namespace).and_then(|it| it.root.clone());
         if let Some((seq, rootref)) = newest.filter(|(seq, _)| Some(*seq) > watcher.seq) {
@@ -62,10 +70,12 @@ impl WatchService {
                 watcher.seq = Some(root.rootseq);
                 Self::read_at(cx, id, watcher, listed, root.rootseq, &root.rootref);
             }
-            // It cannot be asked now.
-            Err(lost) if lost.errno != Errno::EOPNOTSUPP && watcher.endures() && cx.rank() > 0 => {
-                Self::park(cx, id, watcher);
+            Err(lost) if lost.errno == Errno::EOPNOTSUPP => {
+                let name = watcher.namespace.clone();
+                self.end(cx, id, no_namespace(&name));
             }
+            // It cannot be asked now.
+            Err(_) if watcher.endures() && cx.rank() > 0 => Self::park(cx, id, watcher),
             _ => self.end(cx, id, error),
         }
     }

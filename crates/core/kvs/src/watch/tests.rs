@@ -608,3 +608,68 @@ fn a_watched_log_whose_pieces_are_lost_for_good_is_an_error() {
     assert_eq!(pair.answers(log), ["ENOTRECOVERABLE"]);
     pair.watch.finish();
 }
+
+#[test]
+fn what_is_lost_for_good_is_an_error_however_much_others_commit() {
+    let mut pair = Pair::follower();
+    pair.commit(&[put("log", "x"), put("a", "1")]);
+    let log = pair.watch("log", WATCH | WATCH_APPEND);
+    assert_eq!(pair.answers(log), ["x"]);
+    let mut request = pair.asked_after(&[append("log", "y")]);
+    for name in pieces_of(&mut pair) {
+        pair.store.blobs.remove(&name);
+    }
+    let mut loads = 0;
+    while loads < 100 {
+        if request.topic() == "content.load" {
+            loads += 1;
+            // There is a newer version whenever a piece turns out to be missing.
+            pair.unheard(&[put("a", &loads.to_string())]);
+            pair.watch.fail(&request, Errno::ENOENT);
+        } else {
+            request.push_route("watch".into());
+            pair.kvs.deliver(request);
+            pair.store.serve(&mut pair.kvs);
+            while let Some(mut response) = pair.kvs.responses.pop_front() {
+                response.pop_route();
+                pair.watch.deliver(response);
+            }
+        }
+        let Some(next) = pair.watch.requests.pop_front() else { break };
+        request = next;
+    }
+    assert_eq!(pair.answers(log), ["ENOTRECOVERABLE"]);
+    assert!((2..50).contains(&loads), "{loads}");
+    pair.watch.finish();
+}
+
+#[test]
+fn a_watched_log_whose_namespace_goes_while_a_piece_is_missing_is_told_that() {
+    let mut pair = Pair::follower();
+    pair.kvs.request("kvs.namespace-create", json!({ "namespace": "n", "owner": 5 }));
+    pair.run();
+    let commit = |pair: &mut Pair, text: &str| {
+        let ops = json!({ "namespace": "n", "flags": 0, "ops": [append("log", text)] });
+        pair.kvs.request("kvs.commit", ops);
+        pair.store.serve(&mut pair.kvs);
+    };
+    commit(&mut pair, "x");
+    commit(&mut pair, "y");
+    pair.run();
+    let body = json!({ "namespace": "n", "key": "log", "flags": WATCH | WATCH_APPEND });
+    let log = pair.watch.stream("kvs-watch.lookup", body);
+    pair.run();
+    assert_eq!(pair.answers(log), ["xy"]);
+    commit(&mut pair, "z");
+    while let Some(event) = pair.kvs.events.pop_front() {
+        pair.watch.deliver(event);
+    }
+    // The namespace is removed, and what was in it collected, before anything is read. The event
+    // of the removal has not come yet.
+    let lookup = pair.watch.requests.pop_front().unwrap();
+    pair.watch.fail(&lookup, Errno::ENOTRECOVERABLE);
+    let renew = pair.watch.expect("kvs.getroot");
+    pair.watch.fail(&renew, Errno::EOPNOTSUPP);
+    assert_eq!(pair.answers(log), ["EOPNOTSUPP"]);
+    pair.watch.finish();
+}
