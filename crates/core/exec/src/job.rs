@@ -111,6 +111,8 @@ pub struct Ending {
     pub shell_kills: u32,
     /// Seconds until the next signal to the shells.
     pub interval: f64,
+    /// It is of before a restart, and how long ago is yet to be told by a node.
+    pub undated: bool,
 }
 
 /// One job.
@@ -171,6 +173,8 @@ pub struct Job {
     /// Of its time limit so many seconds were used at a monotonic time in microseconds, since when
     /// they are counted by that.
     pub used: Option<(f64, u64)>,
+    /// How long its shells had been there when its end began, in seconds, as it is on record.
+    pub ended_after: Option<f64>,
 }
 
 impl Job {
@@ -188,11 +192,7 @@ impl Job {
     /// A shell that was found again has run for so many seconds, as its node says. The oldest one
     /// tells how much of the time of the job is used, whatever has become of clocks.
     pub fn has_run(&mut self, age: f64, now_us: u64) {
-        let delay = match self.r.starttime {
-            start if start > 0.0 => (self.began - start).max(0.0),
-            _ => 0.0,
-        };
-        let used = delay + age;
+        let used = self.delay() + age;
         if self.used(now_us).is_none_or(|known| known < used) {
             self.used = Some((used, now_us));
         }
@@ -202,6 +202,37 @@ impl Job {
     #[must_use]
     pub fn used(&self, now_us: u64) -> Option<f64> {
         self.used.map(|(used, at)| used + now_us.saturating_sub(at) as f64 / 1e6)
+    }
+
+    /// Seconds between its allocation and the first attempt to launch its shells.
+    fn delay(&self) -> f64 {
+        match self.r.starttime {
+            start if start > 0.0 => (self.began - start).max(0.0),
+            _ => 0.0,
+        }
+    }
+
+    /// Seconds since the first attempt to launch its shells, by clocks that nobody sets, as far as
+    /// is known.
+    #[must_use]
+    pub fn ran(&self, now_us: u64) -> Option<f64> {
+        match self.began_us {
+            Some(began) => Some(now_us.saturating_sub(began) as f64 / 1e6),
+            None => self.used(now_us).map(|used| (used - self.delay()).max(0.0)),
+        }
+    }
+
+    /// Seconds since the end began that is on record since before a restart; 0 if none is.
+    #[must_use]
+    pub fn ended_ago(&self, now_us: u64, wall: f64) -> f64 {
+        let Some(ended) = self.resume.as_ref().and_then(|resume| resume.ended) else { return 0.0 };
+        match self.ran(now_us) {
+            Some(ran) => {
+                let after = self.ended_after.unwrap_or(ended - self.began);
+                (ran - after).clamp(0.0, ran)
+            }
+            None => (wall - ended).max(0.0),
+        }
     }
 
     /// Name of the guest namespace.

@@ -2,11 +2,13 @@
 //! to the shells, and at last the ranks are given up.
 
 use flux_api::job::manager::{Kill as JobKill, KillRequest as JobKillRequest};
+use flux_api::kvs::{Commit, CommitRequest, LAZY};
 use flux_api::launch::{Kill_, LaunchKill};
 use flux_svc::{Cx, Level, To};
+use serde_json::json;
 
-use crate::job::{Shell, Stage, Step};
-use crate::{ExecService, Wait, ending, guest};
+use crate::job::{Ending, Shell, Stage, Step};
+use crate::{ExecService, Wait, append, ending, guest};
 
 /// Kill signals to the tasks before the shells are signalled directly.
 const TASK_KILLS: u32 = 5;
@@ -36,24 +38,62 @@ impl ExecService {
             return;
         }
         let (first, now) = (job.ending.is_none(), cx.now_us());
-        let ended = job.resume.as_ref().and_then(|resume| resume.ended);
+        let before = job.resume.as_ref().is_some_and(|resume| resume.ended.is_some());
+        let undated = before && job.ran(now).is_none();
         let entry = job.ending.get_or_insert_with(|| ending(&settings, wait_status, now));
         if entry.wait_status.is_none() {
             entry.wait_status = wait_status;
         }
         if first {
-            // An exception of before a restart: what should have been sent since counts as sent.
-            let late = ended.map_or(0.0, |at| (cx.wall() - at).max(0.0));
-            let kills = (late / settings.kill_timeout).floor().min(f64::from(TASK_KILLS));
-            entry.kills = kills as u32;
-            let left = (settings.kill_timeout * (kills + 1.0) - late).max(0.0);
-            job.killer = Some(cx.timer((left * 1e6) as u64, Wait::Kill(id)));
+            entry.undated = undated;
+            let ago = if before && !undated { job.ended_ago(now, cx.wall()) } else { 0.0 };
+            self.escalate_since(cx, id, ago);
+        }
+        if first && !before {
+            self.record_end(cx, id);
         }
         if self.end_mock(cx, id) {
             return;
         }
         self.end_wanted(cx, id);
         self.signal_shells(cx, id, settings.term_signal);
+    }
+
+    /// The end began so many seconds ago: what should have been sent since counts as sent.
+    fn escalate_since(&mut self, cx: &mut Cx<'_, Wait>, id: u64, ago: f64) {
+        let timeout = self.settings.kill_timeout;
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let Some(entry) = &mut job.ending else { return };
+        let kills = (ago / timeout).floor().min(f64::from(TASK_KILLS));
+        entry.kills = kills as u32;
+        let left = (timeout * (kills + 1.0) - ago).max(0.0);
+        if let Some(older) = job.killer.replace(cx.timer((left * 1e6) as u64, Wait::Kill(id))) {
+            cx.cancel_timer(older);
+        }
+    }
+
+    /// A shell was found again: its node may have said for how long it has run, which tells how
+    /// long ago an end began that is on record, whatever has become of the clock.
+    pub(crate) fn date_end(&mut self, cx: &mut Cx<'_, Wait>, id: u64) {
+        let (now, wall) = (cx.now_us(), cx.wall());
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let ago = job.ended_ago(now, wall);
+        let undated = |ending: &mut Ending| std::mem::replace(&mut ending.undated, false);
+        if job.ending.as_mut().is_some_and(undated) {
+            self.escalate_since(cx, id, ago);
+        }
+    }
+
+    /// Puts on record how long the shells had been there when the end began.
+    fn record_end(&self, cx: &mut Cx<'_, Wait>, id: u64) {
+        let Some(job) = self.jobs.get(&id).filter(|job| job.step >= Step::Starting) else { return };
+        let Some(ran) = job.ran(cx.now_us()).filter(|_| !job.is_mock()) else { return };
+        let request = CommitRequest {
+            namespace: job.namespace(),
+            flags: LAZY,
+            ops: vec![append(cx, "exec.eventlog", &[("ending", json!({ "ran": ran }))])],
+        };
+        cx.call::<Commit>(To::Rank(0), &request, Wait::Logged);
     }
 
     /// Shells that were never asked for are not wanted any more.

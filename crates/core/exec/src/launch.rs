@@ -180,6 +180,7 @@ impl ExecService {
                     {
                         job.has_run(age, now);
                     }
+                    self.date_end(cx, id);
                     self.shell_started(cx, id, rank, event.pid.unwrap_or(0));
                 }
                 "finished" => {

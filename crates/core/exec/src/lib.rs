@@ -267,6 +267,7 @@ impl ExecService {
             began: request.resume.as_ref().map_or(cx.wall(), |resume| resume.since),
             began_us: request.resume.is_none().then(|| cx.now_us()),
             used: None,
+            ended_after: None,
             early: Vec::new(),
             resume: request.resume,
             reattach: request.reattach,

@@ -36,6 +36,8 @@ struct Past {
     output: BTreeMap<u32, [u64; 2]>,
     /// When the shells were about to be started.
     began: Option<f64>,
+    /// How long they had been there when the end began, in seconds.
+    ended_after: Option<f64>,
     /// Signals that shells may not have heard.
     signals: Vec<Signal>,
 }
@@ -56,6 +58,10 @@ impl Past {
                 "signal" => {
                     let context = event.context.clone().map(Value::Object);
                     past.signals.extend(context.as_ref().and_then(Signal::read));
+                }
+                "ending" => {
+                    let ran = event.context.as_ref().and_then(|context| context.get("ran"));
+                    past.ended_after = ran.and_then(Value::as_f64);
                 }
                 "log" => {
                     let rank = event.get_str("rank").and_then(|rank| rank.parse().ok());
@@ -128,6 +134,7 @@ impl ExecService {
         // Those of after the restart are newer.
         job.signals.splice(0..0, past.signals.iter().cloned());
         job.began = past.began.unwrap_or(job.began);
+        job.ended_after = past.ended_after;
         if let Some(status) = past.complete {
             job.step = Step::Ending;
             job.status = status;

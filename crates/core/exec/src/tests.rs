@@ -108,6 +108,7 @@ fn a_cancel_terminates_then_kills() {
     rig.reply(&shell, json!({"type": "started", "pid": 9}));
     rig.response(tag).unwrap();
     rig.event("job-exception", json!({"id": ID, "type": "cancel", "severity": 0}));
+    end_recorded(&mut rig);
     let term = rig.expect("launch.kill");
     assert_eq!(term.json::<Value>().unwrap(), json!({"id": ID, "signum": 15, "all": false}));
     rig.reply(&term, Value::Null);
@@ -162,12 +163,20 @@ fn a_lost_node_ends_the_job_with_that_reason() {
     let told = told_lost(&mut rig, 1, 0);
     rig.reply(&told, Value::Null);
     rig.event("job-exception", json!({"id": ID, "type": "node-failure", "severity": 0}));
+    end_recorded(&mut rig);
     let term = rig.expect("launch.kill");
     rig.reply(&term, Value::Null);
     rig.reply(&shells[0], json!({"type": "finished", "status": 143 << 8}));
     rig.fail(&shells[0], Errno::ENODATA);
     finish(&mut rig, tag, 143 << 8);
     rig.finish();
+}
+
+/// How long the job has run until its end began is put on record.
+fn end_recorded(rig: &mut Rig<ExecService>) {
+    let commit = rig.expect("kvs.commit");
+    assert!(commit.json::<CommitView>().unwrap().ops[0].key.ends_with("exec.eventlog"));
+    rig.reply(&commit, json!({"rootref": "sha1-0", "rootseq": 1}));
 }
 
 /// A job of one shell that runs: its start and its launch.

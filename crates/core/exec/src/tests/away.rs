@@ -120,6 +120,7 @@ fn a_cancel_while_the_node_is_away_reaches_the_shell_when_it_is_back() {
     let (tag, shells) = running(&mut rig, "0", "a", 1);
     rig.fail(&shells[0], Errno::EHOSTUNREACH);
     rig.event("job-exception", json!({"id": ID, "type": "cancel", "severity": 0}));
+    end_recorded(&mut rig);
     assert!(rig.requests.is_empty());
     rig.advance(500_000);
     let list = rig.expect("launch.list");

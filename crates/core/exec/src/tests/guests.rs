@@ -59,6 +59,7 @@ fn they_are_launched_by_the_imp_and_killed_through_it() {
     rig.reply(&shell, json!({"type": "started", "pid": 9}));
     rig.response(tag).unwrap();
     rig.event("job-exception", json!({"id": ID, "type": "cancel", "severity": 0}));
+    end_recorded(&mut rig);
     let term = rig.expect("launch.kill");
     assert_eq!(term.json::<Value>().unwrap()["signum"], json!(15));
     rig.reply(&term, Value::Null);

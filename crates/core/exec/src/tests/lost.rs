@@ -51,6 +51,7 @@ fn a_killed_leader_ends_its_job_at_once() {
     let told = told_lost(&mut rig, 0, 1);
     rig.reply(&told, Value::Null);
     rig.event("job-exception", json!({"id": ID, "type": "exec", "severity": 0}));
+    end_recorded(&mut rig);
     let term = rig.expect("launch.kill");
     rig.reply(&term, Value::Null);
     ended(&mut rig, &shells[1], 143 << 8);
@@ -85,6 +86,7 @@ fn a_job_that_is_to_end_waits_for_a_node_that_is_away_as_long_as_for_a_signal() 
     let (tag, shells) = two(&mut rig);
     rig.fail(&shells[1], Errno::EHOSTUNREACH);
     rig.event("job-exception", json!({"id": ID, "type": "cancel", "severity": 0}));
+    end_recorded(&mut rig);
     let term = rig.expect("launch.kill");
     assert_eq!(term.nodeid(), 0);
     rig.reply(&term, Value::Null);

@@ -225,6 +225,92 @@ fn a_clock_that_was_set_while_the_leader_was_away_gives_and_takes_no_time() {
     assert_eq!(time_left(found_again(-3600.0, None)), 100);
 }
 
+/// A job whose end began 12 s after its shells did, and 7 s before the leader is back, is found again
+/// when the clock was set by so much before its end, and by so much since. So many seconds later its
+/// tasks are killed, and so many later its shells.
+fn killed_again(before: f64, since: f64, recorded: bool, age: Option<f64>) -> (u64, u64) {
+    let mut rig = rig();
+    let began = 1_700_000_000.0 - 19.0 - before - since;
+    let body = json!({"id": ID, "userid": 1000, "jobspec": {}, "reattach": true,
+        "R": r("0", "a"), "resume": {"started": true, "since": began,
+        "ended": 1_700_000_000.0 - 7.0 - since}});
+    let tag = rig.request("job-exec.start", body);
+    rig.event("job-exception", json!({"id": ID, "type": "cancel", "severity": 0}));
+    let lookup = rig.expect("kvs.lookup");
+    let mut text = Event::new(began, "starting").encode();
+    if recorded {
+        let context = json!({ "ran": 12.0 }).as_object().unwrap().clone();
+        text.push_str(&Event::new(1.0, "ending").with_context(context).encode());
+    }
+    rig.reply(&lookup, json!({"val": Treeobj::val(text.into_bytes()).to_value()}));
+    for _ in 0..2 {
+        let commit = rig.expect("kvs.commit");
+        rig.reply(&commit, json!({"rootref": "sha1-0", "rootseq": 1}));
+    }
+    let shell = asked(&mut rig, "launch.attach", 1).remove(0);
+    rig.reply(&shell, json!({"type": "started", "pid": 9, "age": age}));
+    assert_eq!(rig.response(tag).unwrap()["type"], json!("reattached"));
+    let term = rig.expect("launch.kill");
+    assert_eq!(term.json::<Value>().unwrap()["signum"], json!(15));
+    rig.reply(&term, Value::Null);
+    let mut killed = (None, None);
+    for second in 0..200 {
+        for request in std::mem::take(&mut rig.requests) {
+            let body: Value = request.json().unwrap();
+            assert_eq!(body["signum"], json!(9));
+            match request.topic() {
+                "job-manager.kill" => killed.0 = killed.0.or(Some(second)),
+                _ => killed.1 = killed.1.or(Some(second)),
+            }
+            rig.reply(&request, Value::Null);
+        }
+        if let (Some(tasks), Some(shells)) = killed {
+            rig.requests.clear();
+            return (tasks, shells);
+        }
+        rig.advance(1_000_000);
+    }
+    panic!("{killed:?}")
+}
+
+#[test]
+fn a_clock_that_was_set_makes_no_kill_come_sooner_or_later() {
+    // SIGTERM, then five times SIGKILL to the tasks every five seconds, then to the shells: two
+    // seconds of the second pause and four more pauses are left.
+    for since in [0.0, 3600.0, -3600.0] {
+        assert_eq!(killed_again(0.0, since, false, Some(19.0)), (3, 23), "{since}");
+        for before in [0.0, 3600.0, -3600.0] {
+            assert_eq!(killed_again(before, since, true, Some(19.0)), (3, 23), "{before} {since}");
+        }
+    }
+    // A node that cannot say how long leaves only the clock.
+    assert_eq!(killed_again(0.0, 0.0, false, None), (3, 23));
+}
+
+#[test]
+fn when_an_end_began_is_on_record() {
+    let mut rig = rig();
+    let tag = start(&mut rig, "0", "a", json!({}));
+    let shell = launched(&mut rig, 1).remove(0);
+    rig.reply(&shell, json!({"type": "started", "pid": 9}));
+    rig.response(tag).unwrap();
+    rig.advance(12_000_000);
+    rig.event("job-exception", json!({"id": ID, "type": "cancel", "severity": 0}));
+    let commit = rig.expect("kvs.commit");
+    assert_eq!(names_of(&commit), ["ending"]);
+    let body = commit.json::<CommitView>().unwrap();
+    let Ok(Treeobj::Val(text)) = Treeobj::from_value(&body.ops[0].dirent) else { panic!() };
+    let past = String::from_utf8(text.to_vec()).unwrap();
+    assert!(past.contains("\"ran\":12"), "{past}");
+    rig.reply(&commit, json!({"rootref": "sha1-0", "rootseq": 1}));
+    let term = rig.expect("launch.kill");
+    rig.reply(&term, Value::Null);
+    rig.reply(&shell, json!({"type": "finished", "status": 15}));
+    rig.fail(&shell, Errno::ENODATA);
+    finish(&mut rig, tag, 256);
+    rig.finish();
+}
+
 #[test]
 fn a_job_that_is_to_end_already_is_not_out_of_time_once_more() {
     let mut rig = rig();
