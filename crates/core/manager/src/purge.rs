@@ -1,7 +1,8 @@
 //! Forgetting finished jobs: on request, and by the configured limits.
 //!
-//! Jobs go out of the KVS first, then out of the archive, in batches of bounded size: what a crash
-//! leaves in the archive alone is found again by the next purge.
+//! Jobs go out of the KVS first, then out of the archive, in batches of bounded size. Until both is
+//! done they are in the index of active jobs: a restart that finds one there, and not in the KVS,
+//! takes it out of the archive before anybody hears of it.
 
 use std::collections::BTreeMap;
 
@@ -26,6 +27,9 @@ pub const PERIOD_BUSY_US: u64 = 50_000;
 const EXCEPT_MAX: usize = 10_000;
 /// Jobs purged at once by the limits.
 pub const BATCH: usize = 100;
+
+/// How long to wait after the archive could not be changed, in microseconds.
+pub const RETRY_US: u64 = 1_000_000;
 
 /// Who is told when jobs are purged.
 #[derive(Debug)]
@@ -62,6 +66,9 @@ pub struct Purges {
     beyond: BTreeMap<u64, (Limits, Asker)>,
     /// These jobs are out of the KVS, and go out of the archive.
     removing: BTreeMap<u64, (Vec<u64>, Asker)>,
+    /// These are still in the archive: it could not be changed.
+    left: Vec<u64>,
+    left_armed: bool,
     next: u64,
 }
 
@@ -94,7 +101,8 @@ impl JobManager {
             self.inactive.remove(*id);
             self.history.remove(*id);
             self.commits.remove(JobId(*id).kvs());
-            self.commits.index.remove(*id);
+            // Until it is out of the archive, too.
+            self.commits.index.add(*id);
             if *id == self.max_jobid {
                 // The directory no longer says it.
                 self.checkpoint();
@@ -120,13 +128,34 @@ impl JobManager {
         match reply.error() {
             None => {
                 self.archived = self.archived.saturating_sub(ids.len() as u64);
+                ids.iter().for_each(|id| self.commits.index.remove(*id));
                 self.announce_purge(cx, &ids, asker);
             }
             Some(error) => {
                 let text = format!("cannot purge jobs from the archive: {error}");
-                cx.log(Level::Err, text.clone());
+                if self.purges.left.is_empty() {
+                    cx.log(Level::Err, format!("{text}; tried again until it works"));
+                }
                 asker.answer(cx, Err(RpcError::new(error.errno, text)));
+                self.still_archived(cx, ids);
             }
+        }
+    }
+
+    /// These jobs have no place in the archive any more: they go when it can be changed.
+    pub(crate) fn still_archived(&mut self, cx: &mut Cx<'_, Wait>, ids: Vec<u64>) {
+        self.purges.left.extend(ids);
+        if !self.purges.left_armed {
+            self.purges.left_armed = true;
+            cx.timer(RETRY_US, Wait::PurgeLeft);
+        }
+    }
+
+    /// The time to try again is over.
+    pub(crate) fn purge_left(&mut self, cx: &mut Cx<'_, Wait>) {
+        self.purges.left_armed = false;
+        for ids in std::mem::take(&mut self.purges.left).chunks(BATCH) {
+            self.purged(cx, ids.to_vec(), Asker::Limits);
         }
     }
 

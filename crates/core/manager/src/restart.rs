@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use flux_api::RpcError;
-use flux_api::archive::{ArchiveGet, ArchiveIds, ArchiveInfo, ArchiveInfo_, CHUNK_MAX};
+use flux_api::archive::{
+    ArchiveGet, ArchiveIds, ArchiveInfo, ArchiveInfo_, ArchiveRemove, CHUNK_MAX,
+};
 use flux_api::body::AnyObject;
 use flux_api::kvs::{Lookup, LookupRequest, READDIR, TREEOBJ};
 use flux_id::JobId;
@@ -31,6 +33,8 @@ use crate::submit::system;
 
 /// Lookups in flight.
 const LOOKUPS_MAX: usize = 64;
+/// Jobs in one question to the archive.
+const CHUNK: usize = CHUNK_MAX as usize;
 /// Levels of directories between `job` and a job's own.
 const LEVELS: usize = 4;
 /// Why queues are stopped when the configuration wants it so.
@@ -58,6 +62,8 @@ pub struct Restart {
     info: Option<ArchiveInfo>,
     /// The jobs to read are those of the index.
     indexed: bool,
+    /// Jobs of the index that are not in the KVS: their purge was not finished.
+    purged: Vec<u64>,
     /// The archive was asked for jobs that others depend on.
     asked: bool,
 }
@@ -109,13 +115,22 @@ impl JobManager {
         if restart.in_flight > 0 {
             return;
         }
+        if !restart.purged.is_empty() {
+            for ids in std::mem::take(&mut restart.purged).chunks(CHUNK) {
+                restart.in_flight += 1;
+                let ids = ids.to_vec();
+                let request = ArchiveIds { ids: ids.clone() };
+                cx.call::<ArchiveRemove>(To::Any, &request, Wait::Unfinished(ids));
+            }
+            return;
+        }
         if self.archive && !restart.asked {
             restart.asked = true;
             let targets = self.unknown_targets();
             if let Some(restart) = &mut self.restarting
                 && !targets.is_empty()
             {
-                for ids in targets.chunks(usize::try_from(CHUNK_MAX).unwrap_or(1)) {
+                for ids in targets.chunks(CHUNK) {
                     restart.in_flight += 1;
                     let request = ArchiveIds { ids: ids.to_vec() };
                     cx.call::<ArchiveGet>(To::Any, &request, Wait::Targets);
@@ -124,6 +139,19 @@ impl JobManager {
             }
         }
         self.restarted(cx);
+    }
+
+    /// Jobs whose purge was not finished are out of the archive, or still there.
+    pub(crate) fn unfinished(&mut self, cx: &mut Cx<'_, Wait>, ids: Vec<u64>, reply: &Reply) {
+        match reply.error() {
+            None => ids.iter().for_each(|id| self.commits.index.remove(*id)),
+            Some(error) => {
+                cx.log(Level::Err, format!("cannot purge jobs from the archive: {error}"));
+                self.still_archived(cx, ids);
+            }
+        }
+        // How many are left in it?
+        cx.call::<ArchiveInfo_>(To::Any, &AnyObject::default(), Wait::ArchiveInfo);
     }
 
     /// Finished jobs that the archive may have: those that jobs in DEPEND wait for, and those that
@@ -181,6 +209,9 @@ impl JobManager {
         match reply.decode::<ArchiveInfo_>() {
             Ok(info) => {
                 if let Some(restart) = &mut self.restarting {
+                    if restart.indexed {
+                        self.archived = info.count;
+                    }
                     restart.info = Some(info);
                 }
                 self.choose(cx);
@@ -320,8 +351,10 @@ impl JobManager {
             && part == Part::Log
             && self.restarting.as_ref().is_some_and(|restart| restart.indexed)
         {
-            // It is in the index before it is there, or was taken away by hand.
-            self.commits.index.remove(id);
+            // It was purged, or is in the index before it is there, or was taken away by hand.
+            if let Some(restart) = &mut self.restarting {
+                restart.purged.push(id);
+            }
             return self.next_step(cx, []);
         }
         let next = text

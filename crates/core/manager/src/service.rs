@@ -57,6 +57,10 @@ pub enum Wait {
     Beyond(u64),
     /// Jobs that go out of the archive.
     Removed(u64),
+    /// To try again what could not be taken out of the archive.
+    PurgeLeft,
+    /// Jobs of an unfinished purge that go out of the archive, at start.
+    Unfinished(Vec<u64>),
     /// The note that the archive is complete.
     Complete,
     /// Ids of archived jobs, for a listener of the journal.
@@ -291,6 +295,7 @@ impl Service for JobManager {
             Wait::History(ticket) => self.history_read(cx, ticket, &reply),
             Wait::Beyond(ticket) => self.beyond(cx, ticket, &reply),
             Wait::Removed(ticket) => self.removed(cx, ticket, &reply),
+            Wait::Unfinished(ids) => self.unfinished(cx, ids, &reply),
             Wait::Complete => Self::completed(cx, &reply),
             Wait::BacklogIds(listener) => self.backlog_ids(cx, listener, &reply),
             Wait::Directory { key, depth } => self.directory_read(cx, &key, depth, &reply),
@@ -320,6 +325,7 @@ impl Service for JobManager {
             | Wait::FlushIndex
             | Wait::BeginTime(_)
             | Wait::Purge
+            | Wait::PurgeLeft
             | Wait::ProcedureLate(..)
             | Wait::ProcedureKill(..)
             | Wait::ProcedureAgain(..)
@@ -336,6 +342,7 @@ impl Service for JobManager {
             Wait::FlushIndex => self.flush_index(cx),
             Wait::BeginTime(id) => self.begin_time(cx, id),
             Wait::Purge => self.purge_by_limits(cx),
+            Wait::PurgeLeft => self.purge_left(cx),
             Wait::ProcedureLate(id, stage) => self.procedure_late(cx, id, stage),
             Wait::ProcedureKill(id, stage) => self.procedure_given_up(cx, id, stage),
             Wait::ProcedureAgain(id, stage, rank) => self.procedure_again(cx, id, stage, rank),

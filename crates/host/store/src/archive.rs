@@ -1,5 +1,6 @@
 //! The file of finished jobs: one row each, plain SQL that anybody may read.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -62,6 +63,27 @@ const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value);
 ";
 
+/// Jobs that were forgotten and may still be on their way here; older ones are not.
+const REMOVED_MAX: usize = 1 << 16;
+
+/// The jobs that were forgotten last.
+#[derive(Debug, Default)]
+struct Removed {
+    ids: BTreeSet<u64>,
+    order: VecDeque<u64>,
+}
+
+impl Removed {
+    fn add(&mut self, ids: &[u64]) {
+        self.order.extend(ids.iter().filter(|id| self.ids.insert(**id)));
+        while self.order.len() > REMOVED_MAX {
+            if let Some(oldest) = self.order.pop_front() {
+                self.ids.remove(&oldest);
+            }
+        }
+    }
+}
+
 /// Finished jobs in one SQLite file.
 ///
 /// Job ids are kept as SQLite's signed integers; those of the first 17 years of an instance order
@@ -71,6 +93,7 @@ pub struct JobArchive {
     path: PathBuf,
     connection: Connection,
     count: u64,
+    removed: Removed,
 }
 
 fn signed(id: u64) -> i64 {
@@ -191,7 +214,7 @@ impl JobArchive {
             .map_err(sql)?;
         let count: i64 =
             connection.query_row("SELECT count(*) FROM jobs", [], |row| row.get(0)).map_err(sql)?;
-        Ok(Self { path: path.to_path_buf(), connection, count: unsigned(count) })
+        Ok(Self { path: path.to_path_buf(), connection, count: unsigned(count), removed: Removed::default() })
     }
 
     /// The file.
@@ -218,11 +241,19 @@ impl JobArchive {
         Ok(())
     }
 
-    /// Stores jobs; those of the same id are replaced.
+    /// Stores jobs; those of the same id are replaced. A job that was forgotten is purged, and its
+    /// id is never given again: it stays away, though it was on its way here meanwhile.
     ///
     /// # Errors
     /// When the disk is full or fails; none of them is then stored.
     pub fn put(&mut self, jobs: &[ArchivedJob]) -> Result<(), StoreError> {
+        let removed = std::mem::take(&mut self.removed);
+        let result = self.put_but(jobs, &removed.ids);
+        self.removed = removed;
+        result
+    }
+
+    fn put_but(&mut self, jobs: &[ArchivedJob], purged: &BTreeSet<u64>) -> Result<(), StoreError> {
         self.transaction(|connection| {
             let mut known = connection.prepare_cached("SELECT 1 FROM jobs WHERE id = ?1")?;
             let places: Vec<String> = (1..=32).map(|at| format!("?{at}")).collect();
@@ -230,7 +261,7 @@ impl JobArchive {
                 format!("INSERT OR REPLACE INTO jobs ({COLUMNS}) VALUES ({})", places.join(","));
             let mut insert = connection.prepare_cached(&text)?;
             let mut added = 0;
-            for job in jobs {
+            for job in jobs.iter().filter(|job| !purged.contains(&job.id)) {
                 added += i64::from(!known.exists([signed(job.id)])?);
                 let id = signed(job.id);
                 let number = |number: Option<u64>| number.and_then(|n| i64::try_from(n).ok());
@@ -289,6 +320,7 @@ impl JobArchive {
             }
             Ok(-gone)
         })?;
+        self.removed.add(ids);
         // Free pages go back a few at a time, so that no request waits long.
         self.connection.execute_batch("PRAGMA incremental_vacuum(64)").map_err(self.sql())
     }

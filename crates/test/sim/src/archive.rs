@@ -1,7 +1,7 @@
 //! The archive of finished jobs: a table in memory, each change of which takes as long as a
 //! transaction on the disk and fails when the disk does.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use flux_api::archive::{
     Archive as ArchiveApi, ArchiveBeyond, ArchiveComplete, ArchiveIds, ArchiveInfo, ArchivePut,
@@ -42,6 +42,8 @@ impl Change {
 #[derive(Debug, Default)]
 pub struct Archive {
     jobs: BTreeMap<u64, ArchivedJob>,
+    /// Those that were forgotten since the start: they stay away.
+    removed: BTreeSet<u64>,
     complete: bool,
     waiting: VecDeque<Change>,
     writing: Option<(Change, Option<Errno>)>,
@@ -163,11 +165,12 @@ impl Archive {
     fn apply(&mut self, change: &Change) {
         match change {
             Change::Put(call) => {
-                let jobs = call.request.jobs.iter();
+                let jobs = call.request.jobs.iter().filter(|job| !self.removed.contains(&job.id));
                 self.jobs.extend(jobs.map(|job| (job.id, job.clone())));
             }
             Change::Remove(call) => {
                 call.request.ids.iter().for_each(|id| drop(self.jobs.remove(id)));
+                self.removed.extend(&call.request.ids);
             }
             Change::Complete(_) => self.complete = true,
         }
@@ -194,6 +197,7 @@ impl Archive {
             change.forget();
         }
         self.waiting.drain(..).for_each(Change::forget);
+        self.removed.clear();
         if rng.chance(10) {
             self.losses += 1;
             self.jobs.clear();

@@ -331,6 +331,54 @@ fn archived_jobs_are_purged_oldest_first_and_ids_never_go_back() {
 }
 
 #[test]
+fn a_purge_that_a_crash_cut_off_before_the_archive_is_finished_by_the_restart() {
+    let mut bench = online(Left::default());
+    for id in 1..=3 {
+        finish(&mut bench, id, 0);
+    }
+    archive(&mut bench, &[1, 2]);
+    bench.put(&[3]);
+    // The kvs has forgotten them; the leader is killed before the archive has.
+    bench.archive_broken = true;
+    let all = json!({"age_limit": -1.0, "num_limit": 0, "batch": 100, "force": true});
+    bench.call("job-manager.purge", all).unwrap_err();
+    assert!(!bench.store.keys().any(|key| key.starts_with("job.")), "{:?}", bench.store.keys());
+    let left = bench.crash_archived();
+    assert_eq!(left.archive.len(), 3);
+    let mut bench = online(left);
+    assert!(bench.archive.as_ref().unwrap().is_empty());
+    assert_eq!(stats(&mut bench), (json!(0), json!(0)));
+    bench.rig.advance(crate::commits::INDEX_US);
+    bench.settle();
+    assert!(indexed(&bench).is_empty());
+    assert_eq!(bench.call("job-manager.getinfo", json!({})), Ok(json!({"max_jobid": 3})));
+    bench.finish();
+}
+
+#[test]
+fn a_purge_goes_on_when_the_archive_can_be_changed_again() {
+    let mut bench = online(Left::default());
+    finish(&mut bench, 1, 0);
+    finish(&mut bench, 2, 0);
+    archive(&mut bench, &[1]);
+    bench.archive_broken = true;
+    let error = bench.call("job-manager.purge-id", json!({"id": 1, "force": 1})).unwrap_err();
+    assert!(error.contains("from the archive"), "{error}");
+    assert!(bench.published().is_empty());
+    bench.rig.advance(crate::purge::RETRY_US);
+    bench.settle();
+    bench.archive_broken = false;
+    bench.rig.advance(crate::purge::RETRY_US);
+    bench.settle();
+    assert_eq!(bench.published(), [r#"job-purge-inactive {"jobs":[1]}"#]);
+    assert!(bench.archive.as_ref().unwrap().is_empty());
+    bench.rig.advance(crate::commits::INDEX_US);
+    bench.settle();
+    assert_eq!(indexed(&bench), [2]);
+    bench.finish();
+}
+
+#[test]
 fn configured_limits_purge_the_archive_in_batches() {
     let mut bench = online(Left::default());
     for id in 1..=3 {

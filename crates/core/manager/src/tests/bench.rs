@@ -40,6 +40,8 @@ pub(super) struct Bench {
     /// The archive, if the instance has one, and whether it is complete.
     pub(super) archive: Option<BTreeMap<u64, ArchivedJob>>,
     pub(super) complete: bool,
+    /// The archive cannot be changed.
+    pub(super) archive_broken: bool,
     /// Keys that were looked up.
     pub(super) lookups: Vec<String>,
 }
@@ -89,6 +91,7 @@ impl Bench {
             watch: None,
             archive: None,
             complete: false,
+            archive_broken: false,
             lookups: Vec::new(),
         };
         bench.settle();
@@ -110,6 +113,7 @@ impl Bench {
             watch: None,
             archive: Some(left.archive),
             complete: left.complete,
+            archive_broken: false,
             lookups: Vec::new(),
         };
         bench.settle();
@@ -158,6 +162,9 @@ impl Bench {
         let Some(jobs) = &mut self.archive else {
             return self.rig.fail(message, Errno::ENOSYS);
         };
+        if self.archive_broken && message.topic() == "archive.remove" {
+            return self.rig.fail(message, Errno::ENOSPC);
+        }
         let body: Value = message.json().unwrap();
         let ids = || -> Vec<u64> { serde_json::from_value(body["ids"].clone()).unwrap() };
         let answer = match message.topic() {

@@ -46,6 +46,23 @@ fn jobs_come_back_as_they_were_put_after_a_reopen_without_a_close() {
 }
 
 #[test]
+fn a_job_that_was_forgotten_while_it_was_on_its_way_stays_away() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut archive, _) = JobArchive::open(directory.path()).unwrap();
+    archive.put(&[job(1, 1, 1.0)]).unwrap();
+    archive.remove(&[1, 2]).unwrap();
+    archive.put(&[job(1, 1, 1.0), job(2, 1, 2.0), job(3, 1, 3.0)]).unwrap();
+    assert_eq!(archive.ids_above(0, 9).unwrap(), [3]);
+    assert_eq!(archive.info().unwrap().count, 1);
+    // It is remembered of so many.
+    for first in (10..).step_by(1_000).take(REMOVED_MAX / 1_000 + 1) {
+        archive.removed.add(&(first..first + 1_000).collect::<Vec<u64>>());
+    }
+    assert_eq!((archive.removed.ids.len(), archive.removed.order.len()), (REMOVED_MAX, REMOVED_MAX));
+    assert!(!archive.removed.ids.contains(&1));
+}
+
+#[test]
 fn the_list_goes_on_behind_its_cursor_and_jobs_of_one_moment_are_told_apart() {
     let directory = tempfile::tempdir().unwrap();
     let (mut archive, _) = JobArchive::open(directory.path()).unwrap();

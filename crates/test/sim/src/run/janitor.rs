@@ -171,11 +171,7 @@ impl Run {
                 (false, Some(_)) if purged => "was purged, but job-list knows it",
                 (false, None) if archived => "is purged, but in the archive",
                 (false, None) => continue,
-                // The leader ended between the kvs and the archive: nobody was told of the purge.
-                (false, Some(_)) if archived => {
-                    self.count("purges cut off");
-                    continue;
-                }
+                (false, Some(_)) if archived => "is in job-list and the archive, not in the kvs",
                 (false, Some(_)) => "is in job-list alone",
             };
             self.world.violation(format!("job {name} {problem} (state {state:?})"));
