@@ -120,6 +120,17 @@ bodies! {
         pub hashes: Vec<String>,
     }
 
+    /// Body of `content-backing.hold`: what a commit is about to refer to.
+    #[derive(Default)]
+    pub struct HoldRequest {
+        /// Blobrefs of directories.
+        #[serde(default)]
+        pub dirs: Vec<String>,
+        /// Blobrefs of pieces of values.
+        #[serde(default)]
+        pub data: Vec<String>,
+    }
+
     /// How many rows were marked.
     pub struct MarkResponse {
         /// Rows whose epoch was raised.
@@ -257,6 +268,10 @@ api! {
         BackingCommit = "content-backing.commit", owner, unary, BlobBatch => Empty;
         /// Whether a blob is there (ENOENT).
         BackingValidate = "content-backing.validate", owner, unary, Raw => Empty;
+        /// Looks whether blobs are there, with all that directories among them refer to, and keeps
+        /// them for a minute at least, so that a commit can refer to them. ENOENT names one that is
+        /// missing, EINVAL one that is no directory.
+        BackingHold = "content-backing.hold", owner, unary, HoldRequest => Empty;
         /// Newest checkpoints.
         BackingCheckpointGet = "content-backing.checkpoint-get", owner, unary, AnyObject => CheckpointList;
         /// Stores a checkpoint.

@@ -251,3 +251,26 @@ fn history_and_queue_go_through_a_dump_into_a_new_state_directory() {
          1\nJob submission is enabled\nScheduling is stopped\n400\nlater\nnewer: 0\nthe same\n"
     );
 }
+
+#[test]
+fn what_was_collected_since_it_was_read_is_not_put() {
+    check(
+        &format!(
+            "{START} sh -c '
+             flux kvs put a.b=$(seq -s, 1 500)
+             object=$(flux kvs get --treeobj a); value=$(flux kvs get --treeobj a.b)
+             flux kvs unlink -R a; flux gc -q
+             for put in \"late=$object\" \"late.b=$value\"; do
+                 flux kvs put --treeobj \"$put\" 2>&1 | sed \"s/sha1-[0-9a-f]*/NAME/\"; done
+             flux kvs get late; flux kvs get late.b
+             flux kvs put --treeobj all=\"$(flux kvs getroot)\"; flux kvs ls -1 all | head -1
+             flux fsck | sed \"s/[0-9]* keys/N keys/\"'"
+        ),
+        "flux-kvs: flux_kvs_commit: kvs: 'late' cannot be stored: blob NAME is not in the store, or \
+         was collected since it was read\n\
+         flux-kvs: flux_kvs_commit: kvs: 'late.b' cannot be stored: blob NAME is not in the store, \
+         or was collected since it was read\n\
+         flux-kvs: late: No such file or directory\n\
+         flux-kvs: late.b: No such file or directory\nadmin\nN keys, 0 problems\n",
+    );
+}

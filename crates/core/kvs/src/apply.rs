@@ -43,6 +43,32 @@ pub(crate) struct Op {
     pub(crate) key: String,
     pub(crate) names: Vec<Arc<str>>,
     pub(crate) change: Change,
+    /// What it refers to and does not bring.
+    pub(crate) refs: Refs,
+}
+
+/// Blobs that the object of a client refers to.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Refs {
+    pub(crate) dirs: Vec<Blobref>,
+    pub(crate) data: Vec<Blobref>,
+}
+
+impl Refs {
+    fn of(object: &Treeobj) -> Self {
+        let mut refs = Self::default();
+        refs.add(object);
+        refs
+    }
+
+    fn add(&mut self, object: &Treeobj) {
+        match object {
+            Treeobj::Dirref(blobref) => self.dirs.push(*blobref),
+            Treeobj::Valref(blobrefs) => self.data.extend(blobrefs),
+            Treeobj::Dir(entries) => entries.values().for_each(|object| self.add(object)),
+            Treeobj::Val(_) | Treeobj::Symlink { .. } => {}
+        }
+    }
 }
 
 impl Op {
@@ -90,6 +116,7 @@ pub(crate) fn check(ops: Vec<Operation>, guest: bool, hash: HashAlg) -> Result<V
                 return Err(KvsError::GuestObject(object.type_name()));
             }
         }
+        let refs = object.as_ref().map(Refs::of).unwrap_or_default();
         let change = match object {
             object if op.flags & APPEND != 0 => match object {
                 Some(Treeobj::Val(data)) => Change::Append(data.into()),
@@ -106,7 +133,7 @@ pub(crate) fn check(ops: Vec<Operation>, guest: bool, hash: HashAlg) -> Result<V
                 Change::Put(node, blobs)
             }
         };
-        checked.push(Op { key, names, change });
+        checked.push(Op { key, names, change, refs });
     }
     Ok(checked)
 }

@@ -66,6 +66,14 @@ pub enum KvsError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A transaction refers to what is not stored, or is not what it should be.
+    #[error("kvs: {keys} cannot be stored: {error}")]
+    Dangling {
+        /// The keys whose objects refer to others.
+        keys: String,
+        /// What the store says.
+        error: RpcError,
+    },
     /// The value does not fit in a response.
     #[error("kvs: the value of '{key}' has more than {limit} bytes; read it as a stream")]
     TooLarge {
@@ -113,7 +121,7 @@ impl KvsError {
             Self::BadObject { .. } => Errno::ENOTRECOVERABLE,
             Self::TooLarge { .. } => Errno::EOVERFLOW,
             Self::Busy(_) => Errno::EAGAIN,
-            Self::Store { error, .. } => error.errno,
+            Self::Store { error, .. } | Self::Dangling { error, .. } => error.errno,
             Self::Exists(_) => Errno::EEXIST,
             Self::Stopping => Errno::ENOSYS,
         }

@@ -2,6 +2,7 @@
 
 mod commit;
 mod follow;
+mod hold;
 mod lookup;
 mod resync;
 mod start;
@@ -55,6 +56,10 @@ pub enum Wait {
     Relay(u64),
     /// A request that rank 0 answers, by its number.
     Forward(u64),
+    /// Word that what a transaction of a namespace refers to is there, with the number of its stall.
+    Hold(String, u64),
+    /// The same of the root of a new namespace, by the number of its request.
+    HoldRoot(u64),
 }
 
 /// Who wants a blob.
@@ -101,6 +106,10 @@ pub struct KvsService {
     dirty: BTreeSet<String>,
     blocked: BTreeSet<String>,
     admins: Vec<Admin>,
+    /// The newest root on disk of each namespace, and whose it is.
+    tops: BTreeMap<Blobref, String>,
+    /// Namespaces that are to begin with a root that is being looked for.
+    creates: BTreeMap<u64, Call<kvs::NamespaceCreate_>>,
     batch: Option<Batch>,
     /// When the next commit may go to the store, and whether a timer waits for it.
     paid_us: u64,
@@ -148,6 +157,8 @@ impl KvsService {
             dirty: BTreeSet::new(),
             blocked: BTreeSet::new(),
             admins: Vec::new(),
+            tops: BTreeMap::new(),
+            creates: BTreeMap::new(),
             batch: None,
             paid_us: 0,
             pacing: false,
@@ -308,6 +319,10 @@ impl KvsService {
     /// A namespace is gone: so is everything that waits for it.
     fn drop_space(&mut self, cx: &mut Context<'_>, name: &str) {
         let Some(space) = self.spaces.remove(name) else { return };
+        let top = space.work.durable.blobref;
+        if self.tops.get(&top).is_some_and(|of| of == name) {
+            self.tops.remove(&top);
+        }
         for waiter in space.waiters.into_values() {
             let error = KvsError::NoNamespace(name.to_string());
             match waiter {
@@ -409,6 +424,8 @@ impl Service for KvsService {
             Wait::Resync(name, known) => self.resynced(cx, &name, known, &reply),
             Wait::Relay(ticket) => self.relay_answered(cx, ticket, &reply),
             Wait::Forward(ticket) => self.forward_answered(cx, ticket, &reply),
+            Wait::Hold(name, stall) => self.held(cx, &name, stall, &reply),
+            Wait::HoldRoot(ticket) => self.root_held(cx, ticket, &reply),
         }
     }
 

@@ -97,6 +97,8 @@ pub(crate) struct Txn {
     pub(crate) patient: bool,
     pub(crate) done: Done,
     pub(crate) held: Held,
+    /// What it refers to is there, and stays for a while.
+    pub(crate) sure: bool,
     /// A load on its behalf failed.
     pub(crate) failed: Option<KvsError>,
 }

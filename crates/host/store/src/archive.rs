@@ -214,7 +214,12 @@ impl JobArchive {
             .map_err(sql)?;
         let count: i64 =
             connection.query_row("SELECT count(*) FROM jobs", [], |row| row.get(0)).map_err(sql)?;
-        Ok(Self { path: path.to_path_buf(), connection, count: unsigned(count), removed: Removed::default() })
+        Ok(Self {
+            path: path.to_path_buf(),
+            connection,
+            count: unsigned(count),
+            removed: Removed::default(),
+        })
     }
 
     /// The file.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use flux_model::blobref::Blobref;
 use flux_proto::Errno;
 use rusqlite::ErrorCode;
 
@@ -17,6 +18,17 @@ pub enum StoreError {
         path: PathBuf,
         /// `blob` or `checkpoint`.
         what: &'static str,
+    },
+    /// A commit is about to refer to what is not there.
+    #[error("blob {0} is not in the store, or was collected since it was read")]
+    Collected(Blobref),
+    /// A commit is about to take for a directory what is none.
+    #[error("blob {blobref} is no directory: {text}")]
+    NoDirectory {
+        /// Its name.
+        blobref: Blobref,
+        /// What is wrong with it.
+        text: String,
     },
     /// The disk is full.
     #[error("{path}: no space left on device: free some space, then go on", path = .0.display())]
@@ -96,9 +108,12 @@ impl StoreError {
     #[must_use]
     pub fn errno(&self) -> Errno {
         match self {
-            Self::Missing { .. } => Errno::ENOENT,
+            Self::Missing { .. } | Self::Collected(_) => Errno::ENOENT,
             Self::Full(_) => Errno::ENOSPC,
-            Self::Newer { .. } | Self::Hash { .. } | Self::Place { .. } => Errno::EINVAL,
+            Self::Newer { .. }
+            | Self::Hash { .. }
+            | Self::Place { .. }
+            | Self::NoDirectory { .. } => Errno::EINVAL,
             Self::Busy(_) | Self::Working { .. } => Errno::EBUSY,
             Self::Damaged { .. } | Self::Gone { .. } | Self::Sqlite { .. } => Errno::EIO,
         }

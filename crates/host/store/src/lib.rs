@@ -15,6 +15,7 @@ pub mod driver;
 pub mod error;
 pub mod format;
 pub mod fsck;
+mod hold;
 mod identity;
 pub mod index;
 pub mod log;

@@ -83,7 +83,10 @@ impl Bits {
     }
 }
 
-/// What was stored by itself lately.
+/// How long what a commit is about to refer to is kept at least.
+const HELD: Duration = Duration::from_secs(60);
+
+/// Rows that are kept for a while.
 #[derive(Debug)]
 struct Kept {
     grace: Duration,
@@ -94,7 +97,15 @@ struct Kept {
 }
 
 impl Kept {
-    /// Forgets what was stored more than a grace time ago, once in that time.
+    fn new(grace: Duration, base: i64) -> Self {
+        Self { grace, since: Instant::now(), this: Bits::new(base), before: Bits::new(base) }
+    }
+
+    fn has(&self, row: i64) -> bool {
+        self.this.has(row) || self.before.has(row)
+    }
+
+    /// Forgets what was noted more than a grace time ago, once in that time.
     fn age(&mut self, now: Instant, base: i64) {
         if now.saturating_duration_since(self.since) >= self.grace {
             self.before = std::mem::replace(&mut self.this, Bits::new(base));
@@ -114,7 +125,10 @@ pub(crate) struct Marks {
     walked: Bits,
     /// The same of the pass before, if there was one.
     settled: Option<Bits>,
+    /// What was stored by itself lately.
     kept: Kept,
+    /// What a commit is about to refer to.
+    held: Kept,
     /// Whether `this` and `walked` are of a whole pass.
     whole: bool,
     /// A pass is going on.
@@ -131,14 +145,13 @@ impl Marks {
     /// Nothing is known yet of a file whose rows begin with this id.
     pub(crate) fn new(base: i64) -> Self {
         let bits = || Bits::new(base);
-        let kept =
-            Kept { grace: Duration::ZERO, since: Instant::now(), this: bits(), before: bits() };
         Self {
             this: bits(),
             before: None,
             walked: bits(),
             settled: None,
-            kept,
+            kept: Kept::new(Duration::ZERO, base),
+            held: Kept::new(HELD, base),
             whole: false,
             running: false,
             thorough: [true; 2],
@@ -159,6 +172,21 @@ impl Marks {
         self.reach(row)
     }
 
+    /// Notes a row that a commit is about to refer to.
+    pub(crate) fn hold(&mut self, row: i64) {
+        self.held.this.set(row);
+    }
+
+    /// Whether the last walk that came to its end has reached a row, and so all that it refers to:
+    /// it outlives the next pass.
+    pub(crate) fn is_settled(&self, row: i64) -> bool {
+        match (self.whole, &self.settled) {
+            (true, _) => self.walked.has(row),
+            (false, Some(settled)) => settled.has(row),
+            (false, None) => false,
+        }
+    }
+
     /// Sets how long what was stored by itself is kept, from the next pass on.
     pub(crate) fn set_grace(&mut self, grace: Duration) {
         self.kept.grace = grace;
@@ -177,6 +205,8 @@ impl Marks {
             Some(&mut self.walked),
             Some(&mut self.kept.this),
             Some(&mut self.kept.before),
+            Some(&mut self.held.this),
+            Some(&mut self.held.before),
             self.before.as_mut(),
             self.settled.as_mut(),
         ];
@@ -189,6 +219,7 @@ impl Marks {
     /// looked into, if there is anything old and it is not to be `thorough`.
     pub(crate) fn begin(&mut self, base: i64, highest: i64, thorough: bool, now: Instant) {
         self.kept.age(now, base);
+        self.held.age(now, base);
         let last = std::mem::replace(&mut self.this, Bits::new(base));
         let walked = std::mem::replace(&mut self.walked, Bits::new(base));
         let settled = self.settled.take();
@@ -247,8 +278,8 @@ impl Marks {
     pub(crate) fn alive(&self, row: i64) -> bool {
         self.this.has(row)
             || self.before.as_ref().is_none_or(|before| before.has(row))
-            || self.kept.this.has(row)
-            || self.kept.before.has(row)
+            || self.kept.has(row)
+            || self.held.has(row)
     }
 }
 
@@ -354,5 +385,31 @@ mod tests {
         assert!(at(10, &mut marks) && at(11, &mut marks) && at(19, &mut marks));
         marks.moved(5, 6);
         assert!(marks.kept.before.has(6) && !at(20, &mut marks));
+    }
+
+    #[test]
+    fn what_a_commit_is_about_to_refer_to_is_kept_for_a_minute() {
+        let mut marks = Marks::new(1);
+        let began = marks.held.since;
+        let at = |seconds: u64, marks: &mut Marks| {
+            marks.begin(1, 1_000, true, began + Duration::from_secs(seconds));
+            marks.walk(1);
+            marks.marked();
+            let alive = marks.alive(5);
+            marks.end();
+            alive
+        };
+        assert!(at(1, &mut marks) && !at(2, &mut marks));
+        assert!(marks.is_settled(1) && !marks.is_settled(5));
+        marks.hold(5);
+        assert!(at(59, &mut marks) && at(60, &mut marks) && at(119, &mut marks));
+        marks.moved(5, 6);
+        assert!(marks.held.has(6) && !at(120, &mut marks));
+        // While a walk goes on the one before it counts.
+        marks.begin(1, 1_000, true, began);
+        marks.walk(2);
+        assert!(marks.is_settled(1) && !marks.is_settled(2));
+        marks.marked();
+        assert!(!marks.is_settled(1) && marks.is_settled(2));
     }
 }

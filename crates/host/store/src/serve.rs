@@ -1,6 +1,7 @@
 //! The thread: takes what waits, writes it in one transaction, answers; between requests it
 //! collects or copies, a little at a time.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -8,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use flux_api::content::{
     Backing, BackingBackup, BackingCheckpointGet, BackingCheckpointPut, BackingCollect,
-    BackingCommit, BackingGcInfo, BackingLoad, BackingMark, BackingRelocate, BackingStatus,
-    BackingStore, BackingValidate, BlobBatch, CheckpointList, GcInfo, MarkResponse, StoreStatus,
+    BackingCommit, BackingGcInfo, BackingHold, BackingLoad, BackingMark, BackingRelocate,
+    BackingStatus, BackingStore, BackingValidate, BlobBatch, CheckpointList, GcInfo, MarkResponse,
+    StoreStatus,
 };
 use flux_api::{Answer, Api, Call, Empty, Raw, RpcError};
 use flux_host::driver::DriverHandle;
@@ -20,6 +22,7 @@ use crate::collect::{Collection, Step};
 use crate::copy::{Aim, Copy};
 use crate::driver::{Ahead, Work, size};
 use crate::error::StoreError;
+use crate::hold::Hold;
 use crate::log::{BlobLog, Write};
 
 /// Requests that share one transaction.
@@ -106,6 +109,8 @@ pub(crate) struct Server {
     pub(crate) accepted: Vec<BlobBatch>,
     pub(crate) pending: Vec<(Pending, DriverHandle)>,
     pub(crate) background: Option<Background>,
+    /// What commits are about to refer to is being looked for.
+    pub(crate) holds: VecDeque<(Hold, Answer<BackingHold>, DriverHandle)>,
     /// When the next step in the background may be.
     next_step: Instant,
     /// Why the last write failed, if it did.
@@ -120,6 +125,7 @@ impl Server {
             accepted: Vec::new(),
             pending: Vec::new(),
             background: None,
+            holds: VecDeque::new(),
             next_step: Instant::now(),
             failure: None,
         }
@@ -152,6 +158,7 @@ impl Server {
             }
             self.take_accepted();
             self.store();
+            self.hold_on();
             if self.background.is_some() && Instant::now() >= self.next_step {
                 self.step();
             }
@@ -160,6 +167,9 @@ impl Server {
 
     fn close(self) {
         let error = RpcError::new(Errno::EIO, "the store was closed");
+        for (_, answer, mut back) in self.holds {
+            answer.err(&mut back, error.clone());
+        }
         match self.background {
             None => {}
             Some(Background::Collect(_, answer, mut back)) => answer.err(&mut back, error),
@@ -170,6 +180,9 @@ impl Server {
 
     /// How long to wait for requests, if not for ever.
     fn patience(&self) -> Option<Duration> {
+        if !self.holds.is_empty() {
+            return Some(Duration::ZERO);
+        }
         let step = self
             .background
             .is_some()
@@ -252,6 +265,7 @@ impl Server {
         match request {
             Ok(Backing::BackingLoad(call)) => self.load(call, back),
             Ok(Backing::BackingValidate(call)) => self.validate(call, back),
+            Ok(Backing::BackingHold(call)) => self.hold(call, back),
             Ok(Backing::BackingCheckpointGet(call)) => self.checkpoints(call.answer, back),
             Ok(Backing::BackingMark(call)) => self.mark(call, back),
             Ok(Backing::BackingCollect(call)) => self.collect(call, back),
@@ -283,6 +297,27 @@ impl Server {
     fn validate(&self, call: Call<BackingValidate>, back: &mut DriverHandle) {
         let result = self.log.validate(&call.request.0);
         call.answer.respond(back, result.map(|()| Empty).map_err(|error| wire(&error)));
+    }
+
+    fn hold(&mut self, call: Call<BackingHold>, back: &mut DriverHandle) {
+        match Hold::begin(&call.request) {
+            Ok(hold) => {
+                self.holds.push_back((hold, call.answer, back.clone()));
+                self.hold_on();
+            }
+            Err(text) => call.answer.err(back, RpcError::new(Errno::EPROTO, text)),
+        }
+    }
+
+    /// Looks for a while for what commits are about to refer to: they wait for it, and so it does
+    /// not for the background.
+    pub(crate) fn hold_on(&mut self) {
+        let Some((mut hold, answer, mut back)) = self.holds.pop_front() else { return };
+        match hold.step(&mut self.log, Instant::now() + STEP) {
+            Ok(true) => answer.ok(&mut back, &Empty),
+            Ok(false) => self.holds.push_back((hold, answer, back)),
+            Err(error) => answer.err(&mut back, wire(&error)),
+        }
     }
 
     fn checkpoints(&self, answer: Answer<BackingCheckpointGet>, back: &mut DriverHandle) {

@@ -112,6 +112,7 @@ impl Disk {
                 let found = self.blobs.contains_key(&call.request.0).then_some(Empty);
                 call.answer.respond(out, found.ok_or_else(|| RpcError::bare(Errno::ENOENT)));
             }
+            Ok(Backing::BackingHold(call)) => self.hold(call, out),
             Ok(Backing::BackingCheckpointGet(call)) => {
                 let value: Vec<Checkpoint> = self.checkpoints.iter().rev().cloned().collect();
                 let found = (!value.is_empty()).then_some(CheckpointList { value });

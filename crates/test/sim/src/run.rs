@@ -1,6 +1,7 @@
 //! One run: boot, load and faults, recovery, judgement, shutdown.
 
 mod admin;
+mod copyist;
 mod faults;
 mod janitor;
 mod judge;
@@ -54,6 +55,8 @@ enum Task {
     Admin,
     /// The next purge.
     Janitor,
+    /// The next copy.
+    Copyist,
     /// All nodes must be back after the start of this leader, if there were no more faults.
     Returned(u64, u64),
 }
@@ -93,6 +96,10 @@ enum Purpose {
     PurgeOne(u64, bool),
     /// Somebody who must not know a job any more.
     Gone(u64, &'static str),
+    /// An object that shall be copied later.
+    Original,
+    /// Such an object is put.
+    Copy,
     /// What is down after the return of a leader.
     Returned(returns::Question, u64, u64),
 }
@@ -142,6 +149,7 @@ struct Run {
     changes: trouble::Changes,
     admin: admin::Admin,
     janitor: janitor::Janitor,
+    copyist: copyist::Copyist,
     order: order::Order,
     returns: returns::Returns,
     submitted: u32,
@@ -174,6 +182,7 @@ pub fn run(scenario: Scenario, verbose: bool) -> Report {
     let elsewhere = Rng::new(scenario.seed ^ 0xe15e_43e4);
     let again = scenario.faults.restart;
     let janitor = janitor::Janitor::new(scenario.seed);
+    let copyist = copyist::Copyist::new(scenario.seed);
     let mut run = Run {
         scenario,
         world,
@@ -188,6 +197,7 @@ pub fn run(scenario: Scenario, verbose: bool) -> Report {
         changes: trouble::Changes::default(),
         admin: admin::Admin::default(),
         janitor,
+        copyist,
         order: order::Order::default(),
         returns: returns::Returns::default(),
         onlookers: Vec::new(),
@@ -331,6 +341,7 @@ impl Run {
             Task::Trouble => self.trouble(),
             Task::Admin => self.administrate(),
             Task::Janitor => self.tidy(),
+            Task::Copyist => self.copy(),
             Task::Returned(leader, faults) => self.returned(leader, faults),
         }
     }
@@ -431,6 +442,7 @@ impl Run {
                 self.begin_trouble();
                 self.begin_admin();
                 self.begin_janitor();
+                self.begin_copyist();
             }
             Purpose::Shutdown => {
                 let ok = message.errnum() == Errno::OK;
@@ -457,6 +469,8 @@ impl Run {
             Purpose::Admin(asked) => self.admin_hears(asked, message),
             Purpose::PurgeOne(id, force) => self.purged_one(caller, id, force, message),
             Purpose::Gone(id, whom) => self.gone(id, whom, message),
+            Purpose::Original => self.original(message),
+            Purpose::Copy => self.copied(message),
             Purpose::Returned(question, leader, faults) => {
                 self.returned_says(caller, (question, leader, faults), message);
             }

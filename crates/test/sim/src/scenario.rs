@@ -49,6 +49,8 @@ pub struct Faults {
     pub guests: bool,
     /// Finished jobs are purged.
     pub purges: bool,
+    /// Tree objects are read, and put somewhere else later.
+    pub copies: bool,
     /// Many jobs that ask for the same wait for each other.
     pub crowd: bool,
 }
@@ -117,6 +119,7 @@ impl Scenario {
             settings: Rng::new(seed ^ 0x5e77_1495).chance(30),
             guests: Rng::new(seed ^ 0x9e57_0000).chance(25),
             purges: Rng::new(seed ^ 0x70e6_e000).chance(20),
+            copies: Rng::new(seed ^ 0xc0b1_0000).chance(25),
             crowd,
         };
         let slow_link = rng.chance(20);

@@ -117,8 +117,8 @@ impl KvsService {
         };
         let exclusive = flags & (NO_MERGE | SYNC) != 0 || !self.merge;
         let patient = flags & WAIT_SPACE != 0;
-        let txn =
-            Txn { name, ops, exclusive, patient, done, held: apply::Held::new(), failed: None };
+        let held = apply::Held::new();
+        let txn = Txn { name, ops, exclusive, patient, done, held, sure: false, failed: None };
         self.waiting_txns += 1;
         if let Some(space) = self.spaces.get_mut(namespace) {
             space.work.queue.push_back(txn);
@@ -169,7 +169,7 @@ impl KvsService {
     }
 
     /// Applies the waiting transactions of a namespace, as far as their directories are here.
-    fn advance(&mut self, cx: &mut Context<'_>, name: &str) {
+    pub(super) fn advance(&mut self, cx: &mut Context<'_>, name: &str) {
         let mut need = None;
         while let Some(space) = self.spaces.get_mut(name) {
             let work = &mut space.work;
@@ -182,6 +182,11 @@ impl KvsService {
             }
             let Some(mut txn) = work.queue.pop_front() else { break };
             let exclusive = txn.exclusive;
+            if let Some(request) = self.unsure(&txn) {
+                self.hold(cx, name, txn, &request);
+                break;
+            }
+            let Some(work) = self.spaces.get_mut(name).map(|space| &mut space.work) else { break };
             if work.groups.last().is_some_and(|last| last.changed && (exclusive || last.exclusive))
             {
                 self.seal(name);
@@ -217,6 +222,8 @@ impl KvsService {
                 }
             };
             txn.held.clear();
+            // Should it have to be done again, that is long ago.
+            txn.sure = false;
             if work.groups.is_empty() {
                 work.groups.push(Group::new());
             }
@@ -427,7 +434,7 @@ impl KvsService {
             if let Some(root) = group.root
                 && let Some(space) = self.spaces.get_mut(name)
             {
-                space.work.durable = root;
+                let old = std::mem::replace(&mut space.work.durable, root);
                 let owner = space.owner;
                 let keys = group.keys();
                 let names: Vec<String> = group
@@ -437,6 +444,9 @@ impl KvsService {
                     .map(|(txn, _)| txn.name.clone())
                     .collect();
                 space.transactions += names.len() as u64;
+                if name != PRIMARY {
+                    self.new_top(name, old.blobref, root.blobref);
+                }
                 self.reach(cx, name, root);
                 if group.txns.is_empty() {
                     // Nobody knows of a namespace that has just begun; its creation is told.
@@ -503,7 +513,8 @@ impl KvsService {
         let mut admins = Vec::new();
         for admin in batch.admins {
             match admin {
-                admin if wait => admins.push(admin),
+                // By then another root than the empty one may be gone.
+                admin if wait && !self.begins_with_root(&admin) => admins.push(admin),
                 Admin::Create(name, _, answer) => {
                     self.table.remove(&name);
                     self.drop_space(cx, &name);
@@ -566,7 +577,22 @@ impl KvsService {
                 Forward::Create(call.answer),
             );
         }
-        let kvs::NamespaceCreate { namespace, rootref, owner, flags, ops } = call.request;
+        let root = self.first_root(&call.request);
+        if let Some(call) = self.hold_root(cx, call, root) {
+            self.create_sure(cx, call);
+        }
+    }
+
+    /// The root that a new namespace is to begin with.
+    fn first_root(&self, request: &kvs::NamespaceCreate) -> Blobref {
+        let root = request.rootref.parse::<Blobref>().ok();
+        root.filter(|blobref| blobref.alg() == self.hash).unwrap_or(self.empty)
+    }
+
+    /// Makes a namespace whose first root is there.
+    pub(super) fn create_sure(&mut self, cx: &mut Context<'_>, call: Call<NamespaceCreate_>) {
+        let blobref = self.first_root(&call.request);
+        let kvs::NamespaceCreate { namespace, owner, flags, ops, .. } = call.request;
         if matches!(self.phase, Phase::Draining) {
             return call.answer.err(cx, KvsError::Stopping);
         }
@@ -584,11 +610,6 @@ impl KvsService {
                 return call.answer.err(cx, KvsError::Invalid(text));
             }
         };
-        let blobref = rootref
-            .parse::<Blobref>()
-            .ok()
-            .filter(|blobref| blobref.alg() == self.hash)
-            .unwrap_or(self.empty);
         let ops = match apply::check(ops, false, self.hash) {
             Ok(ops) => ops,
             Err(error) => return call.answer.err(cx, error),
@@ -608,6 +629,12 @@ impl KvsService {
         self.table.add(&namespace);
         self.admins.push(Admin::Create(namespace, ops, call.answer));
         self.flush_for(cx, 0);
+    }
+
+    /// Whether a namespace is made that begins with something.
+    fn begins_with_root(&self, admin: &Admin) -> bool {
+        let Admin::Create(name, ..) = admin else { return false };
+        self.spaces.get(name).is_some_and(|space| space.work.durable.blobref != self.empty)
     }
 
     /// Does the first operations of a new namespace, which is empty.
@@ -675,6 +702,7 @@ impl KvsService {
             && self.batch.is_none()
             && self.waiting_txns == 0
             && self.admins.is_empty()
+            && self.creates.is_empty()
         {
             self.end_requests(cx);
             cx.drained();

@@ -2,7 +2,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use flux_api::Body;
-use flux_api::content::{BlobBatch, Checkpoint};
+use flux_api::RpcError;
+use flux_api::content::{BlobBatch, Checkpoint, HoldRequest};
 use flux_model::blobref::{Blobref, HashAlg};
 use flux_model::treeobj::Treeobj;
 use flux_proto::Errno;
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 use super::KvsService;
 
 mod follower;
+mod holding;
 mod model;
 mod namespaces;
 mod reading;
@@ -23,6 +25,8 @@ pub(crate) struct Store {
     pub(crate) blobs: BTreeMap<Blobref, Bytes>,
     pub(crate) checkpoint: Option<Checkpoint>,
     pub(crate) commits: usize,
+    /// How often it was asked to keep something.
+    pub(crate) holds: usize,
     /// Errno for the next commits.
     pub(crate) broken: Option<Errno>,
 }
@@ -41,7 +45,7 @@ impl Store {
     /// Answers the service's oldest request; false when there is none for the store.
     pub(crate) fn serve_one(&mut self, rig: &mut Rig<KvsService>) -> bool {
         let Some(at) =
-            rig.requests.iter().position(|request| request.topic().starts_with("content."))
+            rig.requests.iter().position(|request| request.topic().starts_with("content"))
         else {
             return false;
         };
@@ -62,6 +66,18 @@ impl Store {
                     self.take(BlobBatch::take(&request).unwrap());
                     rig.reply(&request, Value::Null);
                 }
+            }
+            "content-backing.hold" => {
+                let asked: HoldRequest = request.json().unwrap();
+                let mut all = asked.dirs.iter().chain(&asked.data);
+                let here = |text: &&String| !self.blobs.contains_key(&text.parse().unwrap());
+                match all.find(here) {
+                    Some(text) => {
+                        rig.fail(&request, RpcError::new(Errno::ENOENT, format!("blob {text}")));
+                    }
+                    None => rig.reply(&request, Value::Null),
+                }
+                self.holds += 1;
             }
             "content.checkpoint-get" => match &self.checkpoint {
                 Some(value) => rig.reply(&request, json!({ "value": [value] })),

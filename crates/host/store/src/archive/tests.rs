@@ -58,7 +58,10 @@ fn a_job_that_was_forgotten_while_it_was_on_its_way_stays_away() {
     for first in (10..).step_by(1_000).take(REMOVED_MAX / 1_000 + 1) {
         archive.removed.add(&(first..first + 1_000).collect::<Vec<u64>>());
     }
-    assert_eq!((archive.removed.ids.len(), archive.removed.order.len()), (REMOVED_MAX, REMOVED_MAX));
+    assert_eq!(
+        (archive.removed.ids.len(), archive.removed.order.len()),
+        (REMOVED_MAX, REMOVED_MAX)
+    );
     assert!(!archive.removed.ids.contains(&1));
 }
 

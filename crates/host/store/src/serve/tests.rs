@@ -15,6 +15,7 @@ mod collecting;
 mod copying;
 mod disk;
 mod failing;
+mod holding;
 mod power;
 
 /// A pass that looks at everything, and keeps nothing for what was not committed.

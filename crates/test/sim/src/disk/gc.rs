@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use bytes::Bytes;
-use flux_api::content::{BackingCollect, Collected};
-use flux_api::{Answer, Call, RpcError};
+use flux_api::content::{BackingCollect, BackingHold, Collected, HoldRequest};
+use flux_api::{Answer, Call, Empty, RpcError};
 use flux_model::blobref::Blobref;
 use flux_model::treeobj::References;
 use flux_proto::{Errno, Message};
@@ -15,6 +15,9 @@ use super::Disk;
 
 /// Blobs that a step looks at.
 const STEP: usize = 24;
+
+/// Passes after which what was held is held no longer, or after as many again.
+const HELD: u64 = 20;
 
 /// What is being done.
 #[derive(Debug)]
@@ -30,6 +33,8 @@ enum Phase {
 pub(super) struct Gc {
     this: BTreeSet<Bytes>,
     before: Option<BTreeSet<Bytes>>,
+    /// What commits are about to refer to, lately and before.
+    held: [BTreeSet<Bytes>; 2],
     /// Reached by this walk, or old: reached by two walks before.
     walked: BTreeSet<Bytes>,
     /// The same of the pass before.
@@ -90,6 +95,9 @@ impl Disk {
         if self.gc.pass.is_some() {
             return call.answer.err(out, Errno::EBUSY);
         }
+        if self.gc.passes.is_multiple_of(HELD) {
+            self.gc.held = [BTreeSet::new(), std::mem::take(&mut self.gc.held[0])];
+        }
         let roots = self.roots().into_iter();
         let pins = call.request.pins.iter().filter_map(|text| text.parse().ok());
         let roots: Vec<Blobref> = roots.chain(pins).collect();
@@ -119,6 +127,39 @@ impl Disk {
             .into_iter()
             .flat_map(|newest| std::iter::once(&newest.rootref).chain(newest.namespaces.as_ref()));
         named.filter_map(|text| text.parse().ok()).collect()
+    }
+
+    /// Whether everything is there that a commit is about to refer to; it is kept for a while.
+    pub(super) fn hold(&mut self, call: Call<BackingHold>, out: &mut Vec<Message>) {
+        match self.held(&call.request) {
+            Ok(()) => call.answer.ok(out, &Empty),
+            Err(text) => call.answer.err(out, RpcError::new(Errno::ENOENT, text)),
+        }
+    }
+
+    fn held(&mut self, request: &HoldRequest) -> Result<(), String> {
+        let read = |texts: &[String]| -> Result<Vec<Blobref>, String> {
+            texts.iter().map(|text| text.parse().map_err(|_| text.clone())).collect()
+        };
+        let (mut dirs, mut data) = (read(&request.dirs)?, read(&request.data)?);
+        let mut all = BTreeSet::new();
+        while let Some(blobref) = dirs.pop() {
+            let digest = name(&blobref);
+            let found = self.references(&digest).ok_or_else(|| blobref.to_string())?;
+            if all.insert(digest) {
+                dirs.extend(&found.dirs);
+                data.extend(&found.data);
+            }
+        }
+        for blobref in data {
+            let digest = name(&blobref);
+            if !self.blobs.contains_key(&digest) {
+                return Err(blobref.to_string());
+            }
+            all.insert(digest);
+        }
+        self.gc.held[0].extend(all);
+        Ok(())
     }
 
     /// Looks at a few blobs.
@@ -201,7 +242,8 @@ impl Disk {
         let some: Vec<Bytes> = range.take(STEP).map(|(digest, _)| digest.clone()).collect();
         let last = some.last()?.clone();
         for digest in some {
-            if !self.gc.this.contains(&digest) && !before.contains(&digest) {
+            let held = self.gc.held.iter().any(|held| held.contains(&digest));
+            if !self.gc.this.contains(&digest) && !before.contains(&digest) && !held {
                 self.blobs.remove(&digest);
                 self.gc.known.remove(&digest);
                 self.gc.gone.insert(digest);
