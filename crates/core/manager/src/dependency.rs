@@ -99,6 +99,9 @@ fn scheme_of(scheme: &str) -> Option<On> {
     })
 }
 
+/// How a job that waits for others of its name says so.
+pub(crate) const SINGLETON: &str = "singleton";
+
 /// The name a user gave to a job.
 pub(crate) fn given_name(jobspec: &Value) -> Option<Rc<str>> {
     system(jobspec, "job")?.get("name")?.as_str().map(Rc::from)
@@ -202,7 +205,7 @@ impl JobManager {
                         if given_name(jobspec).is_none() {
                             return Err("singleton jobs require a job name".to_string());
                         }
-                        let description = "singleton".to_string();
+                        let description = SINGLETON.to_string();
                         Ok(Some(Dependency {
                             description,
                             kind: Kind::Singleton,
@@ -353,7 +356,7 @@ impl JobManager {
             if let Some(name) = name
                 && self.dependencies.singleton(userid, &name) == Some(id)
             {
-                self.remove_dependency(cx, id, "singleton");
+                self.remove_dependency(cx, id, SINGLETON);
             }
         }
     }
@@ -371,14 +374,29 @@ impl JobManager {
     pub(crate) fn dependency_ended(&mut self, cx: &mut Cx<'_, Wait>, target: u64) {
         let Some(job) = self.jobs.get(&target) else { return };
         let record = Record::of(&job.status);
+        self.leave_name(target);
+        for one in self.dependencies.on_jobs.remove(&target).unwrap_or_default() {
+            self.resolve(cx, &one, &record);
+        }
+    }
+
+    /// A job does not count for singletons of its name any more.
+    fn leave_name(&mut self, id: u64) {
+        let Some(job) = self.jobs.get(&id) else { return };
         self.dependencies.leave(job);
         if let Some(name) = &job.name
             && let Some(next) = self.dependencies.singleton(job.status.userid, name)
         {
             self.touched_names.insert(next);
         }
-        for one in self.dependencies.on_jobs.remove(&target).unwrap_or_default() {
-            self.resolve(cx, &one, &record);
+    }
+
+    /// A job that is no singleton has another name.
+    pub(crate) fn rename(&mut self, id: u64, name: &str) {
+        self.leave_name(id);
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.name = Some(name.into());
+            self.dependencies.enter(job);
         }
     }
 

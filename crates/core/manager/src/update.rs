@@ -1,4 +1,4 @@
-//! Changes of the jobspec after submission: duration and queue.
+//! Changes of the jobspec after submission: duration, queue and name.
 
 use std::collections::BTreeMap;
 
@@ -11,13 +11,16 @@ use flux_svc::{Cx, Level, Reply, To};
 use serde_json::{Map, Value, json};
 
 use crate::commits::After;
+use crate::dependency::SINGLETON;
 use crate::exception::may_touch;
+use crate::job::Job;
 use crate::service::{JobManager, Wait};
 use crate::submit::system;
 
 const DURATION: &str = "attributes.system.duration";
 pub(crate) const QUEUE: &str = "attributes.system.queue";
 const CONSTRAINTS: &str = "attributes.system.constraints";
+const NAME: &str = "attributes.system.job.name";
 
 /// Updates that wait for the scheduler.
 #[derive(Debug, Default)]
@@ -123,6 +126,7 @@ impl JobManager {
                         self.may_submit(cx, cred.userid, value.as_str())?;
                     }
                 }
+                NAME => self.check_name(id, value)?,
                 other => return Err(invalid(format!("update of {other} not supported"))),
             }
         }
@@ -183,6 +187,17 @@ impl JobManager {
             return Err(invalid("requested duration places job expiration in the past"));
         }
         plan.expiration = Some(expiration);
+        Ok(())
+    }
+
+    fn check_name(&self, id: u64, value: &Value) -> Result<(), RpcError> {
+        if value.as_str().is_none_or(str::is_empty) {
+            return Err(invalid("job name must be a string that is not empty"));
+        }
+        let singleton = |job: &Job| job.status.dependencies.iter().any(|one| one == SINGLETON);
+        if self.jobs.get(&id).is_some_and(singleton) {
+            return Err(invalid("job waits for others of its name: it cannot be changed"));
+        }
         Ok(())
     }
 
@@ -259,9 +274,11 @@ impl JobManager {
     fn apply_update(&mut self, cx: &mut Cx<'_, Wait>, call: Call<Update>, plan: &Plan) {
         let id = call.request.id;
         let running = plan.expiration.is_some();
+        let name = plan.updates.get(NAME).and_then(Value::as_str);
+        let renamed = name.is_some() && plan.updates.len() == 1;
         let usable = self.jobs.get(&id).is_some_and(|job| match job.state() {
             JobState::Depend | JobState::Priority | JobState::Sched => !running,
-            JobState::Run => running,
+            JobState::Run => running || renamed,
             _ => false,
         });
         if !usable {
@@ -283,6 +300,9 @@ impl JobManager {
                 .map(Into::into);
         }
         self.post(cx, id, "jobspec-update", Value::Object(plan.updates.clone()));
+        if let Some(name) = name {
+            self.rename(id, name);
+        }
         if let Some(expiration) = plan.expiration {
             self.expire_at(cx, id, expiration);
         }

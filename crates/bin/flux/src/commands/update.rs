@@ -22,12 +22,19 @@ const UPDATE: Program = Program::script("flux-update");
 /// The options of `flux update`.
 pub(crate) fn command() -> Command {
     Command::new("update")
-        .about("Change the duration, name, queue or another attribute of a job")
+        .about("Change the duration, name or queue of a job")
         .arg(flag("dry-run", 'n', "Print the update and change nothing"))
         .arg(counted("verbose", 'v', "Print the update"))
         .arg(flag("wait", None, "Wait for the job to end; its exit status is the result"))
         .arg(word("id", "JOBID", "The job"))
-        .arg(words("updates", "KEY=VAL", "duration, name, queue, or attributes.…").required(true))
+        .arg(
+            words(
+                "updates",
+                "KEY=VAL",
+                "duration (also +FSD, -FSD), name, queue, or the attribute itself",
+            )
+            .required(true),
+        )
 }
 
 /// A wanted change.

@@ -148,6 +148,33 @@ fn singletons_run_one_after_the_other() {
 }
 
 #[test]
+fn a_job_with_another_name_is_waited_for_no_longer() {
+    let mut bench = Bench::online();
+    let rename =
+        |id: u64, name: Value| json!({"id": id, "updates": {"attributes.system.job.name": name}});
+    bench.submit_spec(1, named("a", false));
+    bench.run(1);
+    bench.submit_spec(2, named("a", true));
+    bench.submit_spec(3, named("b", true));
+    bench.expect_alloc(3);
+    bench.quiet();
+    for (id, name, why) in [
+        (1, json!(5), "job name must be a string that is not empty"),
+        (1, json!(""), "job name must be a string that is not empty"),
+        (2, json!("c"), "job waits for others of its name: it cannot be changed"),
+    ] {
+        assert_eq!(bench.call("job-manager.update", rename(id, name)), Err(why.to_string()));
+    }
+    assert_eq!(bench.call("job-manager.update", rename(1, json!("b"))), Ok(Value::Null));
+    bench.expect_alloc(2);
+    assert_eq!(bench.event(1, "jobspec-update"), json!({"attributes.system.job.name": "b"}));
+    // Now those of the other name wait for it.
+    bench.submit_spec(4, named("b", true));
+    bench.quiet();
+    bench.finish();
+}
+
+#[test]
 fn begin_time_is_waited_for() {
     let mut bench = Bench::online();
     bench.submit_spec(1, depends("begin-time", "1700000130.5"));
