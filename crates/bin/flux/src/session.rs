@@ -1,8 +1,12 @@
 //! Who asks, and about which job: what the job commands begin with.
 
 use flux_api::RpcError;
-use flux_client::Client;
+use flux_api::job::info::{CURRENT, InfoLookup, Lookup};
+use flux_client::{Client, To};
 use flux_id::JobId;
+use flux_model::resource_set::ResourceSet;
+use flux_proto::Errno;
+use serde_json::Value;
 
 use crate::failure::Failure;
 
@@ -25,8 +29,36 @@ pub(crate) fn owner(client: &Client) -> Result<u32, RpcError> {
     let text = client.get_attr("security.owner")?;
     text.parse().map_err(|_| {
         let text = format!("attribute security.owner is '{text}', not a user id");
-        RpcError::new(flux_proto::Errno::EPROTO, text)
+        RpcError::new(Errno::EPROTO, text)
     })
+}
+
+/// The value of a key of a job, as text.
+///
+/// # Errors
+/// ENOENT: there is no such job or key.
+pub(crate) fn lookup(
+    client: &Client,
+    id: JobId,
+    key: &str,
+    flags: u32,
+) -> Result<String, RpcError> {
+    let request = InfoLookup { id: id.0, keys: vec![key.to_owned()], flags };
+    let mut answer = client.call::<Lookup>(To::Any, &request)?;
+    Ok(match answer.remove(key) {
+        Some(Value::String(text)) => text,
+        Some(value) => value.to_string(),
+        None => return Err(RpcError::new(Errno::ENOENT, format!("{key}: key not found"))),
+    })
+}
+
+/// What a job has, as of now.
+///
+/// # Errors
+/// ENOENT: there is no such job, or it has nothing yet.
+pub(crate) fn resources(client: &Client, id: JobId) -> Result<ResourceSet, RpcError> {
+    let text = lookup(client, id, "R", CURRENT)?;
+    ResourceSet::parse(&text).map_err(|error| RpcError::new(Errno::EPROTO, format!("R: {error}")))
 }
 
 /// Reads a job id of a binary command: `flux-job: xyz: malformed input` when it is none. Of a path

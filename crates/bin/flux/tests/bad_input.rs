@@ -321,7 +321,7 @@ const MISTAKES: &[(&str, i32, &str)] = &[
     (
         "flux hostlist -i 9 a",
         1,
-        "flux-hostlist: ERROR: '9' is a job id; --fallback takes it for a host",
+        "flux-hostlist: ERROR: 9: R: key not found (--fallback takes it for a host)",
     ),
     ("flux hostlist --nth=99 a", 1, "flux-hostlist: ERROR: --nth: invalid index '99'"),
     (

@@ -124,6 +124,17 @@ fn what_is_not_there_in_time_is_told() {
 }
 
 #[test]
+fn hosts_are_those_of_the_instance_and_of_jobs() {
+    let script = "exec 2>&1
+        id=$(flux submit -N2 sleep inf); flux job wait-event -q $id start
+        flux hostlist $id; flux hostlist -e instance; flux hostlist -m inst $id
+        flux run -n1 flux hostlist local; flux resource drain 3; flux hostlist avail
+        flux update $id name=other; flux jobs -no '{name} {state}'; flux cancel $id";
+    let output = instance::instance(4, &["--test-hosts=n[0-3]"], script);
+    assert_eq!(stdout(&output), "n[0-1]\nn0 n1 n2 n3\nn[2-3]\nn2\nn[0-2]\nother RUN\n");
+}
+
+#[test]
 fn without_an_instance_the_way_to_one_is_told() {
     let run = |uri: Option<&str>, words: &[&str]| {
         let mut command = flux();

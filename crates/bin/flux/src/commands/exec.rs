@@ -6,10 +6,10 @@ use flux_api::lifecycle::ConfigGet;
 use flux_api::rexec::{self, ExecRequest};
 use flux_client::{Client, To};
 use flux_id::{Hostlist, Idset};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::program::{Program, counted, flag, rest, text, texts, value};
-use crate::{dispatch::Invocation, failure::Failure, output};
+use crate::{dispatch::Invocation, failure::Failure, output, session};
 
 mod crowd;
 mod summary;
@@ -126,12 +126,9 @@ fn targets(client: &Client, list: &str) -> Result<Idset, Failure> {
 fn job_ranks(client: &Client, text: &str) -> Result<Idset, Failure> {
     let id: flux_id::JobId =
         text.parse().map_err(|_| PROGRAM.fail(format!("{text}: malformed input")))?;
-    let body = json!({ "id": id.0, "keys": ["R"], "flags": 0 });
-    let found = client.rpc("job-info.lookup", To::Any, Some(&body));
-    let found = found.map_err(|error| PROGRAM.fail(format!("job {text}: {}", error.message())))?;
-    let r = found["R"].as_str().unwrap_or_default();
-    let set = flux_model::resource_set::ResourceSet::parse(r);
-    set.map(|set| set.ranks()).map_err(|error| PROGRAM.fail(format!("job {text}: {error}")))
+    let set = session::resources(client, id);
+    set.map(|set| set.ranks())
+        .map_err(|error| PROGRAM.fail(format!("job {text}: {}", error.message())))
 }
 
 /// Whether anybody may go into this directory.

@@ -3,14 +3,64 @@
 use std::io::Read;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use flux_api::{body::AnyObject, resource::SchedStatus_};
+use flux_client::To;
 use flux_id::{Hostlist, Idset, JobId};
+use flux_model::resource_set::ResourceSet;
 
-use crate::{dispatch::Invocation, failure::Failure, output};
+use super::program::Program;
+use crate::{dispatch::Invocation, failure::Failure, output, session};
 
+const PROGRAM: Program = Program::script("flux-hostlist");
 /// Most bytes read from standard input.
 const MAX_INPUT: u64 = 64 << 20;
-/// Sources that only an instance can name.
-const OF_INSTANCE: [&str; 4] = ["instance", "inst", "local", "avail"];
+
+/// Hosts that only an instance can name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Named {
+    /// All of them.
+    All,
+    /// Those of the job that this is part of, else all.
+    Local,
+    /// Those that are up, and not drained.
+    Available,
+    /// Those of a job.
+    Job(JobId),
+}
+
+impl Named {
+    fn of(word: &str) -> Option<Self> {
+        Some(match word {
+            "instance" | "inst" => Self::All,
+            "local" => Self::Local,
+            "avail" | "available" => Self::Available,
+            _ => Self::Job(word.parse().ok()?),
+        })
+    }
+
+    /// Asks the instance.
+    fn ask(self) -> Result<Hostlist, String> {
+        let client = PROGRAM.open().map_err(|failure| failure.message)?;
+        let hosts = match self {
+            Self::Local => {
+                let job = std::env::var("FLUX_JOB_ID").ok();
+                return job.and_then(|id| id.parse().ok()).map_or(Self::All, Self::Job).ask();
+            }
+            Self::All => {
+                let list = client.get_attr("hostlist").map_err(|error| error.message())?;
+                return list.parse().map_err(|error| format!("hostlist: {error}"));
+            }
+            Self::Available => {
+                let status = client.call::<SchedStatus_>(To::Rank(0), &AnyObject::default());
+                let status = status.map_err(|error| error.message())?;
+                let set = |r| ResourceSet::from_value(r).map_err(|error| error.to_string());
+                set(&status.all)?.diff(&set(&status.down)?)
+            }
+            Self::Job(id) => session::resources(&client, id).map_err(|error| error.message())?,
+        };
+        Ok(hosts.nodelist())
+    }
+}
 
 /// The options of `flux hostlist`.
 pub(crate) fn command() -> Command {
@@ -45,7 +95,10 @@ pub(crate) fn command() -> Command {
         .arg(flag("xor", 'X', "Hosts in exactly one list"))
         .arg(flag("fallback", 'f', "Take what could be a job id for a host"))
         .arg(flag("quiet", 'q', "Print nothing; exit 1 when no host is left"))
-        .arg(Arg::new("sources").value_name("HOSTS").num_args(0..))
+        .arg(Arg::new("sources").value_name("HOSTS").num_args(0..).help(
+            "Host lists, job ids, instance, local (hosts of this job), avail (up and not drained), \
+             or - (standard input, the default)",
+        ))
 }
 
 /// Runs `flux hostlist`.
@@ -60,7 +113,7 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
             .read_to_string(&mut input)
             .map_err(|error| fail(format!("stdin: {error}")))?;
     }
-    let hosts = combine(matches, &input).map_err(fail)?;
+    let hosts = combine(matches, &input, Named::ask).map_err(fail)?;
     if matches.get_flag("quiet") {
         return Ok(i32::from(hosts.is_empty()));
     }
@@ -73,7 +126,7 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
 }
 
 fn fail(text: String) -> Failure {
-    Failure::script("flux-hostlist", text)
+    PROGRAM.fail(text)
 }
 
 fn shown(matches: &ArgMatches, hosts: &Hostlist) -> String {
@@ -86,17 +139,31 @@ fn shown(matches: &ArgMatches, hosts: &Hostlist) -> String {
 }
 
 /// The list that the sources and options come to.
-fn combine(matches: &ArgMatches, input: &str) -> Result<Hostlist, String> {
-    let mut lists = Vec::new();
-    let sources: Vec<&String> = matches.get_many("sources").unwrap_or_default().collect();
+fn combine(
+    matches: &ArgMatches,
+    input: &str,
+    ask: fn(Named) -> Result<Hostlist, String>,
+) -> Result<Hostlist, String> {
     let fallback = matches.get_flag("fallback");
+    let read = |word: &str| match Named::of(word).filter(|_| !fallback) {
+        Some(named) => {
+            ask(named).map_err(|text| format!("{word}: {text} (--fallback takes it for a host)"))
+        }
+        None => word.parse::<Hostlist>().map_err(|error| error.to_string()),
+    };
+    let given = matches.get_many::<String>("sources").unwrap_or_default();
+    let mut sources: Vec<&str> = given.map(String::as_str).collect();
     if sources.is_empty() {
-        lists.extend(words(input, fallback)?);
+        sources.push("-");
     }
+    let mut lists = Vec::new();
     for source in sources {
-        match source.as_str() {
-            "-" | "stdin" => lists.extend(words(input, fallback)?),
-            word => lists.push(source_list(word, fallback)?),
+        if matches!(source, "-" | "stdin") {
+            for word in input.split_whitespace() {
+                lists.push(read(word)?);
+            }
+        } else {
+            lists.push(read(source)?);
         }
     }
     let mut lists = lists.into_iter();
@@ -132,20 +199,6 @@ fn combine(matches: &ArgMatches, input: &str) -> Result<Hostlist, String> {
         hosts = list(hosts.iter().skip(skip).take(count))?;
     }
     Ok(hosts)
-}
-
-fn words(input: &str, fallback: bool) -> Result<Vec<Hostlist>, String> {
-    input.split_whitespace().map(|word| source_list(word, fallback)).collect()
-}
-
-fn source_list(word: &str, fallback: bool) -> Result<Hostlist, String> {
-    if !fallback && word.parse::<JobId>().is_ok() {
-        return Err(format!("'{word}' is a job id; --fallback takes it for a host"));
-    }
-    if !fallback && OF_INSTANCE.contains(&word) {
-        return Err(format!("'{word}' names hosts of an instance; --fallback takes it for a host"));
-    }
-    word.parse().map_err(|error| format!("{error}"))
 }
 
 fn list(hosts: impl Iterator<Item = String>) -> Result<Hostlist, String> {
@@ -190,7 +243,12 @@ mod tests {
 
     fn hostlist(words: &[&str], input: &str) -> Result<String, String> {
         let matches = command().no_binary_name(true).try_get_matches_from(words).expect("valid");
-        combine(&matches, input).map(|hosts| shown(&matches, &hosts))
+        let ask = |named| match named {
+            Named::Job(JobId(9)) => "j[0-1]".parse().map_err(|_| String::new()),
+            Named::All => "i[0-3]".parse().map_err(|_| String::new()),
+            _ => Err("nothing".into()),
+        };
+        combine(&matches, input, ask).map(|hosts| shown(&matches, &hosts))
     }
 
     #[test]
@@ -215,7 +273,12 @@ mod tests {
 
     #[test]
     fn job_ids_are_no_hosts_unless_asked() {
-        assert!(hostlist(&["fuzzy"], "").is_err());
+        assert_eq!(hostlist(&["9", "h1"], "").as_deref(), Ok("j[0-1],h1"));
+        assert_eq!(hostlist(&[], "inst\n").as_deref(), Ok("i[0-3]"));
+        assert_eq!(
+            hostlist(&["fuzzy"], ""),
+            Err("fuzzy: nothing (--fallback takes it for a host)".into())
+        );
         assert_eq!(hostlist(&["-f", "fuzzy"], "").as_deref(), Ok("fuzzy"));
         assert!(hostlist(&["h["], "").is_err());
         assert!(hostlist(&["-n", "9", "h1"], "").is_err());

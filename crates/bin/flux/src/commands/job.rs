@@ -2,7 +2,6 @@
 
 use clap::{ArgMatches, Command};
 use flux_api::RpcError;
-use flux_client::Client;
 use flux_id::JobId;
 
 use super::program::Program;
@@ -96,19 +95,4 @@ fn about(id: JobId, error: &RpcError) -> Failure {
 /// The user id of an option: a number, a name or `all`.
 fn user_of(text: &str) -> Result<i64, Failure> {
     session::user(text).ok_or_else(|| JOB.fail(format!("unknown user {text}")))
-}
-
-/// The value of a key of a job, as text.
-fn lookup(client: &Client, id: JobId, key: &str, flags: u32) -> Result<String, RpcError> {
-    use flux_api::job::info::{InfoLookup, Lookup};
-    let request = InfoLookup { id: id.0, keys: vec![key.to_owned()], flags };
-    let mut answer = client.call::<Lookup>(flux_client::To::Any, &request)?;
-    Ok(match answer.remove(key) {
-        Some(serde_json::Value::String(text)) => text,
-        Some(value) => value.to_string(),
-        None => {
-            let text = format!("{key}: key not found");
-            return Err(RpcError::new(flux_proto::Errno::ENOENT, text));
-        }
-    })
 }

@@ -119,7 +119,11 @@ pub(crate) fn common(command: Command) -> Command {
         .arg(list("env-remove", "PATTERN", "Remove matching environment variables"))
         .arg(list("env-file", "FILE", "Read environment rules from a file"))
         .arg(list("rlimit", "RULE", "Change the resource limits passed to the job"))
-        .arg(text("input", "FILE|RANKS", "Read standard input from a file"))
+        .arg(text(
+            "input",
+            "FILE|RANKS",
+            "Read standard input from a file, or give it to these tasks only",
+        ))
         .arg(text("output", "FILE", "Write standard output to a file"))
         .arg(text("error", "FILE", "Write standard error to a file"))
         .arg(flag("unbuffered", "Do not buffer standard input and output").short('u'))

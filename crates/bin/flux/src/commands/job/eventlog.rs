@@ -9,7 +9,7 @@ use flux_model::eventlog::Event;
 use flux_proto::Errno;
 use serde_json::Value;
 
-use super::{JOB, id_of, lookup};
+use super::{JOB, id_of};
 use crate::{
     commands::{
         human_time::{HumanTime, LocalZone, strftime},
@@ -18,6 +18,7 @@ use crate::{
     failure::Failure,
     output,
     resume::Entries,
+    session,
 };
 
 fn display(command: Command) -> Command {
@@ -139,7 +140,8 @@ pub(super) fn run(matches: &ArgMatches) -> Result<i32, Failure> {
     let mut show = Show::read(matches);
     let client = JOB.open()?;
     if !matches.get_flag("follow") {
-        let log = lookup(&client, id, &path, 0).map_err(|error| not_found(word, &path, &error))?;
+        let log = session::lookup(&client, id, &path, 0)
+            .map_err(|error| not_found(word, &path, &error))?;
         let mut lines = String::new();
         for line in log.lines() {
             let event = Event::decode(line).map_err(|error| JOB.fail(error.to_string()))?;

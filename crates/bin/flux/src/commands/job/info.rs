@@ -2,9 +2,8 @@
 
 use clap::{ArgMatches, Command};
 use flux_api::job::info::CURRENT;
-use serde_json::Value;
 
-use super::{JOB, id_of, lookup};
+use super::{JOB, id_of};
 use crate::{
     commands::program::{flag, text, word},
     failure::Failure,
@@ -29,14 +28,14 @@ pub(super) fn run(matches: &ArgMatches) -> Result<i32, Failure> {
     let client = JOB.open()?;
     let original = matches.get_flag("original");
     let value = if original && key == "jobspec" {
-        let signed = lookup(&client, id, "J", 0).map_err(|error| JOB.error(&error))?;
+        let signed = session::lookup(&client, id, "J", 0).map_err(|error| JOB.error(&error))?;
         let unwrapped = flux_model::sign::unwrap(&signed)
             .map_err(|error| JOB.fail(format!("{id}: {error}")))?;
         String::from_utf8_lossy(&unwrapped.payload).into_owned()
     } else {
         let current = matches!(key, "R" | "jobspec") && !matches.get_flag("base");
         let flags = if current { CURRENT } else { 0 };
-        lookup(&client, id, key, flags).map_err(|error| JOB.error(&error))?
+        session::lookup(&client, id, key, flags).map_err(|error| JOB.error(&error))?
     };
     output::raw(&value);
     if !value.ends_with('\n') {
@@ -80,10 +79,8 @@ pub(super) fn timeleft(matches: &ArgMatches) -> Result<i32, Failure> {
         }
     };
     let parsed = id_of(&id)?;
-    let r = lookup(&client, parsed, "R", CURRENT).map_err(|error| JOB.about(&id, &error))?;
-    let r: Value = serde_json::from_str(&r).map_err(|error| JOB.fail(format!("R: {error}")))?;
-    let expiration = r["execution"]["expiration"].as_f64().unwrap_or(0.0);
-    output::line(&left(expiration, session::now(), matches.get_flag("human")));
+    let r = session::resources(&client, parsed).map_err(|error| JOB.about(&id, &error))?;
+    output::line(&left(r.expiration, session::now(), matches.get_flag("human")));
     Ok(0)
 }
 

@@ -3,18 +3,18 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use clap::{ArgMatches, Command, value_parser};
-use flux_api::job::info::{CURRENT, EventlogWatch, EventlogWatch_, WATCH_WAITCREATE};
+use flux_api::job::info::{EventlogWatch, EventlogWatch_, WATCH_WAITCREATE};
 use flux_client::{Client, To};
 use flux_id::JobId;
-use flux_model::{eventlog::Event, resource_set::ResourceSet, taskmap::Taskmap};
+use flux_model::{eventlog::Event, taskmap::Taskmap};
 use flux_proto::{Errno, Message};
 use serde_json::{Value, json};
 
-use super::{JOB, id_of, lookup};
+use super::{JOB, id_of};
 use crate::{
     commands::program::{duration, text, value, word},
     failure::Failure,
-    output,
+    output, session,
 };
 
 pub(super) fn command() -> Command {
@@ -129,8 +129,7 @@ fn node_of(map: &Taskmap, task: u32) -> Result<u32, Failure> {
 }
 
 fn hosts(client: &Client, id: JobId) -> Result<Vec<String>, String> {
-    let r = lookup(client, id, "R", CURRENT).map_err(|error| error.message())?;
-    let set = ResourceSet::parse(&r).map_err(|error| format!("R: {error}"))?;
+    let set = session::resources(client, id).map_err(|error| error.message())?;
     Ok(set.nodelist().iter().collect())
 }
 
@@ -156,8 +155,7 @@ pub(super) fn hostpids(matches: &ArgMatches) -> Result<i32, Failure> {
     let fail = |text: String| JOB.fail(format!("{id}: {text}"));
     let event = exec_event(&client, id, "shell.init", deadline).map_err(fail)?;
     let service = event.get_str("service").unwrap_or_default();
-    let set = lookup(&client, id, "R", CURRENT).map_err(|error| fail(error.message()))?;
-    let set = ResourceSet::parse(&set).map_err(|error| fail(format!("R: {error}")))?;
+    let set = session::resources(&client, id).map_err(|error| fail(error.message()))?;
     let topic = format!("{service}.proctable");
     // Every shell knows its own tasks.
     let sent: Vec<_> = set
