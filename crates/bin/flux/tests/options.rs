@@ -135,6 +135,16 @@ fn hosts_are_those_of_the_instance_and_of_jobs() {
 }
 
 #[test]
+fn an_instance_in_an_instance_of_this_host_is_reached_without_ssh() {
+    check(
+        "a=$(flux alloc --bg -n1); b=$(flux proxy $a flux alloc --bg -n1)
+         flux proxy $a/$b flux getattr instance-level
+         flux uri $a/f1; flux proxy $a/f1 true 2>&1 | sed \"s/$a/ID/\"; flux cancel $a",
+        "2\nflux-uri: ERROR: jobid f1 not found\nflux-proxy: Unable to resolve ID/f1 to a URI\n",
+    );
+}
+
+#[test]
 fn without_an_instance_the_way_to_one_is_told() {
     let run = |uri: Option<&str>, words: &[&str]| {
         let mut command = flux();

@@ -6,8 +6,8 @@ use serde_json::{Map, json};
 
 use super::program::Program;
 use crate::{
-    dispatch::Invocation,
-    failure::Failure,
+    dispatch::{Invocation, complaint},
+    failure::{Failure, Style},
     output,
     submission::{
         Context, Job, SubmitError, archive, broker::Broker, options, resources::Unit,
@@ -69,10 +69,7 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
 /// Parses the options of the script and those of the command line, which win.
 fn with_directives(script: &Script, arguments: Vec<String>) -> Result<ArgMatches, SubmitError> {
     let wrong = |error: clap::Error| {
-        let text = error.to_string();
-        let first = text.lines().next().unwrap_or_default();
-        let first = first.strip_prefix("error: ").unwrap_or(first);
-        SubmitError::Directives(script.name.clone(), first.to_owned())
+        SubmitError::Directives(script.name.clone(), complaint(&error, Style::Script))
     };
     let mut words = script.options()?;
     // Parsed alone first, so that no directive can pass for the script or its arguments.
@@ -146,6 +143,13 @@ mod tests {
             "flux-batch: ERROR: Number of slots to allocate must be specified"
         );
         assert!(batch("#!/bin/sh\n#flux: -n1 x\n", &[]).contains("is no option"));
-        assert!(batch("#!/bin/sh\n#flux: --nosuch\n", &[]).contains("--nosuch"));
+        assert_eq!(
+            batch("#!/bin/sh\n#flux: --nosuch\n", &[]),
+            "flux-batch: ERROR: stdin: unrecognized arguments: --nosuch"
+        );
+        assert_eq!(
+            batch("#!/bin/sh\n#flux: -n x\n", &[]),
+            "flux-batch: ERROR: stdin: argument --nslots: invalid value: 'x'"
+        );
     }
 }

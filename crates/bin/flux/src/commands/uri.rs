@@ -28,8 +28,7 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
     let matches = &invocation.matches;
     let target = text(matches, "target").unwrap_or_default();
     let uri = find(PROGRAM, target, matches.get_flag("wait"))?;
-    let local = matches.get_flag("local")
-        || std::env::var_os("FLUX_URI_RESOLVE_LOCAL").is_some_and(|value| !value.is_empty());
+    let local = matches.get_flag("local") || always_local();
     output::line(&if local { local_form(&uri) } else { remote_form(&uri) });
     Ok(0)
 }
@@ -42,9 +41,17 @@ pub(crate) fn resolve(program: Program, target: &str) -> Result<String, Failure>
         return Ok(target.to_owned());
     }
     let unresolved = || program.fail(format!("Unable to resolve {target} to a URI"));
-    let uri = find(PROGRAM, target, false).map_err(|_| unresolved())?;
-    let forced = std::env::var_os("FLUX_URI_RESOLVE_LOCAL").is_some_and(|value| !value.is_empty());
-    Ok(if forced || on_this_host(&uri) { local_form(&uri) } else { uri })
+    find(PROGRAM, target, false).map(nearest).map_err(|_| unresolved())
+}
+
+/// Whether URIs are for this host in any case.
+fn always_local() -> bool {
+    std::env::var_os("FLUX_URI_RESOLVE_LOCAL").is_some_and(|value| !value.is_empty())
+}
+
+/// A URI in the form that is best from here: no ssh to this host.
+fn nearest(uri: String) -> String {
+    if always_local() || on_this_host(&uri) { local_form(&uri) } else { uri }
 }
 
 fn find(program: Program, target: &str, wait: bool) -> Result<String, Failure> {
@@ -81,7 +88,7 @@ fn of_job(program: Program, path: &str, wait: bool) -> Result<String, Failure> {
     for text in ids {
         let id: JobId =
             text.parse().map_err(|_| program.fail(format!("{text} is not a valid Flux jobid")))?;
-        let client = Client::open(uri.as_deref()).map_err(|error| {
+        let client = Client::open(uri.map(nearest).as_deref()).map_err(|error| {
             program.fail(format!("Unable to connect to Flux: {}", error.detail()))
         })?;
         uri = Some(step(program, &client, id, text, wait)?);

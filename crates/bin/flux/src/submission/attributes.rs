@@ -85,9 +85,10 @@ pub(crate) fn set_attribute(
 /// [`SubmitError::Dependency`].
 pub(crate) fn dependency(uri: &str) -> Result<Value, SubmitError> {
     let wrong = || SubmitError::Dependency(uri.to_owned());
-    let (scheme, rest) = uri.split_once(':').ok_or_else(wrong)?;
+    let (scheme, rest) = uri.split_once(':').unwrap_or((uri, ""));
     let (value, query) = rest.split_once('?').unwrap_or((rest, ""));
-    if scheme.is_empty() || value.is_empty() {
+    // What it waits for is the name of the job.
+    if scheme.is_empty() || (value.is_empty() && scheme != "singleton") {
         return Err(wrong());
     }
     let mut object = Map::new();
@@ -143,6 +144,9 @@ mod tests {
             dependency("string:foo?type=out&scope=user"),
             Ok(json!({"scheme": "string", "value": "foo", "type": "out", "scope": "user"}))
         );
+        for singleton in ["singleton", "singleton:"] {
+            assert_eq!(dependency(singleton), Ok(json!({"scheme": "singleton", "value": ""})));
+        }
         for wrong in ["foo", ":x", "a:", "a:b?c", "a:b?scheme=x"] {
             assert!(dependency(wrong).is_err(), "{wrong}");
         }
