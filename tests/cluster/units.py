@@ -70,6 +70,22 @@ def each_job_has_a_unit_that_is_confined_to_its_cores(cluster):
 
 
 @claim
+def tasks_may_open_what_their_user_may_or_the_unit_gives_and_brokers_more(cluster):
+    soft = cluster[2].out("systemctl show flux -P LimitNOFILESoft")
+    # A container may have less than the unit allows.
+    files = "awk '/Max open files/ {print $4, $5}' /proc/$(systemctl show flux -P MainPID)/limits"
+    broker, hard = cluster[2].out(files).split()
+    need(broker == hard and int(soft) < int(hard), f"the broker has {broker}, jobs {soft}")
+    # What the user had goes with the request, unless that is not wanted.
+    script = ("ulimit -Sn 300; for rule in '*' '-*'; do "
+              "flux run -N1 --rlimit=$rule sh -c 'ulimit -Sn; ulimit -Hn'; done")
+    told = [cluster[2].out(script, user).split() for user in ("alice", "flux")]
+    with units(cluster):
+        told += [cluster[2].out(script, user).split() for user in ("alice", "flux")]
+    need(told == [["300", hard, soft, hard]] * 4, f"{told}")
+
+
+@claim
 def nothing_is_left_of_a_unit_and_its_status_is_the_jobs(cluster):
     with units(cluster):
         quiet = "</dev/null >/dev/null 2>&1"

@@ -65,6 +65,11 @@ pub(crate) fn run(mut options: BrokerOptions) -> Result<i32, String> {
 }
 
 fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i32, String> {
+    if options.attributes.is_on("broker.sd-notify") {
+        // A service takes what its unit allows at most; jobs get what it gives at first. The program
+        // of an instance of a user is started by its broker, and so the limit stays as it is.
+        flux_proc::descriptors::raise(flux_proc::descriptors::MOST);
+    }
     let (mut boot, topology, topo_uri) = place::find(options, hostname, rundir)?;
     let removed = boot.removed.clone();
     let (own_key, listed) = (boot.own_key.take(), std::mem::take(&mut boot.listed));

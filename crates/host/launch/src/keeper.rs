@@ -102,7 +102,9 @@ impl Supervised {
             .append(true)
             .open(self.directory.join("log"))
             .map_err(|error| named(&self.directory, &error))?;
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        descriptors_given(&mut command);
+        let mut child = command
             .args(words)
             .arg(&self.directory)
             .current_dir("/")
@@ -120,6 +122,14 @@ impl Supervised {
         drop(child);
         Ok(())
     }
+}
+
+/// Shells are to have the limit that the broker was given, whatever it has raised its own to.
+#[expect(unsafe_code, reason = "a limit of a child can only be set between fork and exec")]
+fn descriptors_given(command: &mut Command) {
+    // SAFETY: between fork and exec two system calls are made; nothing is allocated and no lock is
+    // taken.
+    unsafe { command.pre_exec(flux_proc::descriptors::give_back) };
 }
 
 impl Keeper for Supervised {

@@ -41,6 +41,7 @@ use rustix::process::{Pid, set_child_subreaper, setsid};
 use crate::journal::{self, End, Journal, Record};
 use crate::proc;
 use crate::protocol::{Event, Order, VERSION};
+use flux_proc::descriptors;
 use fork::Fork;
 pub use fork::Inside;
 use link::Link;
@@ -137,7 +138,9 @@ pub fn run(path: &Path, inside: Inside) -> io::Result<()> {
     // A leader of a process group cannot lead a session; then it has been made for us already.
     let _ = setsid();
     set_child_subreaper(Some(Pid::INIT))?;
-    raise_descriptors();
+    // Two for each shell: more than a user has by default, where a node runs many. With fewer the
+    // shells beyond them are refused, with a reason.
+    descriptors::raise(DESCRIPTORS);
     let directory = directory(path)?;
     let lock = OpenOptions::new()
         .create(true)
@@ -173,18 +176,6 @@ pub fn run(path: &Path, inside: Inside) -> io::Result<()> {
     // Who connects from here on is told at once that nobody is here, and starts another.
     std::fs::remove_file(&socket).ok();
     result
-}
-
-/// Two descriptors for each shell: more than a user has by default, where a node runs many.
-fn raise_descriptors() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    let most = limit.maximum.map_or(DESCRIPTORS, |maximum| maximum.min(DESCRIPTORS));
-    if limit.current.is_some_and(|current| current < most) {
-        limit.current = Some(most);
-        // With fewer the shells beyond them are refused, with a reason.
-        let _ = setrlimit(Resource::Nofile, limit);
-    }
 }
 
 /// Says that it can be connected to, and lets go of stdout.

@@ -301,6 +301,7 @@ impl Server {
             stdio,
             channels: std::mem::take(&mut ends.given),
             own_group: !order.local.contains(LocalFlags::NO_SETPGRP),
+            limits: Vec::new(),
         };
         Ok((launch, ends))
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use flux_proto::Errno;
 use rustix::fs::{Access, access};
-use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::process::{Pid, Resource, Rlimit, WaitOptions, waitpid};
 
 use crate::spawn::{self, Spawn};
 
@@ -39,6 +39,9 @@ pub struct Launch {
     pub channels: Vec<OwnedFd>,
     /// The process leads a process group of its own.
     pub own_group: bool,
+    /// Limits that it gets instead of those of this process, within the hard ones. They hold here
+    /// for as long as the call takes: only for processes with one thread.
+    pub limits: Vec<(Resource, Rlimit)>,
 }
 
 /// Starts processes, and knows how they ended.
@@ -146,6 +149,7 @@ fn execute(launch: &Launch, program: &CStr) -> Result<i32, Errno> {
         cwd: launch.cwd.as_deref(),
         fds: &fds,
         own_group: launch.own_group,
+        limits: &launch.limits,
     };
     match spawn::spawn(&request) {
         // A script without an interpreter line is the shell's, as with execvp.

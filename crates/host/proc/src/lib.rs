@@ -9,6 +9,7 @@
 //! Must never: block the loop, or leave a descriptor open across an exec.
 
 mod control;
+pub mod descriptors;
 mod driver;
 mod environment;
 mod input;

@@ -9,6 +9,7 @@ use std::ptr;
 
 use flux_proto::Errno;
 use nix::libc;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// What to execute and what it inherits.
 pub(crate) struct Spawn<'a> {
@@ -20,6 +21,8 @@ pub(crate) struct Spawn<'a> {
     pub(crate) fds: &'a [(RawFd, RawFd)],
     /// Lead a new process group.
     pub(crate) own_group: bool,
+    /// Limits of the new process.
+    pub(crate) limits: &'a [(Resource, Rlimit)],
 }
 
 fn check(code: i32) -> Result<(), Errno> {
@@ -111,6 +114,13 @@ pub(crate) fn spawn(request: &Spawn<'_>) -> Result<i32, Errno> {
     let mut attributes = Attributes::new()?;
     attributes.fresh(request.own_group)?;
     let (argv, env) = (pointers(request.argv), pointers(request.env));
+    // Not before: what is prepared above may have numbers beyond a lower limit.
+    let before = request.limits.iter().map(|(resource, _)| (*resource, getrlimit(*resource)));
+    let before: Vec<_> = before.collect();
+    for (resource, limit) in request.limits {
+        // Within the hard limit this cannot be refused.
+        let _ = setrlimit(*resource, *limit);
+    }
     let mut pid = 0;
     // SAFETY: both objects are initialised, both arrays end with a null pointer and point to C
     // strings that live until the call returns; posix_spawn does not write through them.
@@ -124,6 +134,9 @@ pub(crate) fn spawn(request: &Spawn<'_>) -> Result<i32, Errno> {
             env.as_ptr(),
         )
     };
+    for (resource, limit) in before {
+        let _ = setrlimit(resource, limit);
+    }
     check(code).map(|()| pid)
 }
 

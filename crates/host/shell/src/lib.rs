@@ -43,6 +43,9 @@ fn complain(text: &str) {
     drop(std::io::stderr().write_all(text.as_bytes()));
 }
 
+/// Descriptors that a shell may have, if it is allowed so many.
+const DESCRIPTORS: u64 = 65_536;
+
 /// Runs the shell with the arguments after the program's name; returns its exit code.
 ///
 /// The process must have no other threads: signals are taken in this one.
@@ -71,6 +74,8 @@ pub fn main(args: &[String]) -> i32 {
         complain("flux-shell: FATAL: error parsing jobid: garbage follows number\n");
         return 1;
     };
+    // Several for each task, of which there may be many.
+    flux_proc::descriptors::raise(DESCRIPTORS);
     match shell::Shell::start(JobId(id)) {
         Ok(mut shell) => shell.run(),
         Err(failure) => {

@@ -1,5 +1,6 @@
 //! Soft limits of tasks.
 
+use flux_proc::descriptors;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 
@@ -74,10 +75,22 @@ impl Limits {
                 limits.changes.push((resource, wanted, now));
             }
         }
+        if !wanted.iter().any(|(name, _)| resource(name) == Some(Resource::Nofile))
+            && let Some(soft) = descriptors::given()
+        {
+            let now = getrlimit(Resource::Nofile);
+            limits.changes.push((Resource::Nofile, Rlimit { current: Some(soft), ..now }, now));
+        }
         Ok((limits, warnings))
     }
 
-    /// Runs `f`, which starts a process, under the limits. The shell itself goes on under its own.
+    /// The limits of a task that are not those of the shell.
+    #[must_use]
+    pub fn wanted(&self) -> Vec<(Resource, Rlimit)> {
+        self.changes.iter().map(|(resource, wanted, _)| (*resource, *wanted)).collect()
+    }
+
+    /// Runs `f`, which starts a process and opens nothing, under the limits. The shell itself goes on under its own.
     pub fn around<T>(&self, f: impl FnOnce() -> T) -> T {
         for (resource, wanted, _) in &self.changes {
             // Within the hard limit this cannot be refused.

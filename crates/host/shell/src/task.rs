@@ -19,6 +19,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, waitpid};
 
 use crate::environment::{self, Environment};
+use crate::rlimit::Limits;
 pub use terminal::set_size;
 
 /// Where a task's stdin comes from.
@@ -49,6 +50,8 @@ pub struct Start<'a> {
     pub terminal: bool,
     /// stdin, where it is no terminal.
     pub stdin: Stdin,
+    /// Its limits.
+    pub limits: &'a Limits,
 }
 
 /// A process with the shell's ends of its streams. All of them are non-blocking.
@@ -135,7 +138,7 @@ impl Process {
             pmi = Some((ours, theirs));
         }
         if start.terminal {
-            return Self::on_terminal(&path, program, args, &env, pmi);
+            return Self::on_terminal(&path, program, args, &env, pmi, start.limits);
         }
         let (stdin, ours_in) = match start.stdin {
             Stdin::Pipe => pipe().map(|(read, write)| (read, Some(write)))?,
@@ -154,6 +157,7 @@ impl Process {
             stdio: flux_proc::Stdio::Given([stdin, theirs_out, theirs_err]),
             channels: theirs_pmi.map(OwnedFd::from).into_iter().collect(),
             own_group: start.own_group,
+            limits: start.limits.wanted(),
         };
         let path = CString::new(path.into_os_string().into_vec())?;
         let pid = Direct
@@ -179,6 +183,7 @@ impl Process {
         args: &[String],
         env: &Environment,
         pmi: Option<(UnixStream, UnixStream)>,
+        limits: &Limits,
     ) -> io::Result<Self> {
         let mut command = Command::new(path);
         command.arg0(program).args(args).env_clear().envs(env);
@@ -188,7 +193,7 @@ impl Process {
         }
         let terminal = nonblocking(terminal::attach(&mut command)?)?;
         mask::clear(&mut command);
-        let child = command.spawn()?;
+        let child = limits.around(|| command.spawn())?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or(io::ErrorKind::InvalidData)?;
         Ok(Self {

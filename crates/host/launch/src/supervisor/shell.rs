@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use flux_api::launch::LaunchStart;
+use flux_proc::descriptors;
 use flux_proc::{Direct, Launch, Launcher, Stdio};
 use flux_proto::Errno;
 use rustix::event::epoll;
@@ -147,11 +148,13 @@ impl Supervisor {
             Refused(errno(&error), format!("the shell cannot be put on record: {error}"))
         })?;
         let plan = self.fork.as_ref().filter(|_| request.cwd.is_none());
-        let started = match plan.and_then(|fork| Some((fork, fork.plan(&request.cmdline, &env)?))) {
+        let plan = plan.and_then(|fork| Some((fork, fork.plan(&request.cmdline, &env)?)));
+        let started = match plan {
             Some((fork, plan)) => {
                 let cmdline = &request.cmdline;
                 let child = Child { cmdline, env: &env, cwd: &cwd, stdio: &stdio };
-                fork.start(&plan, &child).map_err(|errno| Errno(errno.unsigned_abs()))
+                descriptors::as_given(|| fork.start(&plan, &child))
+                    .map_err(|errno| Errno(errno.unsigned_abs()))
             }
             None => Direct.launch(&Launch {
                 argv,
@@ -160,6 +163,7 @@ impl Supervisor {
                 stdio: Stdio::Given(stdio),
                 channels: Vec::new(),
                 own_group: true,
+                limits: descriptors::as_limits(),
             }),
         };
         let pid = match started {

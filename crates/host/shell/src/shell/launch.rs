@@ -94,9 +94,10 @@ impl Shell {
                 pmi: self.pmi.is_some(),
                 terminal: terminal.is_some(),
                 stdin: self.stdin_of(rank, index)?,
+                limits: &self.limits,
             };
             let cpus = self.affinity.tasks.get(index as usize);
-            let started = affinity::around(cpus, || self.limits.around(|| Process::start(start)));
+            let started = affinity::around(cpus, || Process::start(start));
             let process = started.map_err(|error| {
                 let text = format!(
                     "task {rank} (host {}): start failed: {}: {}",
