@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use flux_id::JobId;
@@ -137,16 +138,31 @@ fn enclosing_job_in(environment: &[u8], uri: Option<&str>) -> Option<u64> {
     }
 }
 
+/// What a `local://` URI means to a process: the socket in the file systems that it sees. `None`
+/// where it sees none, or that cannot be told.
+fn socket_of(pid: &str, uri: &str) -> Option<(u64, u64)> {
+    let path = uri.strip_prefix("local://")?;
+    let found = fs::metadata(format!("/proc/{pid}/root{path}")).ok()?;
+    Some((found.dev(), found.ino()))
+}
+
 /// Every process whose environment names this job and the broker behind `uri`.
 pub(crate) fn of_job(id: u64, uri: Option<&str>) -> Vec<i32> {
-    if uri.is_none() {
+    let Some(own_socket) = uri.map(|uri| socket_of("self", uri)) else {
         return Vec::new();
-    }
+    };
+    // In a container that shows its processes here the same names mean another instance. A task
+    // that has made itself other file systems, without such a socket, is still one of the job.
+    let elsewhere = |pid: i32| {
+        let theirs = uri.and_then(|uri| socket_of(&pid.to_string(), uri));
+        theirs.is_some() && theirs != own_socket
+    };
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     let theirs = |pid: &i32| {
         environment(*pid).is_some_and(|environment| {
             job_in(&environment) == Some(id)
                 && variable(&environment, "FLUX_URI") == uri
+                && !elsewhere(*pid)
                 && born(*pid).is_some()
         })
     };

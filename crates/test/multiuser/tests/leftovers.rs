@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use std::fs;
-use std::process::Command;
+use std::process::{Child, Command};
 
+use flux_multiuser::instance;
 use flux_multiuser::{ALICE, BOB, FLUX, Instance, ROOT, User, until};
 
 const OPEN: &str = "allow-guest-user = true\nallow-root-owner = true";
@@ -26,6 +27,13 @@ fn hide() -> String {
 /// What their seconds begin with.
 fn digits() -> String {
     format!("200.{}", std::process::id())
+}
+
+/// The parent of a process.
+fn parent(pid: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
+    parent.trim().to_string()
 }
 
 fn hidden() -> Vec<String> {
@@ -109,9 +117,7 @@ fn nothing_is_left_when_the_kernel_kills_what_watches_a_job() {
         until("all of it runs", || hidden().len() >= 5);
         let mut pid = fs::read_to_string("/home/alice/shell").unwrap().trim().to_string();
         for _ in depth..2 {
-            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-            let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
-            pid = parent.trim().to_string();
+            pid = parent(&pid);
         }
         let said = ROOT.run(&["kill", "-KILL", &pid]);
         assert!(said.success, "depth {depth}: '{pid}' {said:?}");
@@ -123,6 +129,47 @@ fn nothing_is_left_when_the_kernel_kills_what_watches_a_job() {
     let pid = fs::read_to_string("/home/bob/pid").unwrap().trim().to_string();
     assert!(fs::exists(format!("/proc/{pid}")).unwrap());
     instance.ok(BOB, &["cancel", &other]);
+}
+
+/// A process of the owner with other files in `/run/flux`, and the same names in its environment.
+fn aside(id: &str, prepare: &str, seconds: &str) -> Child {
+    let script = format!(
+        "mount -t tmpfs none /run/flux; {prepare}; exec setpriv --reuid={0} --regid={0} \
+         --clear-groups sleep {seconds}",
+        FLUX.id
+    );
+    let mut command = ROOT.command("unshare");
+    command.args(["--mount", "sh", "-c", &script]);
+    command.env("FLUX_URI", instance::URI).env("FLUX_JOB_ID", id).spawn().unwrap()
+}
+
+fn runs(seconds: &str) -> bool {
+    ROOT.run(&["pgrep", "-f", &format!("^sleep {seconds}$")]).success
+}
+
+#[test]
+#[ignore = "needs root and MUNGE"]
+fn a_supervisor_ends_what_a_killed_one_has_left_and_nothing_of_another_instance_of_its_names() {
+    let instance = Instance::start(OPEN);
+    let id = instance.ok(FLUX, &["submit", "-n1", "sleep", &format!("{}5", digits())]);
+    instance.ok(FLUX, &["job", "wait-event", "-t", "60", &id, "start"]);
+    until("it runs", || runs(&format!("{}5", digits())));
+    // A container that shows its processes here, and a task that has hidden the socket from itself.
+    let (theirs, ours) = (format!("{}6", digits()), format!("{}7", digits()));
+    let mut other = aside(&id, "touch /run/flux/local", &theirs);
+    let mut task = aside(&id, ":", &ours);
+    until("both run", || runs(&theirs) && runs(&ours));
+    // The parent of the shell, which is the parent of the task.
+    let task_of_job = ROOT.output(&["pgrep", "-f", &format!("^sleep {}5$", digits())]);
+    let supervisor = parent(&parent(task_of_job.trim()));
+    let killed = ROOT.run(&["kill", "-KILL", &supervisor]);
+    assert!(killed.success, "{killed:?}");
+    instance.ok(FLUX, &["job", "wait-event", "-t", "60", &id, "clean"]);
+    task.wait().unwrap();
+    assert!(!runs(&ours) && !runs(&format!("{}5", digits())));
+    assert!(runs(&theirs), "a process of another instance was killed");
+    other.kill().unwrap();
+    other.wait().unwrap();
 }
 
 #[test]
