@@ -76,7 +76,7 @@ pub(crate) use human_time::LocalZone;
 
 /// The executables of a directory by name; none where there is no such directory.
 pub(crate) fn scripts_of(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
-    system_scripts::of_directory(directory, true).unwrap_or_default()
+    system_scripts::of_directory(directory).unwrap_or_default()
 }
 
 /// A builtin command.

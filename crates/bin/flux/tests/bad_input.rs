@@ -524,6 +524,16 @@ const MISTAKES: &[(&str, i32, &str)] = &[
         "flux perilog-run: error: 'flux perilog-run' requires a subcommand but one was not provided",
     ),
     (
+        "FLUX_JOB_ID=f1 flux perilog-run prolog -v -d /nosuch/d",
+        0,
+        "flux-perilog-run: /nosuch/d: not there, nothing to run",
+    ),
+    (
+        "FLUX_JOB_ID=f1 flux perilog-run epilog -d /etc/passwd",
+        1,
+        "flux-perilog-run: ERROR: /etc/passwd: Not a directory",
+    ),
+    (
         "flux perilog-run prolog",
         1,
         "flux-perilog-run: ERROR: FLUX_JOB_ID is not set: this runs for a job",

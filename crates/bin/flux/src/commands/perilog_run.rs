@@ -8,7 +8,7 @@ use clap::Command;
 
 use super::program::{Program, counted, flag, text, value};
 use super::system_scripts::{self, SYSTEM};
-use crate::{dispatch::Invocation, failure::Failure};
+use crate::{dispatch::Invocation, failure::Failure, output};
 
 const PROGRAM: Program = Program::script("flux-perilog-run");
 
@@ -44,8 +44,11 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
     let chosen = text(matches, "exec-directory");
     let directory = chosen
         .map_or_else(|| Path::new(SYSTEM).join(format!("{stage}.d")), std::path::PathBuf::from);
-    // One that is asked for must be there.
-    let scripts = system_scripts::of_directory(&directory, chosen.is_none());
+    if verbose && chosen.is_some() && !directory.exists() {
+        let text = format!("flux-perilog-run: {}: not there, nothing to run", directory.display());
+        output::error_line(&text);
+    }
+    let scripts = system_scripts::of_directory(&directory);
     let scripts = scripts.map_err(|error| PROGRAM.fail(error))?;
     let stop = matches.get_flag("exit-on-first-error");
     let mut worst = system_scripts::run("flux-perilog-run", &scripts, stop, verbose)

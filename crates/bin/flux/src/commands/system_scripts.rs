@@ -27,12 +27,12 @@ pub(crate) fn of_stage(stage: &str) -> Result<Vec<PathBuf>, String> {
 }
 
 fn below(libexec: &Path, system: &Path, stage: &str) -> Result<Vec<PathBuf>, String> {
-    let mut found = of_directory(&libexec.join(format!("{stage}.d")), true)?;
+    let mut found = of_directory(&libexec.join(format!("{stage}.d")))?;
     let single = system.join(stage);
     if is_executable(&single) {
         found.push(single);
     } else {
-        found.extend(of_directory(&system.join(format!("{stage}.d")), true)?);
+        found.extend(of_directory(&system.join(format!("{stage}.d")))?);
     }
     if nix::unistd::geteuid().is_root() {
         for script in &found {
@@ -42,14 +42,14 @@ fn below(libexec: &Path, system: &Path, stage: &str) -> Result<Vec<PathBuf>, Str
     Ok(found)
 }
 
-/// The executables of a directory by name; with `optional` it need not be there.
+/// The executables of a directory by name. One that is not there has none.
 ///
 /// # Errors
 /// It cannot be read.
-pub(crate) fn of_directory(directory: &Path, optional: bool) -> Result<Vec<PathBuf>, String> {
+pub(crate) fn of_directory(directory: &Path) -> Result<Vec<PathBuf>, String> {
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
-        Err(error) if optional && error.kind() == std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Ok(Vec::new());
         }
         Err(error) => return Err(format!("{}: {error}", directory.display())),
@@ -141,12 +141,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (libexec, system) = (directory.path().join("l"), directory.path().join("s"));
         let names = || -> Vec<String> {
-            let mut found = of_directory(&libexec.join("prolog.d"), true).unwrap();
+            let mut found = of_directory(&libexec.join("prolog.d")).unwrap();
             let single = system.join("prolog");
             if is_executable(&single) {
                 found.push(single);
             } else {
-                found.extend(of_directory(&system.join("prolog.d"), true).unwrap());
+                found.extend(of_directory(&system.join("prolog.d")).unwrap());
             }
             let short =
                 |path: PathBuf| path.strip_prefix(directory.path()).unwrap().display().to_string();
@@ -160,7 +160,11 @@ mod tests {
         assert_eq!(names(), ["l/prolog.d/z", "s/prolog.d/10-a", "s/prolog.d/20-b"]);
         script(&system.join("prolog"), "true", 0o755);
         assert_eq!(names(), ["l/prolog.d/z", "s/prolog"]);
-        assert!(of_directory(&system.join("nosuch.d"), false).is_err());
+        assert_eq!(of_directory(&system.join("nosuch.d")), Ok(Vec::new()));
+        let file = system.join("file");
+        std::fs::write(&file, "").unwrap();
+        let error = of_directory(&file).unwrap_err();
+        assert_eq!(error, format!("{}: Not a directory (os error 20)", file.display()));
     }
 
     #[test]
