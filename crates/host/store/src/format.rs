@@ -47,7 +47,7 @@ pub(crate) fn place(path: &Path) -> Result<PathBuf, StoreError> {
         return Err(StoreError::Gone { path: path.to_path_buf(), target });
     }
     // Left behind when the move was interrupted; the file that they belong to is gone.
-    for suffix in ["-wal", "-shm"] {
+    for suffix in ["-wal", "-shm", "-promised"] {
         std::fs::remove_file(beside(path, suffix)).ok();
     }
     Ok(target)

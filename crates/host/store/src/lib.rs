@@ -21,6 +21,7 @@ pub mod index;
 pub mod log;
 mod marks;
 mod pack;
+mod promise;
 mod salvage;
 mod serve;
 mod wal;

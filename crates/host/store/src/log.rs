@@ -13,6 +13,7 @@ use crate::format;
 use crate::index::Index;
 use crate::marks::Marks;
 use crate::pack::Packed;
+use crate::promise::Keeper;
 
 /// Checkpoints that are kept.
 pub const CHECKPOINTS_MAX: u32 = 5;
@@ -95,6 +96,8 @@ pub struct BlobLog {
     last_checkpoint: i64,
     /// What collections are decided by.
     pub(crate) account: Account,
+    /// Notes what of SQLite's log was promised, where that is synced.
+    keeper: Option<Keeper>,
     /// The disk failed (it was not merely full): what it holds must be read again before anything
     /// is written.
     suspect: bool,
@@ -126,9 +129,11 @@ impl BlobLog {
             next_row: 1,
             last_checkpoint: 0,
             account: Account::default(),
+            keeper: None,
             suspect: false,
         };
         log.read_index()?;
+        log.keep_promises();
         Ok(log)
     }
 
@@ -142,6 +147,11 @@ impl BlobLog {
         let account = Account { total: fresh.account.total, ..self.account };
         *self = Self { account, ..fresh };
         Ok(())
+    }
+
+    fn keep_promises(&mut self) {
+        let synced = self.durability == Durability::Synced;
+        self.keeper = synced.then(|| Keeper::new(&self.path));
     }
 
     fn read_index(&mut self) -> Result<(), StoreError> {
@@ -279,6 +289,10 @@ impl BlobLog {
         }
         match result {
             Ok(()) => {
+                if let Some(keeper) = &mut self.keeper {
+                    keeper.committed();
+                    keeper.promise();
+                }
                 for (digest, row) in added.rows {
                     self.index.insert(&digest, row);
                     self.marks.reach(row);
@@ -392,8 +406,13 @@ impl BlobLog {
             .and_then(|()| change(&self.connection))
             .and_then(|done| self.connection.execute_batch("COMMIT").map(|()| done))
             .map_err(|source| wrap(&self.path, source));
-        if let Err(error) = &result {
-            self.undo(error);
+        match &result {
+            Ok(_) => {
+                if let Some(keeper) = &mut self.keeper {
+                    keeper.committed();
+                }
+            }
+            Err(error) => self.undo(error),
         }
         if synced && let Err(error) = self.synchronous("FULL") {
             // Whatever comes next must be synced.
@@ -434,8 +453,13 @@ impl BlobLog {
             .execute("INSERT OR REPLACE INTO meta VALUES ('probe', ?1)", [self.next_row])
             .map(drop)
             .map_err(|source| wrap(&self.path, source));
-        if let Err(error) = &result {
-            self.undo(error);
+        match &result {
+            Ok(()) => {
+                if let Some(keeper) = &mut self.keeper {
+                    keeper.committed();
+                }
+            }
+            Err(error) => self.undo(error),
         }
         result
     }
@@ -443,7 +467,9 @@ impl BlobLog {
     /// Goes on in another file that holds the same.
     pub(crate) fn go_on_in(&mut self, connection: Connection, path: PathBuf) -> Connection {
         self.path = path;
-        std::mem::replace(&mut self.connection, connection)
+        let former = std::mem::replace(&mut self.connection, connection);
+        self.keep_promises();
+        former
     }
 
     /// The name by which the file is opened.

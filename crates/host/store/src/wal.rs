@@ -3,17 +3,19 @@
 //! A reader of the log stops at the first page whose checksum is wrong, since that is how a log
 //! ends that was being written when the power went. A page that was damaged later looks the same,
 //! and everything committed after it would be forgotten without a word. But each transaction is
-//! synced before the next one begins: two whole transactions behind a bad page were promised.
+//! synced before the next one begins: two whole transactions behind a bad page were promised. Of the
+//! last ones the [`Promise`] beside the log tells.
 
 use std::fs;
 use std::io;
 use std::path::Path;
 
 use crate::format::beside;
+use crate::promise::Promise;
 
 /// Bytes of the head of the log, and of that of each page in it.
-const HEAD: usize = 32;
-const PAGE_HEAD: usize = 24;
+pub(crate) const HEAD: usize = 32;
+pub(crate) const PAGE_HEAD: usize = 24;
 
 /// First word of a log whose checksums are of little-endian words; the other is one more.
 const MAGIC: u32 = 0x377f_0682;
@@ -34,7 +36,8 @@ impl Sum {
     }
 }
 
-fn number(bytes: &[u8], at: usize) -> u32 {
+/// A number in it.
+pub(crate) fn number(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..at + 4).map_or(0, |word| u32::from_be_bytes([word[0], word[1], word[2], word[3]]))
 }
 
@@ -49,12 +52,20 @@ pub(crate) struct Damage {
     page: usize,
     /// Transactions behind it that were promised.
     lost: usize,
+    /// Pages that were promised, where that is known.
+    promised: usize,
 }
 
 impl std::fmt::Display for Damage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { page, lost } = self;
+        let Self { page, lost, promised } = self;
         match page {
+            _ if *lost == 0 => {
+                write!(
+                    f,
+                    "page {page} of its log is bad or missing, of {promised} that were promised"
+                )
+            }
             0 => write!(f, "the head of its log is bad, with {lost} transactions behind it"),
             _ => write!(f, "page {page} of its log is bad, with {lost} transactions behind it"),
         }
@@ -141,11 +152,45 @@ impl Log {
             lost = lost.max(run);
         }
         // One of them may be the one that was being written.
-        bad.filter(|_| lost >= 2).map(|page| Damage { page, lost })
+        bad.filter(|_| lost >= 2).map(|page| Damage { page, lost, promised: 0 })
+    }
+
+    /// What marks the pages of this log.
+    fn own_salt(&self) -> &[u8] {
+        if self.head_is_good() { &self.bytes[16..24] } else { self.salt(0) }
+    }
+
+    /// Pages of the transactions that a reader finds.
+    fn found(&self) -> usize {
+        if !self.head_is_good() {
+            return 0;
+        }
+        let mut before = sum_at(&self.bytes, 24);
+        let mut found = 0;
+        for page in 0..self.count() {
+            if self.salt(page) != self.own_salt() || self.should(page, before) != self.says(page) {
+                break;
+            }
+            before = self.says(page);
+            if self.commits(page) {
+                found = page + 1;
+            }
+        }
+        found
+    }
+
+    /// Whether less is found than was promised.
+    fn breach(&self, promise: &Promise) -> Option<Damage> {
+        let promised = promise.pages as usize;
+        if promise.salt != *self.own_salt() || self.found() >= promised {
+            return None;
+        }
+        Some(Damage { page: self.found() + 1, lost: 0, promised })
     }
 
     /// Makes all pages up to the last that belongs to this log count.
-    fn mend(&mut self) {
+    fn mend(&mut self, promise: Option<Promise>) {
+        let promised = promise.filter(|promise| promise.salt == *self.own_salt());
         let salt = if self.head_is_good() {
             self.bytes[16..24].to_vec()
         } else {
@@ -166,8 +211,11 @@ impl Log {
                 last = page;
             }
         }
+        if let Some(promise) = promised {
+            last = last.max((promise.pages as usize).min(self.count()).saturating_sub(1));
+        }
         let mut before = sum_at(&self.bytes, 24);
-        for page in 0..=last {
+        for page in 0..self.count().min(last + 1) {
             let at = self.at(page);
             self.bytes[at + 8..at + 16].copy_from_slice(&salt);
             before = self.should(page, before);
@@ -184,7 +232,8 @@ fn read(path: &Path) -> Option<Log> {
 
 /// Looks at the log beside a database that nobody has open.
 pub(crate) fn damage(path: &Path) -> Option<Damage> {
-    read(path)?.damage()
+    let log = read(path)?;
+    log.damage().or_else(|| log.breach(&Promise::read(path)?))
 }
 
 /// Makes what is behind a bad page count again; what the page holds is checked later, as all is.
@@ -193,10 +242,13 @@ pub(crate) fn damage(path: &Path) -> Option<Damage> {
 /// When the log can't be written.
 pub(crate) fn mend(path: &Path) -> io::Result<()> {
     let Some(mut log) = read(path) else { return Ok(()) };
-    log.mend();
+    log.mend(Promise::read(path));
     let name = beside(path, "-wal");
     fs::write(&name, &log.bytes)?;
-    fs::File::open(&name)?.sync_all()
+    fs::File::open(&name)?.sync_all()?;
+    // It was kept as far as it could be.
+    Promise::forget(path);
+    Ok(())
 }
 
 #[cfg(test)]

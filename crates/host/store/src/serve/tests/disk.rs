@@ -80,7 +80,12 @@ impl Disk {
                     _ => {}
                 }
             }
+            let promised = crate::format::beside(&path, "-promised");
             images.insert(path, image);
+            // It is written past SQLite: at best all of it is there.
+            if let Ok(bytes) = std::fs::read(&promised) {
+                images.insert(promised, bytes);
+            }
         }
         self.crashes.push((images, self.promised));
     }
