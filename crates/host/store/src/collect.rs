@@ -38,7 +38,7 @@ const HOLES: u64 = 8;
 const SLACK: i64 = 32;
 
 /// Pages given back in a step.
-const PAGES: u32 = 32;
+const PAGES: u32 = 64;
 
 /// What a step has come to.
 #[derive(Debug)]

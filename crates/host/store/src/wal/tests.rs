@@ -62,7 +62,7 @@ fn a_bad_page_in_the_log_is_said_and_what_is_behind_it_saved() {
     let mut files = killed(20);
     let wal = files.get_mut("-wal").unwrap();
     // In the value of a blob, or near it.
-    let at = HEAD + PAGE_HEAD + 8000;
+    let at = HEAD + PAGE_HEAD + 4000;
     wal[at] ^= 4;
     let (_directory, path) = place(&files);
     let error = newest(&path).unwrap_err().to_string();
