@@ -252,6 +252,45 @@ fn a_clock_that_was_set_back_gives_no_job_more_time() {
 }
 
 #[test]
+fn a_clock_that_is_set_while_a_job_runs_or_ends_changes_none_of_its_times() {
+    for set in [3600.0, -3600.0] {
+        let mut rig = rig();
+        let spec = json!({"exec": {"test": {"run_duration": "100s"}}});
+        let tag = start(&mut rig, "0", "a", spec);
+        rig.response(tag).unwrap();
+        rig.set_clock(set);
+        rig.advance(99_000_000);
+        assert!(rig.try_response(tag).is_none(), "{set}");
+        rig.advance(1_000_000);
+        assert_eq!(rig.response(tag).unwrap()["type"], json!("finish"), "{set}");
+        let commit = rig.expect("kvs.commit");
+        rig.reply(&commit, json!({"rootref": "sha1-2", "rootseq": 3}));
+        assert_eq!(rig.response(tag).unwrap()["type"], json!("release"));
+        rig.finish();
+
+        let mut rig = self::rig();
+        let tag = start(&mut rig, "0", "a", json!({}));
+        let shell = launched(&mut rig, 1).remove(0);
+        rig.reply(&shell, json!({"type": "started", "pid": 9}));
+        rig.response(tag).unwrap();
+        rig.event("job-exception", json!({"id": ID, "type": "cancel", "severity": 0}));
+        end_recorded(&mut rig);
+        let term = rig.expect("launch.kill");
+        rig.reply(&term, Value::Null);
+        rig.set_clock(set);
+        rig.advance(4_900_000);
+        assert!(rig.requests.is_empty(), "{set}");
+        rig.advance(100_000);
+        let kill = rig.expect("job-manager.kill");
+        rig.reply(&kill, Value::Null);
+        rig.reply(&shell, json!({"type": "finished", "status": 137 << 8}));
+        rig.fail(&shell, Errno::ENODATA);
+        finish(&mut rig, tag, 137 << 8);
+        rig.finish();
+    }
+}
+
+#[test]
 fn a_shell_that_cannot_be_launched_is_an_exception() {
     let mut rig = rig();
     let tag = start(&mut rig, "0", "a", json!({}));

@@ -224,6 +224,11 @@ impl<S: Service> Rig<S> {
         self.step_to(end);
     }
 
+    /// Sets the wall clock by so many seconds; monotonic time goes on.
+    pub fn set_clock(&mut self, seconds: f64) {
+        self.port.clock.wall += seconds;
+    }
+
     fn step_to(&mut self, at: u64) {
         let at = at.max(self.port.clock.mono_us);
         self.port.clock.wall += (at - self.port.clock.mono_us) as f64 / 1e6;

@@ -38,6 +38,8 @@ pub struct Patience {
     limit: Duration,
     since: Option<Instant>,
     pause: Duration,
+    /// The time limit of the job, by a clock that nobody sets.
+    deadline: Option<Instant>,
     /// When the tasks are ended, by a time limit that nobody else watches.
     expires: Option<Instant>,
     ending: Option<(i32, Instant)>,
@@ -47,7 +49,7 @@ impl Patience {
     /// Patience up to `limit`.
     #[must_use]
     pub fn new(limit: Duration) -> Self {
-        Self { limit, since: None, pause: RETRY_FIRST, expires: None, ending: None }
+        Self { limit, since: None, pause: RETRY_FIRST, deadline: None, expires: None, ending: None }
     }
 
     /// As the environment says.
@@ -66,11 +68,22 @@ impl Patience {
         self.limit
     }
 
-    /// The broker is away. `left`: time to the job's limit, if it has one.
-    pub fn lost(&mut self, now: Instant, left: Option<Duration>) {
+    /// The job begins now and has got its resources for the time between these two, in seconds since
+    /// 1970, if it has a limit. The clock is looked at this once: it may be set later.
+    #[must_use]
+    pub fn with_limit(mut self, now: Instant, wall: f64, (start, end): (f64, f64)) -> Self {
+        let whole = if start > 0.0 { end - start } else { f64::INFINITY };
+        let left = if start > wall { whole } else { (end - wall).clamp(0.0, whole.max(0.0)) };
+        let left = Duration::try_from_secs_f64(left).ok().filter(|_| end > 0.0);
+        self.deadline = left.and_then(|left| now.checked_add(left));
+        self
+    }
+
+    /// The broker is away.
+    pub fn lost(&mut self, now: Instant) {
         self.since.get_or_insert(now);
         self.pause = RETRY_FIRST;
-        self.expires = left.and_then(|left| now.checked_add(left + LIMIT_GRACE));
+        self.expires = self.deadline.and_then(|at| at.max(now).checked_add(LIMIT_GRACE));
     }
 
     /// The broker is back.
@@ -129,7 +142,7 @@ mod tests {
     #[test]
     fn the_first_attempts_are_quick() {
         let mut patience = Patience::new(LIMIT);
-        patience.lost(Instant::now(), None);
+        patience.lost(Instant::now());
         let pauses: Vec<u128> = (0..7).map(|_| patience.pause().as_millis()).collect();
         assert_eq!(pauses, [50, 100, 200, 400, 800, 1000, 1000]);
         patience.found();
@@ -141,7 +154,7 @@ mod tests {
         let now = Instant::now();
         let mut patience = Patience::new(Duration::from_secs(100));
         assert_eq!((patience.act(now), patience.due()), (None, None));
-        patience.lost(now, None);
+        patience.lost(now);
         assert_eq!(patience.act(now + Duration::from_secs(99)), None);
         let over = now + Duration::from_secs(100);
         assert!(patience.is_over(over));
@@ -154,8 +167,10 @@ mod tests {
     #[test]
     fn a_time_limit_is_kept_in_the_end() {
         let now = Instant::now();
-        let mut patience = Patience::new(Duration::from_secs(100_000));
-        patience.lost(now, Some(Duration::from_secs(60)));
+        let limit = (1_000.0, 1_060.0);
+        let patience = Patience::new(Duration::from_secs(100_000));
+        let mut patience = patience.with_limit(now, 1_000.0, limit);
+        patience.lost(now);
         let at = now + Duration::from_secs(60) + LIMIT_GRACE;
         assert_eq!((patience.due(), patience.act(now)), (Some(at), None));
         assert_eq!(patience.act(at), Some(SIGALRM));
@@ -164,5 +179,24 @@ mod tests {
         assert!(!patience.is_over(at));
         patience.found();
         assert_eq!(patience.due(), None);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_gives_a_shell_without_broker_no_other_limit() {
+        let now = Instant::now();
+        let seconds = Duration::from_secs;
+        let with = |wall: f64, limit| {
+            let mut patience = Patience::new(seconds(1_000_000)).with_limit(now, wall, limit);
+            patience.lost(now + seconds(100));
+            patience.due().map(|at| (at - now).as_secs())
+        };
+        let limit = (1_700_000_000.0, 1_700_007_200.0);
+        let day = |hours: u64| hours * 3600;
+        // The limit counts from the start, whatever the clock says when the broker goes.
+        assert_eq!(with(1_700_000_010.0, limit), Some(day(2) - 10 + 300));
+        // The clock of the node is behind the leader's: the whole of it.
+        assert_eq!(with(1_699_990_000.0, limit), Some(day(2) + 300));
+        // Without an end there is none but that of patience.
+        assert_eq!(with(1_700_000_010.0, (1_700_000_000.0, 0.0)), Some(1_000_100));
     }
 }

@@ -3,7 +3,7 @@
 //! Nothing here gives up on a broker that is away: what failed on its way is sent again, in a form
 //! that counts once however often it arrives.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use flux_api::job::exec::{ShellBarrier, ShellBarrier_};
 use flux_api::kvs::{Commit, Lookup, LookupRequest, LookupResponse, RootResponse, TREEOBJ};
@@ -151,12 +151,7 @@ impl Shell {
 
     /// The connection is lost: the tasks run on.
     pub(super) fn connection_lost(&mut self, lost: Vec<Waiting>, now: Instant) {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        let expiration = self.job.r.expiration;
-        let left = (expiration > 0.0)
-            .then(|| Duration::try_from_secs_f64((expiration - wall).max(0.0)).ok())
-            .flatten();
-        self.patience.lost(now, left);
+        self.patience.lost(now);
         let pause = self.patience.pause();
         self.link.retry_after(now, pause);
         self.log(Level::Warn, "", &format!("broker: {}", Errno::ECONNRESET.text()));

@@ -104,7 +104,7 @@ fn reach(
             patience.found();
             return Ok(());
         };
-        patience.lost(Instant::now(), None);
+        patience.lost(Instant::now());
         pause(patience, signals, &error)?;
     }
 }
@@ -148,7 +148,7 @@ fn fetch(
             Err(error) if error.errno == Errno::EPERM => return Err(give_up(client, id, error)),
             Err(error) if may_pass(error.errno) || error.errno == Errno::EEXIST => {
                 // The connection before may not be forgotten yet.
-                patience.lost(Instant::now(), None);
+                patience.lost(Instant::now());
                 link.close();
                 pause(patience, signals, &error)?;
             }
@@ -208,6 +208,9 @@ impl Shell {
         let Some(client) = link.client().cloned() else {
             return Err(Failure::new("no connection"));
         };
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |t| t.as_secs_f64());
+        let patience =
+            patience.with_limit(Instant::now(), wall, (job.r.starttime, job.r.expiration));
         let guest = is_guest(&link, uid);
         let fail = |error: &dyn std::fmt::Display| give_up(&client, id, error);
         let options =
@@ -322,11 +325,11 @@ impl Shell {
                     return Err(Failure { code: 1, text: None });
                 }
                 Err(_) if client.is_lost() => {
-                    self.patience.lost(Instant::now(), None);
+                    self.patience.lost(Instant::now());
                     self.link.close();
                 }
                 Err(error) if may_pass(error.errno) => {
-                    self.patience.lost(Instant::now(), None);
+                    self.patience.lost(Instant::now());
                     pause(&mut self.patience, &self.signals, &error)?;
                 }
                 // Restarted, the execution service may not know the job again yet.
