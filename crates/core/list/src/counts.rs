@@ -74,15 +74,15 @@ impl Tally {
     }
 }
 
-/// All numbers.
+/// Numbers of jobs, and of those in each queue.
 #[derive(Debug, Default)]
-pub struct Counts {
+struct Numbers {
     all: Tally,
     queues: BTreeMap<String, Tally>,
 }
 
-impl Counts {
-    fn each(&mut self, queue: Option<&str>, mut f: impl FnMut(&mut Tally)) {
+impl Numbers {
+    fn each(&mut self, queue: Option<&str>, f: impl Fn(&mut Tally)) {
         f(&mut self.all);
         let Some(queue) = queue else { return };
         if let Some(tally) = self.queues.get_mut(queue) {
@@ -92,41 +92,13 @@ impl Counts {
         }
     }
 
-    /// A job appears.
-    pub fn add(&mut self, queue: Option<&str>, kind: Kind) {
-        self.each(queue, |tally| tally.change(kind, 1));
-    }
-
-    /// A job goes.
-    pub fn remove(&mut self, queue: Option<&str>, kind: Kind) {
-        self.each(queue, |tally| tally.change(kind, -1));
-    }
-
-    /// A finished job was purged: it is counted as such.
-    pub fn purged(&mut self, queue: Option<&str>) {
-        self.each(queue, |tally| tally.purged += 1);
-    }
-
-    /// Forgets all numbers but those of purged jobs.
-    pub fn reset(&mut self) {
+    fn reset(&mut self) {
         let clear = |tally: &mut Tally| *tally = Tally { purged: tally.purged, ..Tally::default() };
         clear(&mut self.all);
         self.queues.values_mut().for_each(clear);
     }
 
-    /// Jobs in any of these states.
-    #[must_use]
-    pub fn in_states(&self, states: StateMask) -> u64 {
-        JobState::ALL
-            .into_iter()
-            .filter(|state| states.contains(*state))
-            .map(|state| self.all.state(state))
-            .sum()
-    }
-
-    /// The body of a `job-stats` response.
-    #[must_use]
-    pub fn body(&self) -> Map<String, Value> {
+    fn body(&self) -> Map<String, Value> {
         let mut body = Map::new();
         self.all.put(&mut body);
         let queues = self.queues.iter().map(|(name, tally)| {
@@ -137,5 +109,61 @@ impl Counts {
         });
         body.insert("queues".to_string(), queues.collect());
         body
+    }
+}
+
+/// All numbers, and those of each user.
+#[derive(Debug, Default)]
+pub struct Counts {
+    everybody: Numbers,
+    users: BTreeMap<u32, Numbers>,
+}
+
+impl Counts {
+    fn each(&mut self, userid: u32, queue: Option<&str>, f: impl Fn(&mut Tally)) {
+        self.everybody.each(queue, &f);
+        self.users.entry(userid).or_default().each(queue, &f);
+    }
+
+    /// A job appears.
+    pub fn add(&mut self, userid: u32, queue: Option<&str>, kind: Kind) {
+        self.each(userid, queue, |tally| tally.change(kind, 1));
+    }
+
+    /// A job goes.
+    pub fn remove(&mut self, userid: u32, queue: Option<&str>, kind: Kind) {
+        self.each(userid, queue, |tally| tally.change(kind, -1));
+    }
+
+    /// A finished job was purged: it is counted as such.
+    pub fn purged(&mut self, userid: u32, queue: Option<&str>) {
+        self.each(userid, queue, |tally| tally.purged += 1);
+    }
+
+    /// Forgets all numbers but those of purged jobs.
+    pub fn reset(&mut self) {
+        self.everybody.reset();
+        self.users.values_mut().for_each(Numbers::reset);
+    }
+
+    /// Jobs in any of these states.
+    #[must_use]
+    pub fn in_states(&self, states: StateMask) -> u64 {
+        JobState::ALL
+            .into_iter()
+            .filter(|state| states.contains(*state))
+            .map(|state| self.everybody.all.state(state))
+            .sum()
+    }
+
+    /// The body of a `job-stats` response: of all jobs, or those of one user.
+    #[must_use]
+    pub fn body(&self, of: Option<u32>) -> Map<String, Value> {
+        match of {
+            None => self.everybody.body(),
+            Some(user) => {
+                self.users.get(&user).map_or_else(|| Numbers::default().body(), Numbers::body)
+            }
+        }
     }
 }

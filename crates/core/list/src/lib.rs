@@ -148,11 +148,17 @@ impl ListService {
         }
     }
 
+    /// The numbers that this user may see.
+    fn numbers(&self, cred: Cred) -> AnyObject {
+        let own = self.is_confined(cred).then_some(cred.userid);
+        AnyObject(self.store.counts.body(own))
+    }
+
     fn job_stats(&mut self, cx: &mut Cx<'_, Wait>, call: Call<JobStats>) {
         if !self.is_complete() {
             return self.hold(cx, Early::Stats(call));
         }
-        let body = AnyObject(self.store.counts.body());
+        let body = self.numbers(call.answer.cred());
         if !call.answer.is_streaming() {
             return call.answer.ok(cx, &body);
         }
@@ -188,9 +194,8 @@ impl ListService {
         if self.watchers.is_empty() {
             return;
         }
-        let body = AnyObject(self.store.counts.body());
         for watcher in &self.watchers {
-            watcher.item(cx, &body);
+            watcher.item(cx, &self.numbers(watcher.cred()));
         }
     }
 

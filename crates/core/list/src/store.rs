@@ -114,11 +114,11 @@ impl Store {
     pub fn remove(&mut self, id: u64) -> bool {
         if let Some(job) = self.active.remove(&id) {
             self.unplace(Place::of(&job));
-            self.counts.remove(job.spec.queue.as_deref(), Kind::of(&job.view()));
+            self.counts.remove(job.status.userid, job.spec.queue.as_deref(), Kind::of(&job.view()));
             return true;
         }
         let Some(job) = self.finished.get(id) else { return false };
-        self.counts.remove(job.queue, Kind::of(&job));
+        self.counts.remove(job.userid, job.queue, Kind::of(&job));
         self.finished.remove(id)
     }
 
@@ -127,7 +127,7 @@ impl Store {
         if self.knows(job.id) {
             return false;
         }
-        self.counts.add(job.queue, Kind::of(job));
+        self.counts.add(job.userid, job.queue, Kind::of(job));
         self.finished.insert(job);
         true
     }
@@ -135,7 +135,7 @@ impl Store {
     /// Forgets a finished job that was purged, and counts it.
     pub fn purge(&mut self, id: u64) {
         if let Some(job) = self.finished.get(id) {
-            self.counts.purged(job.queue);
+            self.counts.purged(job.userid, job.queue);
             self.remove(id);
         }
     }
@@ -196,11 +196,11 @@ impl Store {
         fault: Option<Fault>,
     ) -> Result<Change, Fault> {
         let id = job.id;
-        let (place, kind) = (Place::of(&job), Kind::of(&job.view()));
+        let (place, kind, user) = (Place::of(&job), Kind::of(&job.view()), job.status.userid);
         if let Some((old_place, old_kind, queue)) = before {
             let counted = old_kind == kind && queue == job.spec.queue;
             if !counted || job.status.invalidated {
-                self.counts.remove(queue.as_deref(), old_kind);
+                self.counts.remove(user, queue.as_deref(), old_kind);
             }
             if old_place != place || job.status.invalidated {
                 self.unplace(old_place);
@@ -209,7 +209,7 @@ impl Store {
                 return Ok(Change::Gone(id));
             }
             if !counted {
-                self.counts.add(job.spec.queue.as_deref(), kind);
+                self.counts.add(user, job.spec.queue.as_deref(), kind);
             }
             if old_place != place {
                 self.enter(place);
@@ -218,7 +218,7 @@ impl Store {
             if job.status.invalidated {
                 return Ok(Change::Gone(id));
             }
-            self.counts.add(job.spec.queue.as_deref(), kind);
+            self.counts.add(user, job.spec.queue.as_deref(), kind);
             self.enter(place);
         }
         let change = if job.status.is_inactive() {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use flux_client::Client;
 use flux_multiuser::instance;
 use flux_multiuser::{ALICE, BOB, FLUX, Instance, User};
+use serde_json::Value;
 
 const PRIVATE: &str = "allow-guest-user = true\nprivate-mode = true";
 
@@ -107,4 +108,69 @@ fn no_event_tells_a_guest_of_jobs_of_others() {
         heard.push(text);
     }
     assert!(!heard.iter().any(|text| text.contains("job-")), "{heard:?}");
+}
+
+/// What `flux top` shows to a user, once a text is there.
+fn top(instance: &Instance, user: User, text: &str) -> String {
+    let script = format!(
+        "cd; rm -f shown; (until grep -q '{text}' shown; do sleep 0.05; done; printf q) | \
+         script -qefc 'flux top' shown >/dev/null; cat shown; rm shown"
+    );
+    let words = ["timeout", "60", "sh", "-c", &script];
+    let env = [("FLUX_URI", instance::URI), ("TERM", "xterm"), ("LC_ALL", "C.UTF-8")];
+    let said = user.run_with(&words, b"", &env);
+    assert!(said.success, "{said:?}\n{}", instance.log());
+    said.out
+}
+
+#[test]
+#[ignore = "needs root and MUNGE"]
+fn in_private_mode_guests_use_the_commands_that_show_and_enter_for_their_own_jobs() {
+    let instance = Instance::start(PRIVATE);
+    let ran = instance.ok(ALICE, &["submit", "--wait", "--job-name=confidential", "true"]);
+    let theirs = instance.ok(ALICE, &["alloc", "--bg", "-n1", "--job-name=confidential"]);
+    let held = ["submit", "--urgency=hold", "--job-name=confidential", "-n1", "--cc=1-7", "true"];
+    instance.ok(ALICE, &held);
+    let own = instance.ok(BOB, &["submit", "-t10m", "-n1", "--job-name=mine", "sleep", "1000"]);
+    let sub = instance.ok(BOB, &["alloc", "--bg", "-n1", "--job-name=within"]);
+    instance.ok(BOB, &["job", "wait-event", "-t", "60", &own, "start"]);
+    for id in [&sub, &theirs] {
+        let user = if *id == sub { BOB } else { ALICE };
+        instance.ok(user, &["job", "wait-event", "-t", "60", id, "memo"]);
+    }
+
+    let left: f64 = instance.ok(BOB, &["job", "timeleft", &own]).parse().unwrap();
+    assert!(left > 0.0 && left <= 600.0, "{left}");
+    assert_eq!(instance.ok(BOB, &["pgrep", "mine"]), own);
+    assert_eq!(instance.ok(BOB, &["pgrep", "-A", "-a", "confid|mine"]), own);
+    assert!(instance.ok(BOB, &["pstree", "-a", "-x"]).contains("mine"));
+    let within =
+        instance.ok(BOB, &["proxy", &sub, "sh", "-c", "flux run id -un; flux getattr size"]);
+    assert_eq!(within, "bob\n1");
+    assert!(instance.ok(BOB, &["uri", &sub]).contains("://"));
+    let uptime = instance.ok(BOB, &["proxy", &sub, "flux", "uptime"]);
+    assert!(uptime.contains("owner bob"), "{uptime}");
+    // Numbers, too, are of one's own jobs.
+    for (user, sched, total) in [(BOB, 0, 2), (ALICE, 7, 9), (FLUX, 7, 11)] {
+        let stats: Value = serde_json::from_str(&instance.ok(user, &["job", "stats"])).unwrap();
+        let states = &stats["job_states"];
+        assert_eq!((&states["sched"], &states["total"]), (&sched.into(), &total.into()), "{stats}");
+    }
+
+    let shown = top(&instance, BOB, "within");
+    assert!(shown.contains("0 pending") && shown.contains("2 running"), "{shown}");
+    assert!(shown.contains("mine") && !shown.contains("confidential"), "{shown}");
+    for id in [&ran, &theirs] {
+        for words in [&["proxy", id, "true"][..], &["uri", id], &["job", "timeleft", id]] {
+            let said = instance.flux(BOB, words);
+            let all = format!("{}{}", said.out, said.err);
+            assert!(
+                !said.success && !all.contains("confid") && !all.contains("alice"),
+                "{words:?} {said:?}"
+            );
+        }
+    }
+    for id in [&theirs, &sub] {
+        instance.ok(FLUX, &["cancel", id]);
+    }
 }

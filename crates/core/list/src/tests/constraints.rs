@@ -154,6 +154,17 @@ fn in_private_mode_guests_see_their_own_jobs_only() {
     assert_eq!(bench.rig.response(tag).unwrap(), json!({"job": {"id": 5}}));
     let tag = bench.rig.request_as(guest, "job-list.stats-get", json!({}), false);
     assert_eq!(bench.rig.response(tag).unwrap_err().errno, Errno::EPERM);
+    let mut numbers = |who, topic| {
+        let tag = bench.rig.request_as(who, topic, json!({}), false);
+        bench.rig.response(tag).unwrap()["job_states"]["total"].clone()
+    };
+    assert_eq!(numbers(guest, "job-list.job-stats"), 1);
+    let stranger = Cred { userid: 77, ..guest };
+    assert_eq!(numbers(stranger, "job-list.job-stats"), 0);
+    let owner = Cred { rolemask: flux_proto::Rolemask::OWNER, ..guest };
+    assert_eq!(numbers(owner, "job-list.job-stats"), 6);
+    let stream = bench.rig.request_as(guest, "job-list.job-stats", json!({}), true);
+    assert_eq!(bench.rig.response(stream).unwrap()["job_states"]["total"], 1);
     let tag = bench.rig.request("job-list.stats-get", json!({}));
     assert_eq!(
         bench.rig.response(tag).unwrap()["jobs"],
