@@ -75,14 +75,7 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
     let (own_key, listed) = (boot.own_key.take(), std::mem::take(&mut boot.listed));
     let recovery = options.attributes.is_on("broker.recovery-mode");
     if recovery {
-        if boot.rank > 0 {
-            let rank = boot.rank;
-            return Err(format!("recovery mode is for the leader, and this would be rank {rank}"));
-        }
-        // Nobody joins, and job shells that run on somewhere do not find this broker.
-        boot.bind.clear();
-        let jobs = rundir.join("jobs").display().to_string();
-        options.attributes.set("job-rundir", jobs);
+        seclude(&mut boot, &mut options.attributes, rundir)?;
     }
     let connect = links::connections(&options.attributes, &options.config)?;
     let reparent = links::reparent(&options.attributes, &options.config)?;
@@ -95,11 +88,7 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
     let Some(socket) = local_uri.strip_prefix("local://").map(str::to_string) else {
         return Err(format!("local-uri: '{local_uri}' does not begin with local://"));
     };
-    let hash = match options.attributes.get("content.hash") {
-        None | Some("sha1") => HashAlg::Sha1,
-        Some("sha256") => HashAlg::Sha256,
-        Some(other) => return Err(format!("content.hash: '{other}' is neither sha1 nor sha256")),
-    };
+    let hash = hash(&options.attributes)?;
     let mut drivers: Vec<Box<dyn Driver>> = vec![
         Box::new(Console::new(options.config_path.clone())),
         Box::new(Calendar::default()),
@@ -108,34 +97,15 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
             Topo::new(topology_source(&options.config)).named(options.attributes.given("hostname")),
         ),
     ];
-    let mut instance = None;
-    let mut stored = None;
-    if rank == 0 {
-        let statedir = surroundings::statedir(&mut options.attributes, rundir)?;
-        // A directory that goes with the instance need not survive a power cut.
-        let durability = if options.attributes.is_on("statedir-cleanup") {
-            Durability::Process
-        } else {
-            Durability::Synced
-        };
-        attributes::before(&statedir, hash, options.attributes.get("content.restore"))?;
-        stored = Some(statedir.clone());
-        let store =
-            StoreDriver::open(&statedir, hash, durability).map_err(|error| error.to_string())?;
-        // What does not outlive the leader need not wait for it.
-        instance = (durability == Durability::Synced).then(|| store.instance().to_string());
-        drivers.push(Box::new(store));
-        // What goes with the instance needs no archive: nothing is read back from it.
-        if durability == Durability::Synced {
-            let (file, busy) = archive_file(&options.config, &statedir)?;
-            let (driver, note) =
-                ArchiveDriver::open_file(&file, busy).map_err(|error| error.to_string())?;
-            if let Some(note) = note {
-                crate::output::error_line(&format!("flux-broker: warning: {note}"));
-            }
-            drivers.push(Box::new(driver));
-        }
-    }
+    let statedir = match rank {
+        0 => Some(surroundings::statedir(&mut options.attributes, rundir)?),
+        _ => None,
+    };
+    // What does not outlive the leader need not wait for it.
+    let instance = match &statedir {
+        Some(statedir) => open_store(options, statedir, hash, &mut drivers)?,
+        None => None,
+    };
     let env = surroundings::environment(&local_uri, options.attributes.get("jobid"));
     drivers.push(Box::new(launcher(options, rank, rundir, &env)?));
     let rexec =
@@ -192,22 +162,72 @@ fn start(options: &mut BrokerOptions, hostname: &str, rundir: &Path) -> Result<i
     }
     let node = Node::new(config, services::builtins(&plan)?, services::modules(&plan))
         .with_loader(Box::new(move |name, _| services::module_named(&plan, name)));
-    if rank == 0
-        && let Some(enclosing) = &enclosing
-    {
+    if let Some(enclosing) = enclosing.as_ref().filter(|_| rank == 0) {
         enclosing.announce(&local_uri, hostname);
-        let resource = options.config.get("resource");
-        let off = resource.and_then(|table| table.get("no-update-watch")).and_then(Value::as_bool);
-        if off != Some(true) {
+        if !resource_flag(&options.config, "no-update-watch") {
             enclosing.follow(&local_uri);
         }
     }
     let host = host_options(&socket, boot, connect);
     let code = flux_host::run(Box::new(node), host, drivers).map_err(|error| error.to_string())?;
-    if let Some(statedir) = stored {
+    if let Some(statedir) = statedir {
         attributes::after(&statedir, options.attributes.get("content.dump"))?;
     }
     Ok(code)
+}
+
+/// A broker that only looks at what is stored: nobody joins, and job shells that run on somewhere do
+/// not find it.
+fn seclude(boot: &mut Boot, attributes: &mut Attributes, rundir: &Path) -> Result<(), String> {
+    if boot.rank > 0 {
+        let rank = boot.rank;
+        return Err(format!("recovery mode is for the leader, and this would be rank {rank}"));
+    }
+    boot.bind.clear();
+    attributes.set("job-rundir", rundir.join("jobs").display().to_string());
+    Ok(())
+}
+
+fn hash(attributes: &Attributes) -> Result<HashAlg, String> {
+    match attributes.get("content.hash") {
+        None | Some("sha1") => Ok(HashAlg::Sha1),
+        Some("sha256") => Ok(HashAlg::Sha256),
+        Some(other) => Err(format!("content.hash: '{other}' is neither sha1 nor sha256")),
+    }
+}
+
+/// Opens what the leader keeps on disk. The name of the instance, if it outlives its brokers.
+fn open_store(
+    options: &BrokerOptions,
+    statedir: &Path,
+    hash: HashAlg,
+    drivers: &mut Vec<Box<dyn Driver>>,
+) -> Result<Option<String>, String> {
+    attributes::before(statedir, hash, options.attributes.get("content.restore"))?;
+    // A directory that goes with the instance need not survive a power cut.
+    let lasts = !options.attributes.is_on("statedir-cleanup");
+    let durability = if lasts { Durability::Synced } else { Durability::Process };
+    let store = StoreDriver::open(statedir, hash, durability).map_err(|error| error.to_string())?;
+    let instance = store.instance().to_string();
+    drivers.push(Box::new(store));
+    if !lasts {
+        // It needs no archive: nothing is read back from it.
+        return Ok(None);
+    }
+    let (file, busy) = archive_file(&options.config, statedir)?;
+    let (archive, note) =
+        ArchiveDriver::open_file(&file, busy).map_err(|error| error.to_string())?;
+    if let Some(note) = note {
+        crate::output::error_line(&format!("flux-broker: warning: {note}"));
+    }
+    drivers.push(Box::new(archive));
+    Ok(Some(instance))
+}
+
+/// Whether a key of `[resource]` is set.
+fn resource_flag(config: &Map<String, Value>, key: &str) -> bool {
+    let flag = config.get("resource").and_then(|table| table.get(key));
+    flag.and_then(Value::as_bool).unwrap_or(false)
 }
 
 /// What starts job shells, which outlive this broker where the instance can come back.
@@ -307,8 +327,7 @@ type JobIdText = String;
 
 /// Hardware as this process may use it, or as a file describes it.
 fn topology_source(config: &Map<String, Value>) -> Box<dyn flux_topo::Topology> {
-    let flag = config.get("resource").and_then(|table| table.get("norestrict"));
-    let all = flag.and_then(Value::as_bool).unwrap_or(false);
+    let all = resource_flag(config, "norestrict");
     let allowed = |all| if all { flux_topo::Allowed::All } else { flux_topo::Allowed::Process };
     match std::env::var_os("FLUX_HWLOC_XMLFILE") {
         Some(path) => {
@@ -331,37 +350,37 @@ fn resources(
     rank: u32,
     enclosing: Option<&Enclosing>,
 ) -> Result<ResourceSettings, String> {
-    let table = options.config.get("resource");
+    let config = &options.config;
+    let settings = ResourceSettings {
+        hosts: hosts.to_vec(),
+        descendants: topology.descendants(rank),
+        noverify: options.attributes.is_on("broker.recovery-mode"),
+        has_bootstrap: config.contains_key("bootstrap"),
+        ..ResourceSettings::default()
+    };
+    if rank > 0 {
+        return Ok(settings);
+    }
+    if let Some(settings) = fake::resources(config)? {
+        return Ok(settings);
+    }
     let read = |key: &str| -> Result<Option<Value>, String> {
-        let Some(path) = table.and_then(|table| table.get(key)).and_then(Value::as_str) else {
-            return Ok(None);
-        };
+        let path = config.get("resource").and_then(|table| table.get(key)?.as_str());
+        let Some(path) = path else { return Ok(None) };
         let text = std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
         serde_json::from_str(&text).map(Some).map_err(|error| format!("{path}: {error}"))
     };
-    let flag = |key: &str| table.and_then(|table| table.get(key)).and_then(Value::as_bool);
     let inherited = match enclosing {
         // What was rediscovered ends with the enclosing job all the same.
-        Some(enclosing) if rank == 0 && flag("rediscover") == Some(true) => {
-            enclosing.resources().ok()
-        }
-        Some(enclosing) if rank == 0 => Some(enclosing.resources()?),
-        _ => None,
+        Some(enclosing) if resource_flag(config, "rediscover") => enclosing.resources().ok(),
+        Some(enclosing) => Some(enclosing.resources()?),
+        None => None,
     };
-    if rank == 0
-        && let Some(settings) = fake::resources(&options.config)?
-    {
-        return Ok(settings);
-    }
     Ok(ResourceSettings {
-        hosts: hosts.to_vec(),
-        descendants: topology.descendants(rank),
         inherited,
-        config_r: if rank == 0 { read("path")? } else { None },
-        scheduling: if rank == 0 { read("scheduling")? } else { None },
-        noverify: options.attributes.is_on("broker.recovery-mode"),
-        has_bootstrap: options.config.contains_key("bootstrap"),
-        ..ResourceSettings::default()
+        config_r: read("path")?,
+        scheduling: read("scheduling")?,
+        ..settings
     })
 }
 
