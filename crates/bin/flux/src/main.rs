@@ -15,6 +15,7 @@ mod keytree;
 mod listing;
 mod output;
 mod release;
+mod resources;
 mod resume;
 mod session;
 mod submission;

@@ -3,13 +3,10 @@
 use std::io::Read;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use flux_api::{body::AnyObject, resource::SchedStatus_};
-use flux_client::To;
 use flux_id::{Hostlist, Idset, JobId};
-use flux_model::resource_set::ResourceSet;
 
 use super::program::Program;
-use crate::{dispatch::Invocation, failure::Failure, output, session};
+use crate::{dispatch::Invocation, failure::Failure, output, resources::Resources, session};
 
 const PROGRAM: Program = Program::script("flux-hostlist");
 /// Most bytes read from standard input.
@@ -51,10 +48,8 @@ impl Named {
                 return list.parse().map_err(|error| format!("hostlist: {error}"));
             }
             Self::Available => {
-                let status = client.call::<SchedStatus_>(To::Rank(0), &AnyObject::default());
-                let status = status.map_err(|error| error.message())?;
-                let set = |r| ResourceSet::from_value(r).map_err(|error| error.to_string());
-                set(&status.all)?.diff(&set(&status.down)?)
+                let found = Resources::ask(&client).map_err(|error| error.message())?;
+                found.all.diff(&found.down)
             }
             Self::Job(id) => session::resources(&client, id).map_err(|error| error.message())?,
         };

@@ -9,21 +9,18 @@ use flux_api::{
 };
 use flux_client::{Client, To};
 use flux_format::Field;
-use flux_model::resource_set::ResourceSet;
 use serde_json::{Map, Value};
+
+use crate::resources::Resources;
 
 /// What is known of a nested instance.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Instance {
     /// Counts of its jobs.
     pub(crate) stats: Map<String, Value>,
-    /// Cores, GPUs and nodes: all, down and allocated.
-    counts: [[u64; 3]; 3],
+    /// Cores, GPUs and nodes of each of [`Resources::STATES`].
+    counts: [[u64; 3]; 5],
 }
-
-const ALL: usize = 0;
-const DOWN: usize = 1;
-const ALLOCATED: usize = 2;
 
 /// The local form of a URI, when its socket is on this host.
 pub(crate) fn local_uri(uri: &str) -> Option<String> {
@@ -98,16 +95,8 @@ impl Instance {
     }
 
     fn count(&self, state: &str, kind: usize) -> Option<u64> {
-        let [all, down, allocated] =
-            [ALL, DOWN, ALLOCATED].map(|state: usize| self.counts[state][kind]);
-        Some(match state {
-            "all" => all,
-            "down" => down,
-            "allocated" => allocated,
-            "up" => all.saturating_sub(down),
-            "free" => all.saturating_sub(down).saturating_sub(allocated),
-            _ => return None,
-        })
+        let at = Resources::STATES.iter().position(|known| *known == state)?;
+        self.counts[at].get(kind).copied()
     }
 
     /// How much of a kind (0 cores, 1 gpus, 2 nodes) is in a state.
@@ -116,7 +105,7 @@ impl Instance {
     }
 
     fn share(&self, kind: usize) -> Field<'static> {
-        match (self.counts[ALL][kind], self.counts[ALLOCATED][kind]) {
+        match (self.amount("all", kind), self.amount("allocated", kind)) {
             (0, _) => Field::Empty,
             (all, allocated) => percent(allocated as f64 / all as f64),
         }
@@ -145,10 +134,11 @@ fn percent(fraction: f64) -> Field<'static> {
     Field::Float(fraction)
 }
 
-fn count(status: &SchedStatus) -> [[u64; 3]; 3] {
-    [&status.all, &status.down, &status.allocated].map(|value| {
-        ResourceSet::from_value(value)
-            .map_or([0; 3], |set| [set.ncores(), set.ngpus(), set.nnodes() as u64])
+fn count(status: &SchedStatus) -> [[u64; 3]; 5] {
+    let found = Resources::of(status).unwrap_or_default();
+    Resources::STATES.map(|state| {
+        let set = found.state(state);
+        set.map_or([0; 3], |set| [set.ncores(), set.ngpus(), set.nnodes() as u64])
     })
 }
 
@@ -183,7 +173,7 @@ mod tests {
         let stats = json!({"job_states": {"total": 4, "inactive": 1}});
         let instance = Instance {
             stats: stats.as_object().expect("object").clone(),
-            counts: [[8, 0, 2], [4, 0, 1], [2, 0, 1]],
+            counts: [[4, 0, 1], [4, 0, 1], [2, 0, 1], [2, 0, 1], [8, 0, 2]],
         };
         let number = |name: &str| instance.field(name).and_then(|field| field.number());
         assert_eq!(number("resources.free.ncores"), Some(2.0));

@@ -4,10 +4,8 @@ use clap::{ArgMatches, Command};
 use flux_api::body::AnyObject;
 use flux_api::job::manager::QueueStatus;
 use flux_api::lifecycle::ConfigGet;
-use flux_api::resource::SchedStatus_;
 use flux_client::{Client, To};
 use flux_format::{Field, RenderOptions, Row};
-use flux_model::resource_set::ResourceSet;
 use serde_json::Value;
 
 use super::{PROGRAM, names, states};
@@ -19,6 +17,7 @@ use crate::{
     },
     failure::Failure,
     listing, output,
+    resources::Resources,
 };
 
 const FORMATS: &[(&str, &str, &str)] = &[
@@ -53,16 +52,9 @@ struct Queue {
     default: bool,
     status: QueueStatus,
     policy: Value,
-    /// Where the scheduler could be asked: all, what is down, what is allocated.
-    resources: Option<[ResourceSet; 3]>,
+    /// Where the scheduler could be asked.
+    resources: Option<Resources>,
     color: bool,
-}
-
-/// What each queue has, as the scheduler sees it.
-fn resources(client: &Client) -> Option<[ResourceSet; 3]> {
-    let view = client.call::<SchedStatus_>(To::Rank(0), &AnyObject::default()).ok()?;
-    let set = |value: &Value| ResourceSet::from_value(value).ok();
-    Some([set(&view.all)?, set(&view.down)?, set(&view.allocated)?])
 }
 
 pub(super) fn run(client: &Client, matches: &ArgMatches) -> Result<(), Failure> {
@@ -92,20 +84,17 @@ pub(super) fn run(client: &Client, matches: &ArgMatches) -> Result<(), Failure> 
     let color = wants_color(matches);
     let queues = Queues::of(&config);
     let asked = |field: &str| field.starts_with("resources.") || field.contains(".effective.");
-    let all = if format.fields().any(asked) { resources(client) } else { None };
+    let all = if format.fields().any(asked) { Resources::ask(client).ok() } else { None };
     let rows: Vec<Queue> = states(client, chosen)?
         .into_iter()
         .map(|(name, status)| Queue {
             default: default.as_str().is_some() && default.as_str() == name.as_deref(),
             policy: policy(&config, name.as_deref()),
-            resources: all.as_ref().map(|sets| {
+            resources: all.as_ref().map(|found| {
                 // A virtual queue has the nodes of its parent.
                 let real = status.parent.as_deref().or(name.as_deref());
-                let ranks = real.and_then(|real| queues.ranks(real, &sets[0]).ok());
-                match ranks {
-                    Some(ranks) => sets.each_ref().map(|set| set.copy_ranks(&ranks)),
-                    None => sets.clone(),
-                }
+                let ranks = real.and_then(|real| queues.ranks(real, &found.all).ok());
+                ranks.map_or_else(|| found.clone(), |ranks| found.of_ranks(&ranks))
             }),
             name,
             status,
@@ -196,14 +185,7 @@ impl Queue {
 
     /// How much of something a queue has in a state.
     fn amount(&self, state: &str, what: &str) -> Option<u64> {
-        let [all, down, allocated] = self.resources.as_ref()?;
-        let set = match state {
-            "up" => &all.diff(down),
-            "down" => down,
-            "allocated" => allocated,
-            "free" => &all.diff(allocated).diff(down),
-            _ => all,
-        };
+        let set = self.resources.as_ref()?.state(state)?;
         Some(match what {
             "ncores" => set.ncores(),
             "ngpus" => set.ngpus(),
@@ -277,6 +259,7 @@ impl Row for Queue {
 
 #[cfg(test)]
 mod tests {
+    use flux_model::resource_set::ResourceSet;
     use serde_json::json;
 
     use super::*;
@@ -312,7 +295,7 @@ mod tests {
             default: true,
             status: serde_json::from_value(json!({"enable": true, "start": false})).unwrap(),
             policy: json!({"limits": {"job-size": {"max": {"nnodes": 40, "ncores": 8}}}}),
-            resources: Some([set("0-5"), set("5-5"), set("0-1")]),
+            resources: Some(Resources { all: set("0-5"), down: set("5-5"), allocated: set("0-1") }),
             color: false,
         };
         let show = |format: &str| {

@@ -1,17 +1,16 @@
 //! `flux resource list`, `info` and `R`: resources as the scheduler sees them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use clap::ArgMatches;
-use flux_api::body::AnyObject;
-use flux_api::resource::SchedStatus_;
-use flux_client::{Client, To};
+use flux_client::Client;
 use flux_format::{Field, Format, Headings, Row};
 use flux_id::Idset;
 use flux_model::resource_set::ResourceSet;
 
 use super::{PROGRAM, format, inventory, inventory::Queues, print, states};
-use crate::{failure::Failure, output};
+use crate::{failure::Failure, output, resources::Resources};
 
 const FORMATS: &[(&str, &str, &str)] = &[
     (
@@ -26,76 +25,54 @@ const FORMATS: &[(&str, &str, &str)] = &[
     ),
 ];
 
-const STATES: &[&str] = &["up", "down", "allocated", "free", "all"];
-
-/// The scheduler's view.
-struct View {
-    all: ResourceSet,
-    down: ResourceSet,
-    allocated: ResourceSet,
+/// What the scheduler sees of the part that is asked for.
+fn view(client: &Client, matches: &ArgMatches, queues: &Queues) -> Result<Resources, Failure> {
+    let found = Resources::ask(client).map_err(|error| PROGRAM.error(&error))?;
+    let included = inventory::included(matches, &found.all, || Ok(queues.clone()))?;
+    Ok(found.of_ranks(&included))
 }
 
-impl View {
-    fn ask(client: &Client, matches: &ArgMatches, queues: &Queues) -> Result<View, Failure> {
-        let status = client.call::<SchedStatus_>(To::Rank(0), &AnyObject::default());
-        let status = status.map_err(|error| PROGRAM.error(&error))?;
-        let all = inventory::resource_set(&status.all)?;
-        let included = inventory::included(matches, &all, || Ok(queues.clone()))?;
-        let part = |value| inventory::resource_set(value).map(|set| set.copy_ranks(&included));
-        Ok(View {
-            all: all.copy_ranks(&included),
-            down: part(&status.down)?,
-            allocated: part(&status.allocated)?,
-        })
-    }
-
-    fn state(&self, name: &str) -> ResourceSet {
-        match name {
-            "down" => self.down.clone(),
-            "allocated" => self.allocated.clone(),
-            "up" => self.all.diff(&self.down),
-            "free" => self.all.diff(&self.allocated).diff(&self.down),
-            _ => self.all.clone(),
-        }
-    }
-
-    /// Lines of some states; a line for each combination of queues and properties.
-    fn lines(&self, states: &[&str], queues: &Queues, fields: &[&str], empty: bool) -> Vec<Line> {
-        let by_queue = fields.contains(&"queue");
-        let by_property = fields.iter().any(|field| field.starts_with("properties"));
-        let mut lines = Vec::new();
-        for state in states {
-            let set = self.state(state);
-            let mut groups: BTreeMap<(String, String, String), Idset> = BTreeMap::new();
-            if !by_queue && !by_property && !set.is_empty() {
-                groups.insert(Default::default(), set.ranks());
-            } else {
-                for rank in set.ranks().ids() {
-                    // Properties are those of the inventory; allocations need not have them.
-                    let names: Vec<&str> = self.all.properties_of(rank).collect();
-                    let others: Vec<&str> =
-                        names.iter().copied().filter(|name| !queues.is_queue(name)).collect();
-                    let queue =
-                        if by_queue { queues.with(&names).join(",") } else { String::new() };
-                    let (names, others) = if by_property {
-                        (names.join(","), others.join(","))
-                    } else {
-                        Default::default()
-                    };
-                    groups.entry((queue, names, others)).or_default().insert(rank);
-                }
-            }
-            if groups.is_empty() && empty {
-                groups.insert(Default::default(), Idset::new());
-            }
-            for ((queue, properties, propertiesx), ranks) in groups {
-                let set = set.copy_ranks(&ranks);
-                let state = (*state).to_owned();
-                lines.push(Line { state, queue, properties, propertiesx, set });
+/// Lines of some states; a line for each combination of queues and properties.
+fn lines(
+    found: &Resources,
+    states: &[&str],
+    queues: &Queues,
+    fields: &[&str],
+    empty: bool,
+) -> Vec<Line> {
+    let by_queue = fields.contains(&"queue");
+    let by_property = fields.iter().any(|field| field.starts_with("properties"));
+    let mut lines = Vec::new();
+    for state in states {
+        let set = found.state(state).unwrap_or_default();
+        let mut groups: BTreeMap<(String, String, String), Idset> = BTreeMap::new();
+        if !by_queue && !by_property && !set.is_empty() {
+            groups.insert(Default::default(), set.ranks());
+        } else {
+            for rank in set.ranks().ids() {
+                // Properties are those of the inventory; allocations need not have them.
+                let names: Vec<&str> = found.all.properties_of(rank).collect();
+                let others: Vec<&str> =
+                    names.iter().copied().filter(|name| !queues.is_queue(name)).collect();
+                let queue = if by_queue { queues.with(&names).join(",") } else { String::new() };
+                let (names, others) = if by_property {
+                    (names.join(","), others.join(","))
+                } else {
+                    Default::default()
+                };
+                groups.entry((queue, names, others)).or_default().insert(rank);
             }
         }
-        lines
+        if groups.is_empty() && empty {
+            groups.insert(Default::default(), Idset::new());
+        }
+        for ((queue, properties, propertiesx), ranks) in groups {
+            let set = set.copy_ranks(&ranks);
+            let state = (*state).to_owned();
+            lines.push(Line { state, queue, properties, propertiesx, set });
+        }
     }
+    lines
 }
 
 /// A line.
@@ -178,31 +155,35 @@ impl Row for Line {
 
 /// Runs `flux resource list`.
 pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
-    let Some(states) = states(matches, STATES, "free,allocated,down")? else { return Ok(()) };
+    let Some(states) = states(matches, &Resources::STATES, "free,allocated,down")? else {
+        return Ok(());
+    };
     let default = if matches.get_count("verbose") > 0 { "rlist" } else { "default" };
     let Some(chosen) = format(matches, FORMATS, "RESOURCE_LIST", default)? else { return Ok(()) };
     let mut format = chosen.format;
     format.check(&Columns::of(&format)).map_err(|error| super::wrong_format(&error))?;
     let client = PROGRAM.open()?;
     let queues = Queues::ask(&client)?;
-    let view = View::ask(&client, matches, &queues)?;
+    let view = view(&client, matches, &queues)?;
     let builtin = FORMATS.iter().find(|(name, ..)| *name == chosen.wanted);
     if let Some(own) = builtin.and_then(|(_, text, _)| with_types(text, &view.all)) {
         format = own;
     }
     let fields: Vec<&str> = format.fields().collect();
     let empty = !matches.get_flag("skip-empty") || matches.get_flag("no-skip-empty");
-    let lines = view.lines(&states, &queues, &fields, empty);
+    let lines = lines(&view, &states, &queues, &fields, empty);
     print(matches, &format, &Columns::of(&format), &lines, false)
 }
 
 /// The resources of the states that are asked for, all by default.
 fn chosen(matches: &ArgMatches) -> Result<Option<ResourceSet>, Failure> {
-    let Some(states) = states(matches, STATES, "all")? else { return Ok(None) };
+    let Some(states) = states(matches, &Resources::STATES, "all")? else { return Ok(None) };
     let client = PROGRAM.open()?;
     let queues = Queues::ask(&client)?;
-    let view = View::ask(&client, matches, &queues)?;
-    let sets = ResourceSet::union_all(states.iter().map(|state| view.state(state)));
+    let view = view(&client, matches, &queues)?;
+    let sets = ResourceSet::union_all(
+        states.iter().filter_map(|state| view.state(state)).map(Cow::into_owned),
+    );
     sets.map(Some).map_err(|error| PROGRAM.fail(error.to_string()))
 }
 
@@ -232,20 +213,20 @@ mod tests {
 
     use super::*;
 
-    fn view(hosts: &str, down: &str) -> View {
+    fn view(hosts: &str, down: &str) -> Resources {
         let all = json!({"version": 1, "execution": {
             "R_lite": [{"rank": "0-3", "children": {"core": "0-3"}}],
             "nodelist": [hosts], "starttime": 0.0, "expiration": 0.0,
             "properties": {"batch": "0-1", "big": "1"}}});
         let all = ResourceSet::from_value(&all).unwrap();
         let down = all.copy_ranks(&down.parse().unwrap());
-        View { all, down, allocated: ResourceSet::new() }
+        Resources { all, down, allocated: ResourceSet::new() }
     }
 
-    fn show(view: &View, queues: &Queues, format: &str) -> String {
+    fn show(view: &Resources, queues: &Queues, format: &str) -> String {
         let format = Format::parse(format).unwrap();
         let fields: Vec<&str> = format.fields().collect();
-        let lines = view.lines(&["free", "allocated", "down"], queues, &fields, true);
+        let lines = lines(view, &["free", "allocated", "down"], queues, &fields, true);
         let options = RenderOptions { header: true, trim: false };
         format.render(&heading, &lines, &Utc, options).unwrap().join("\n")
     }
@@ -285,7 +266,7 @@ mod tests {
         view.all.set_type("memory", &ids("0-63"), &ids("0-3")).unwrap();
         view.down = view.all.copy_ranks(&ids("3"));
         let format = with_types("{state} {nnodes} {nodelist}", &view.all).unwrap();
-        let lines = view.lines(&["free", "allocated", "down"], &Queues::default(), &[], true);
+        let lines = lines(&view, &["free", "allocated", "down"], &Queues::default(), &[], true);
         let text =
             format.render(&Columns::of(&format), &lines, &Utc, RenderOptions::default()).unwrap();
         assert_eq!(
