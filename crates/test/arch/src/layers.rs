@@ -19,7 +19,6 @@ const FRAME: &str = "flux-svc";
 /// Arrows that the law leaves open, each with its reason.
 const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("flux-shell", "flux-client", "the shell is a client of its broker, in a process of its own"),
-    ("flux-bench", "flux-chaos", "brokers that are killed and started again, to be timed"),
 ];
 
 /// Crates that may use tokio, FFI and threads live in `host`, `client` and `bin` only.
