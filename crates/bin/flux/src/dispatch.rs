@@ -206,7 +206,7 @@ fn builtin(entry: &Entry, arguments: Vec<OsString>) -> Result<i32, Failure> {
     if entry.style == Style::Binary {
         command = command.infer_long_args(true);
     }
-    let words = attached(&command, &arguments);
+    let words = spelled_out(&command, &arguments);
     match command.try_get_matches_from_mut(words) {
         Ok(matches) => (entry.run)(&Invocation { matches, arguments }),
         Err(error) => {
@@ -223,13 +223,16 @@ fn builtin(entry: &Entry, arguments: Vec<OsString>) -> Result<i32, Failure> {
     }
 }
 
-/// `-LWHEN` as `-L=WHEN`, for options whose value may be left out: clap would take the value for
-/// further options.
-fn attached(command: &Command, arguments: &[OsString]) -> Vec<OsString> {
+/// Most times that an option is repeated for its number.
+const REPEATED: usize = 16;
+
+/// Values that may be left out, as clap takes them: `-LWHEN`, which it would take for further
+/// options, as `-L=WHEN`; `-vN` and `--verbose=N`, of an option that is counted, as so many of it.
+fn spelled_out(command: &Command, arguments: &[OsString]) -> Vec<OsString> {
     let mut command = command;
     let mut words = Vec::with_capacity(arguments.len());
     let mut rest = arguments.iter();
-    for word in rest.by_ref() {
+    while let Some(word) = rest.next() {
         let text = word.to_string_lossy();
         if text == "--" || (!text.starts_with('-') && !command.has_subcommands()) {
             words.push(word.clone());
@@ -238,21 +241,48 @@ fn attached(command: &Command, arguments: &[OsString]) -> Vec<OsString> {
         if let Some(inner) = command.find_subcommand(&*text) {
             command = inner;
         }
-        let mut letters = text.strip_prefix('-').unwrap_or_default().chars();
-        let optional = letters.next().is_some_and(|short| {
-            let mut options = command.get_opts();
-            options.any(|arg| arg.get_short() == Some(short) && arg.is_require_equals_set())
-        });
-        let value = letters.as_str();
-        if optional && !value.is_empty() && !value.starts_with('=') {
-            let option = text.strip_suffix(value).unwrap_or_default();
-            words.push(format!("{option}={value}").into());
-        } else {
-            words.push(word.clone());
+        let (option, value) = taken_apart(&text);
+        let known = command.get_arguments().find(|arg| is_called(arg, option));
+        match known {
+            Some(arg) if value.is_empty() => {
+                words.push(word.clone());
+                let takes = matches!(arg.get_action(), ArgAction::Set | ArgAction::Append);
+                if takes && !arg.is_require_equals_set() {
+                    words.extend(rest.next().cloned());
+                }
+            }
+            Some(arg) if matches!(arg.get_action(), ArgAction::Count) => match value.parse() {
+                Ok(times) => words.extend(vec![option.into(); REPEATED.min(times)]),
+                Err(_) => words.push(word.clone()),
+            },
+            Some(arg) if arg.is_require_equals_set() => {
+                words.push(format!("{option}={value}").into());
+            }
+            _ => words.push(word.clone()),
         }
     }
     words.extend(rest.cloned());
     words
+}
+
+/// `--OPTION=VALUE`, `-OVALUE` and `-O=VALUE`: the option with its hyphens, and the value.
+fn taken_apart(text: &str) -> (&str, &str) {
+    if text.starts_with("--") {
+        return text.split_once('=').unwrap_or((text, ""));
+    }
+    let end = text.char_indices().nth(2).map_or(text.len(), |(at, _)| at);
+    let (option, value) = text.split_at(end);
+    (option, value.strip_prefix('=').unwrap_or(value))
+}
+
+fn is_called(arg: &Arg, option: &str) -> bool {
+    match option.strip_prefix("--") {
+        Some(long) => arg.get_long() == Some(long),
+        None => {
+            let mut letters = option.strip_prefix('-').unwrap_or_default().chars();
+            letters.next().is_some_and(|short| arg.get_short() == Some(short))
+        }
+    }
 }
 
 /// A parsed command line and the words it was parsed from.
@@ -300,7 +330,10 @@ pub(crate) fn complaint(error: &clap::Error, style: Style) -> String {
         (ErrorKind::ValueValidation | ErrorKind::InvalidValue, Style::Script, Some(arg)) => {
             let value = word(ContextKind::InvalidValue).unwrap_or_default();
             let option = arg.split_whitespace().next().unwrap_or(&arg);
-            format!("argument {option}: invalid value: '{value}'")
+            match value.as_str() {
+                "" => format!("argument {option}: expected one argument"),
+                value => format!("argument {option}: invalid value: '{value}'"),
+            }
         }
         _ => {
             let text = error.render().to_string();
@@ -394,7 +427,7 @@ mod tests {
             let entry = COMMANDS.iter().find(|entry| entry.name == all[0]).expect("a command");
             let command = (entry.command)();
             let words: Vec<OsString> = all[1..].iter().map(OsString::from).collect();
-            attached(&command, &words)
+            spelled_out(&command, &words)
         };
         for (line, expected) in [
             ("dmesg -Lalways -H", "-L=always -H"),
@@ -403,7 +436,17 @@ mod tests {
             ("job eventlog -Lnever f1", "eventlog -L=never f1"),
             ("jobs -w30 -- -w30", "-w=30 -- -w30"),
             ("jobs -o-w3", "-o-w3"),
+            ("jobs -a -o long -c 3 --sort -w3 -w30", "-a -o long -c 3 --sort -w3 -w=30"),
             ("run cat -Lalways", "cat -Lalways"),
+            ("start --verbose=2 true", "--verbose --verbose true"),
+            ("overlay status -v2 -vv", "status -v -v -vv"),
+            (
+                "shutdown -v=1 --verbose=x --verbose=9999999999",
+                "-v --verbose=x \
+                 --verbose --verbose --verbose --verbose --verbose --verbose --verbose --verbose \
+                 --verbose --verbose --verbose --verbose --verbose --verbose --verbose --verbose",
+            ),
+            ("run --setopt=verbose=2 -o pty true", "--setopt=verbose=2 -o pty true"),
         ] {
             let expected: Vec<OsString> = expected.split_whitespace().map(OsString::from).collect();
             assert_eq!(words(line), expected, "{line}");

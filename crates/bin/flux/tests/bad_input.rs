@@ -212,6 +212,7 @@ const MISTAKES: &[(&str, i32, &str)] = &[
     ("flux jobs --sort=nosuch", 1, "flux-jobs: ERROR: Invalid sort key: nosuch"),
     ("flux jobs -u nosuch", 1, "flux-jobs: ERROR: Invalid user nosuch specified"),
     ("flux jobs --since=xx", 1, "flux-jobs: ERROR: --since: \"xx\" is no time in the past"),
+    ("flux jobs -c", 2, "flux jobs: error: argument --count: expected one argument"),
     ("flux jobs -c x", 2, "flux jobs: error: argument --count: invalid value: 'x'"),
     ("flux jobs -c -1", 2, "flux jobs: error: unrecognized arguments: -1"),
     ("flux jobs f1", 1, "JobID f1 unknown"),

@@ -17,9 +17,11 @@ const ARROWS: &[(&str, &[&str])] = &[
 const FRAME: &str = "flux-svc";
 
 /// Arrows that the law leaves open, each with its reason.
-const EXCEPTIONS: &[(&str, &str, &str)] = &[
-    ("flux-shell", "flux-client", "the shell is a client of its broker, in a process of its own"),
-];
+const EXCEPTIONS: &[(&str, &str, &str)] = &[(
+    "flux-shell",
+    "flux-client",
+    "the shell is a client of its broker, in a process of its own",
+)];
 
 /// Crates that may use tokio, FFI and threads live in `host`, `client` and `bin` only.
 const HOST_ONLY: &[&str] = &["tokio", "rustls", "rusqlite", "nix", "rustix", "tempfile"];
