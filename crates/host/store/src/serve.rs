@@ -316,6 +316,10 @@ impl Server {
         match hold.step(&mut self.log, Instant::now() + STEP) {
             Ok(true) => answer.ok(&mut back, &Empty),
             Ok(false) => self.holds.push_back((hold, answer, back)),
+            // It may be among what was accepted, and cannot be written now.
+            Err(StoreError::Collected(_)) if !self.accepted.is_empty() => {
+                answer.err(&mut back, wire(&StoreError::Full(self.log.path().to_path_buf())));
+            }
             Err(error) => answer.err(&mut back, wire(&error)),
         }
     }

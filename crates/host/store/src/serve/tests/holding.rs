@@ -125,3 +125,18 @@ fn what_is_held_outlives_the_collections_until_the_commit_is_there() {
         }
     }
 }
+
+#[test]
+fn what_was_accepted_and_cannot_be_written_is_not_said_to_be_collected() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut bench = Bench::open(&directory.path().join("content.sqlite"));
+    bench.server.log.limit_pages(20);
+    let blob = noise(1, 400_000);
+    let name = HashAlg::Sha1.hash(&blob);
+    let batch = BlobBatch { blobs: vec![blob.into()], checkpoint: None };
+    assert!(bench.server.ahead.accept(batch));
+    bench.server.take(Work::Accepted);
+    assert_eq!(hold(&mut bench, &[], &[name]).unwrap_err().errno, Errno::ENOSPC);
+    bench.server.log.limit_pages(100_000);
+    hold(&mut bench, &[], &[name]).unwrap();
+}
