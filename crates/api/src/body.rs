@@ -1,7 +1,9 @@
 //! What a message can carry: nothing, JSON, text or raw bytes (RFC 3, payload conventions).
 
+use std::fmt::Debug;
+
 use bytes::Bytes;
-use flux_proto::Message;
+use flux_proto::{Carried, Carry, Message};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -11,10 +13,33 @@ pub trait Body: Sized {
     fn put(&self, message: &mut Message);
     /// Reads the body of `message`; the error says what is wrong with it (answered as EPROTO).
     fn take(message: &Message) -> Result<Self, String>;
+
+    /// Puts the body into `message`; where it stays within the broker it need not become bytes.
+    fn hand(self, message: &mut Message) {
+        self.put(message);
+    }
+
+    /// Reads the body of `message`, which is not needed there any more.
+    ///
+    /// # Errors
+    /// As [`Body::take`].
+    fn receive(message: &mut Message) -> Result<Self, String> {
+        Self::take(message)
+    }
 }
 
 /// Marks a serde type whose body is one JSON object followed by a NUL (RFC 3).
-pub trait JsonBody: Serialize + DeserializeOwned {}
+pub trait JsonBody: Serialize + DeserializeOwned + Clone + Debug + Send + Sync + 'static {}
+
+/// A [`JsonBody`] that goes along with its message.
+#[derive(Debug, Clone)]
+struct Handed<T>(T);
+
+impl<T: JsonBody> Carry for Handed<T> {
+    fn payload(&self) -> Bytes {
+        json_payload(&self.0)
+    }
+}
 
 /// A value as JSON text with its final NUL. Values that JSON cannot express (none of ours) give
 /// an empty object.
@@ -39,7 +64,23 @@ impl<T: JsonBody> Body for T {
     }
 
     fn take(message: &Message) -> Result<Self, String> {
+        if let Some(Handed(body)) = message.body.as_ref().and_then(Carried::get) {
+            return Ok(T::clone(body));
+        }
         message.json::<T>().map_err(|error| error.to_string())
+    }
+
+    fn hand(self, message: &mut Message) {
+        message.set_body(Carried::new(Handed(self)));
+    }
+
+    fn receive(message: &mut Message) -> Result<Self, String> {
+        message.body = match message.body.take().map(Carried::take::<Handed<T>>) {
+            Some(Ok(Handed(body))) => return Ok(body),
+            Some(Err(other)) => Some(other),
+            None => None,
+        };
+        Self::take(message)
     }
 }
 
@@ -67,7 +108,7 @@ impl Body for AnyObject {
     }
 
     fn take(message: &Message) -> Result<Self, String> {
-        if message.payload.is_none() {
+        if !message.has_payload() {
             return Ok(Self::default());
         }
         message.json().map(Self).map_err(|error| error.to_string())
@@ -84,7 +125,7 @@ impl Body for Raw {
     }
 
     fn take(message: &Message) -> Result<Self, String> {
-        Ok(Self(message.payload.clone().unwrap_or_default()))
+        Ok(Self(message.bytes().cloned().unwrap_or_default()))
     }
 }
 

@@ -47,7 +47,7 @@ impl Body for BlobBatch {
             }
             Ok(bytes.split_to(length))
         }
-        let mut bytes = message.payload.clone().unwrap_or_default();
+        let mut bytes = message.bytes().cloned().unwrap_or_default();
         let json = part(&mut bytes)?;
         let checkpoint = if json.is_empty() {
             None

@@ -1,5 +1,7 @@
 //! `kvs` and `kvs-watch`: the key-value store (RFC 11, RFC 16).
 
+use flux_model::treeobj::{Treeobj, TreeobjError};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use crate::body::{AnyObject, Empty};
@@ -47,6 +49,60 @@ pub const PRUNE: u32 = 1 << 30;
 
 /// Namespace that always exists.
 pub const PRIMARY: &str = "primary";
+
+/// What an operation puts into its place. JSON of a request becomes [`Dirent::Json`]: whoever
+/// applies it looks whether it is a tree object.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Dirent {
+    /// Nothing: the key goes.
+    Nothing,
+    /// A tree object.
+    Object(Treeobj),
+    /// What should be one.
+    Json(Value),
+}
+
+impl Dirent {
+    /// The tree object, if there is one.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn into_object(self) -> Result<Option<Treeobj>, TreeobjError> {
+        match self {
+            Self::Nothing => Ok(None),
+            Self::Object(object) => Ok(Some(object)),
+            Self::Json(value) => Treeobj::from_value(&value).map(Some),
+        }
+    }
+}
+
+impl From<Value> for Dirent {
+    fn from(value: Value) -> Self {
+        if value.is_null() { Self::Nothing } else { Self::Json(value) }
+    }
+}
+
+impl From<Treeobj> for Dirent {
+    fn from(object: Treeobj) -> Self {
+        Self::Object(object)
+    }
+}
+
+impl Serialize for Dirent {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Nothing => serializer.serialize_unit(),
+            Self::Object(object) => object.serialize(serializer),
+            Self::Json(value) => value.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Dirent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Value::deserialize(deserializer).map(Self::from)
+    }
+}
 
 bodies! {
     /// Body of `kvs.lookup` and `kvs.lookup-plus`.
@@ -97,8 +153,8 @@ bodies! {
         /// Operation flags.
         #[serde(default)]
         pub flags: u32,
-        /// New tree object; null removes the key.
-        pub dirent: Value,
+        /// New tree object, or none: that removes the key.
+        pub dirent: Dirent,
     }
 
     /// Body of `kvs.commit`.

@@ -152,9 +152,9 @@ impl<R: Rpc> Call<R> {
             );
             return Err((message, error));
         }
-        match R::Request::take(&message) {
+        match R::Request::receive(&mut message) {
             Ok(request) => {
-                message.payload = None;
+                (message.payload, message.body) = (None, None);
                 Ok(Self { request, answer: Answer::new(message) })
             }
             Err(text) => Err((message, RpcError::new(Errno::EPROTO, text))),
@@ -259,6 +259,19 @@ impl<R: Rpc> Answer<R> {
         }
     }
 
+    /// As [`Answer::ok`], with a body that need not become bytes where it stays within the broker.
+    pub fn give(mut self, out: &mut impl Outbox, response: R::Response) {
+        if self.request.is_streaming() {
+            return self.ok(out, &response);
+        }
+        self.owed = false;
+        if !self.request.no_response() {
+            let mut message = self.response();
+            response.hand(&mut message);
+            out.send(message);
+        }
+    }
+
     /// The final response: a failure.
     pub fn err(mut self, out: &mut impl Outbox, error: impl Into<RpcError>) {
         self.owed = false;
@@ -282,6 +295,15 @@ impl<R: Rpc> Answer<R> {
         if !self.request.no_response() {
             let mut message = self.response();
             item.put(&mut message);
+            out.send(message);
+        }
+    }
+
+    /// As [`Answer::item`], with a body that need not become bytes where it stays within the broker.
+    pub fn give_item(&self, out: &mut impl Outbox, item: R::Response) {
+        if !self.request.no_response() {
+            let mut message = self.response();
+            item.hand(&mut message);
             out.send(message);
         }
     }
@@ -316,8 +338,21 @@ pub fn refusal(request: &Message, error: &RpcError) -> Message {
 /// A request message for an RPC; nodeid, matchtag and credentials are the sender's to set.
 #[must_use]
 pub fn request<R: Rpc>(body: &R::Request) -> Message {
-    let mut message = Message::request(R::TOPIC);
+    let mut message = head::<R>();
     body.put(&mut message);
+    message
+}
+
+/// As [`request`], with a body that need not become bytes where it stays within the broker.
+#[must_use]
+pub fn handed<R: Rpc>(body: R::Request) -> Message {
+    let mut message = head::<R>();
+    body.hand(&mut message);
+    message
+}
+
+fn head<R: Rpc>() -> Message {
+    let mut message = Message::request(R::TOPIC);
     if R::SHAPE == Shape::Streaming {
         message.flags.insert(Flags::STREAMING);
     }

@@ -105,7 +105,7 @@ fn put_part(out: &mut BytesMut, data: &[u8]) {
 
 /// The payload as it is sent: an empty one is none.
 fn sent_payload(message: &Message) -> Option<&Bytes> {
-    message.payload.as_ref().filter(|p| !p.is_empty())
+    message.bytes().filter(|p| !p.is_empty())
 }
 
 fn sent_flags(message: &Message) -> Flags {
@@ -138,7 +138,7 @@ pub fn body_len(message: &Message) -> usize {
 /// The message that is sent in place of one beyond [`DEFAULT_MAX_BODY`]: no payload, and
 /// `EOVERFLOW` for a response, so that the requester learns why.
 fn without_payload(message: &Message) -> Message {
-    let mut short = Message { payload: None, ..message.clone() };
+    let mut short = Message { payload: None, body: None, ..message.clone() };
     short.set_errnum(Errno::EOVERFLOW);
     short
 }
@@ -292,7 +292,7 @@ pub fn decode_body(body: Bytes) -> Result<Message, CodecError> {
             body.slice(part)
         });
     }
-    Ok(Message { kind, flags, cred, aux1, aux2, routes, topic, payload })
+    Ok(Message { kind, flags, cred, aux1, aux2, routes, topic, payload, body: None })
 }
 
 /// Cuts a byte stream into messages.

@@ -4,6 +4,7 @@
 //! the numbers are those of the local socket protocol as it is spoken in practice: the length
 //! after the magic does not count the header, and error numbers are the Linux ones.
 
+pub mod carried;
 pub mod codec;
 pub mod cred;
 pub mod errno;
@@ -13,6 +14,7 @@ pub mod payload;
 pub mod route;
 pub mod topic;
 
+pub use carried::{Carried, Carry};
 pub use codec::{
     CodecError, DEFAULT_MAX_BODY, Decoder, decode_body, encode, encode_body, encode_into,
 };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::carried::Carried;
 use crate::cred::Cred;
 use crate::errno::Errno;
 use crate::flags::Flags;
@@ -82,8 +83,10 @@ pub struct Message {
     pub routes: Vec<RouteId>,
     /// Topic.
     pub topic: Option<Arc<str>>,
-    /// Payload.
+    /// Payload, unless a body goes along in its place.
     pub payload: Option<Bytes>,
+    /// What the payload says, not yet in bytes.
+    pub body: Option<Carried>,
 }
 
 impl Message {
@@ -99,6 +102,7 @@ impl Message {
             routes: Vec::new(),
             topic,
             payload: None,
+            body: None,
         }
     }
 
@@ -125,6 +129,7 @@ impl Message {
             routes: request.routes.clone(),
             topic: request.topic.clone(),
             payload: None,
+            body: None,
         }
     }
 
@@ -181,6 +186,26 @@ impl Message {
     pub fn set_payload(&mut self, payload: Option<Bytes>) {
         self.flags.set(Flags::PAYLOAD, payload.is_some());
         self.payload = payload;
+        self.body = None;
+    }
+
+    /// Lets a body go along in place of the payload.
+    pub fn set_body(&mut self, body: Carried) {
+        self.flags.insert(Flags::PAYLOAD);
+        self.payload = None;
+        self.body = Some(body);
+    }
+
+    /// The payload, or that of the body that goes along.
+    #[must_use]
+    pub fn bytes(&self) -> Option<&Bytes> {
+        self.payload.as_ref().or_else(|| self.body.as_ref().map(Carried::bytes))
+    }
+
+    /// Whether there is a payload, in bytes or not.
+    #[must_use]
+    pub fn has_payload(&self) -> bool {
+        self.payload.is_some() || self.body.is_some()
     }
 
     /// The rank that a request is for; [`NODEID_ANY`] for other kinds.

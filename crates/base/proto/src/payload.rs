@@ -98,7 +98,7 @@ impl Message {
     /// The payload as it is; empty when there is none.
     #[must_use]
     pub fn raw(&self) -> &[u8] {
-        self.payload.as_deref().unwrap_or_default()
+        self.bytes().map_or(&[][..], |bytes| bytes)
     }
 
     /// The payload without its final NUL.
@@ -106,7 +106,7 @@ impl Message {
     /// # Errors
     /// When there is no payload or its last byte is not NUL.
     pub fn json_bytes(&self) -> Result<&[u8], PayloadError> {
-        match self.payload.as_deref() {
+        match self.bytes().map(|bytes| &**bytes) {
             None => Err(PayloadError::Missing),
             Some([text @ .., 0]) => Ok(text),
             Some(_) => Err(PayloadError::NotTerminated),

@@ -218,6 +218,7 @@ prop_compose! {
         let mut message = Message {
             kind, flags: Flags(flags), cred: Cred::new(userid, Rolemask(roles)), aux1, aux2,
             routes: Vec::new(), topic: None, payload: None,
+            body: None,
         };
         for id in routes {
             message.push_route(id);

@@ -538,7 +538,7 @@ impl CronService {
             ops: vec![Operation {
                 key: KEY.to_string(),
                 flags: 0,
-                dirent: Treeobj::val(text.into_bytes()).to_value(),
+                dirent: Treeobj::val(text.into_bytes()).into(),
             }],
         };
         cx.call::<Commit>(To::Any, &request, Wait::Stored);

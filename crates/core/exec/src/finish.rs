@@ -118,7 +118,7 @@ impl ExecService {
             flags: 0,
             ops: vec![append(cx, "exec.eventlog", &events)],
         };
-        cx.call::<Commit>(To::Rank(0), &request, Wait::Last(id));
+        cx.hand::<Commit>(To::Rank(0), request, Wait::Last(id));
         self.respond(cx, id, "finish", json!({ "status": status }));
     }
 
@@ -159,10 +159,10 @@ impl ExecService {
             ops: vec![Operation {
                 key: format!("{}.guest", job.id.kvs()),
                 flags: 0,
-                dirent: json!({"ver": 1, "type": "dirref", "data": [rootref]}),
+                dirent: json!({"ver": 1, "type": "dirref", "data": [rootref]}).into(),
             }],
         };
-        cx.call::<Commit>(To::Rank(0), &request, Wait::Graft(id));
+        cx.hand::<Commit>(To::Rank(0), request, Wait::Graft(id));
     }
 
     pub(crate) fn grafted(&mut self, cx: &mut Cx<'_, Wait>, id: u64, reply: &Reply) {

@@ -36,7 +36,7 @@ impl ExecService {
             flags: 0,
             ops: vec![append(cx, "exec.eventlog", &events)],
         };
-        cx.call::<NamespaceCreate_>(To::Rank(0), &request, Wait::Namespace(id));
+        cx.hand::<NamespaceCreate_>(To::Rank(0), request, Wait::Namespace(id));
     }
 
     pub(crate) fn named(&mut self, cx: &mut Cx<'_, Wait>, id: u64, reply: &Reply) {
@@ -76,7 +76,7 @@ impl ExecService {
                 flags: WAIT_SPACE,
                 ops: vec![append(cx, "exec.eventlog", events)],
             };
-            cx.call::<Commit>(To::Rank(0), &request, Wait::First(id));
+            cx.hand::<Commit>(To::Rank(0), request, Wait::First(id));
         }
         // It goes with the event that says that the job has started.
         let link = CommitRequest {
@@ -85,7 +85,7 @@ impl ExecService {
             ops: vec![Operation {
                 key: format!("{}.guest", job.id.kvs()),
                 flags: 0,
-                dirent: Treeobj::symlink(Some(&job.namespace()), ".").to_value(),
+                dirent: Treeobj::symlink(Some(&job.namespace()), ".").into(),
             }],
         };
         cx.call::<Commit>(To::Rank(0), &link, Wait::First(id));
@@ -290,7 +290,7 @@ impl ExecService {
             flags: 0,
             ops: vec![append(cx, "exec.eventlog", &[("log", context)])],
         };
-        cx.call::<Commit>(To::Rank(0), &request, Wait::Logged);
+        cx.hand::<Commit>(To::Rank(0), request, Wait::Logged);
     }
 
     /// The shell could not be launched.

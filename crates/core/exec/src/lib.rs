@@ -164,7 +164,7 @@ fn append(cx: &Cx<'_, Wait>, key: &str, events: &[(&str, Value)]) -> Operation {
     Operation {
         key: key.to_string(),
         flags: APPEND,
-        dirent: Treeobj::val(text.into_bytes()).to_value(),
+        dirent: Treeobj::val(text.into_bytes()).into(),
     }
 }
 
@@ -196,7 +196,7 @@ impl ExecService {
 
     fn respond(&self, cx: &mut Cx<'_, Wait>, id: u64, kind: &str, data: Value) {
         if let Some(job) = self.jobs.get(&id) {
-            job.answer.item(cx, &StartResponse { id, kind: kind.to_string(), data });
+            job.answer.give_item(cx, StartResponse { id, kind: kind.to_string(), data });
         }
     }
 

@@ -95,7 +95,7 @@ impl ExecService {
             flags: 0,
             ops: vec![append(cx, &key, &events)],
         };
-        cx.call::<Commit>(To::Rank(0), &request, Wait::Graft(id));
+        cx.hand::<Commit>(To::Rank(0), request, Wait::Graft(id));
         self.respond(cx, id, "finish", json!({ "status": status }));
     }
 }

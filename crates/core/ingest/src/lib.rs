@@ -67,7 +67,10 @@ pub enum Wait {
 /// A validated job on its way.
 #[derive(Debug)]
 struct Entry {
-    job: NewJob,
+    /// Its id, once it has one.
+    id: u64,
+    /// The job, until the manager has it.
+    job: Option<NewJob>,
     answer: Answer<Submit>,
 }
 
@@ -175,7 +178,7 @@ impl IngestService {
         self.requests += 1;
         match self.check(cx, request, answer.cred()) {
             Ok(job) => {
-                self.waiting.push(Entry { job, answer });
+                self.waiting.push(Entry { id: 0, job: Some(job), answer });
                 self.flush(cx);
             }
             Err(error) => {
@@ -347,11 +350,12 @@ impl IngestService {
     /// Gives a batch with its ids to the manager.
     fn hand_over(&mut self, cx: &mut Cx<'_, Wait>, batch: u64, ids: &[u64]) {
         let Some(entries) = self.batches.get_mut(&batch) else { return };
-        for (entry, id) in entries.iter_mut().zip(ids) {
-            entry.job.id = *id;
-        }
-        let jobs = entries.iter().map(|entry| entry.job.clone()).collect();
-        cx.call::<ManagerSubmit>(To::Rank(0), &SubmitBatch { jobs }, Wait::Batch(batch));
+        let jobs = entries.iter_mut().zip(ids).filter_map(|(entry, id)| {
+            entry.id = *id;
+            entry.job.take().map(|job| NewJob { id: *id, ..job })
+        });
+        let jobs = jobs.collect();
+        cx.hand::<ManagerSubmit>(To::Rank(0), SubmitBatch { jobs }, Wait::Batch(batch));
     }
 
     fn batch_done(&mut self, cx: &mut Cx<'_, Wait>, batch: u64, reply: &Reply) {
@@ -361,11 +365,11 @@ impl IngestService {
                 let refused: BTreeMap<u64, String> = response.errors.into_iter().collect();
                 let errnums: BTreeMap<u64, u32> = response.errnums.into_iter().collect();
                 for entry in entries {
-                    match refused.get(&entry.job.id) {
-                        None => entry.answer.ok(cx, &SubmitResponse { id: entry.job.id }),
+                    match refused.get(&entry.id) {
+                        None => entry.answer.ok(cx, &SubmitResponse { id: entry.id }),
                         Some(text) => {
                             self.errors += 1;
-                            let errno = errnums.get(&entry.job.id).map(|number| Errno(*number));
+                            let errno = errnums.get(&entry.id).map(|number| Errno(*number));
                             let errno = errno.unwrap_or(Errno::EINVAL);
                             entry.answer.err(cx, RpcError::new(errno, text.clone()));
                         }

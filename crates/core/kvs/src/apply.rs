@@ -8,7 +8,6 @@ use bytes::Bytes;
 use flux_api::kvs::{APPEND, Operation, PRUNE};
 use flux_model::blobref::{Blobref, HashAlg};
 use flux_model::treeobj::{Treeobj, key_names, normalize_key};
-use serde_json::Value;
 
 use crate::cache::Cache;
 use crate::dir::{Blob, Dir, Node};
@@ -97,13 +96,10 @@ pub(crate) fn check(ops: Vec<Operation>, guest: bool, hash: HashAlg) -> Result<V
             return Err(KvsError::Invalid("the root '.' cannot be written".into()));
         }
         let names = names_of(&key);
-        let object = match op.dirent {
-            Value::Null => None,
-            value => Some(
-                Treeobj::from_value(&value)
-                    .map_err(|error| KvsError::Protocol(format!("key '{key}': {error}")))?,
-            ),
-        };
+        let object = op
+            .dirent
+            .into_object()
+            .map_err(|error| KvsError::Protocol(format!("key '{key}': {error}")))?;
         if let Some(object) = &object
             && guest
         {

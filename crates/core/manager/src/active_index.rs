@@ -125,7 +125,7 @@ impl ActiveIndex {
             APPEND
         };
         self.anew = false;
-        let dirent = Treeobj::val(text.as_bytes()).to_value();
+        let dirent = Treeobj::val(text.into_bytes()).into();
         Some(Operation { key: KEY.to_string(), flags, dirent })
     }
 }
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     fn apply(value: &mut String, operation: &Operation) -> usize {
-        let Ok(Treeobj::Val(data)) = Treeobj::from_value(&operation.dirent) else { panic!() };
+        let Ok(Some(Treeobj::Val(data))) = operation.dirent.clone().into_object() else { panic!() };
         if operation.flags & APPEND == 0 {
             value.clear();
         }

@@ -11,7 +11,7 @@ use flux_api::sched::{
     ALLOC_ANNOTATE, ALLOC_CANCEL, ALLOC_DENY, ALLOC_SUCCESS, AllocCancel, AllocResponse, Cancel,
     Prioritize, Prioritize_,
 };
-use flux_api::{Call, RpcError};
+use flux_api::{Body, Call, RpcError};
 use flux_id::JobId;
 use flux_model::eventlog::Context;
 use flux_model::job_event::{JobState, merge_annotations};
@@ -298,15 +298,15 @@ impl JobManager {
     }
 
     /// A response to `sched.alloc`, matched by job id.
-    pub(crate) fn alloc_response(&mut self, cx: &mut Cx<'_, Wait>, message: &Message) {
-        if let Some(error) = RpcError::of(message) {
+    pub(crate) fn alloc_response(&mut self, cx: &mut Cx<'_, Wait>, mut message: Message) {
+        if let Some(error) = RpcError::of(&message) {
             if self.alloc.peer != Peer::Offline {
                 cx.log(Level::Err, format!("scheduler is lost: {error}"));
                 self.sched_lost(cx);
             }
             return;
         }
-        let response: AllocResponse = match message.json() {
+        let response = match AllocResponse::receive(&mut message) {
             Ok(response) => response,
             Err(error) => {
                 cx.log(Level::Err, format!("sched.alloc response: {error}"));

@@ -7,13 +7,12 @@ use flux_api::job::manager::{
     Memo, PostJobEvent_, QueueEnable_, QueueStart_, Raise, RaiseAll, Submit, SubmitErrors, Update,
     Urgency,
 };
-use flux_api::kvs::{APPEND, Commit, CommitRequest, Operation, PRIMARY, PRUNE};
+use flux_api::kvs::{APPEND, Commit, CommitRequest, Dirent, Operation, PRIMARY, PRUNE};
 use flux_api::{Answer, Empty, RpcError};
 use flux_id::JobId;
 use flux_model::treeobj::Treeobj;
 use flux_proto::Errno;
 use flux_svc::{Cx, Level, To};
-use serde_json::Value;
 
 use crate::active_index::ActiveIndex;
 use crate::pieces::pieces;
@@ -76,9 +75,9 @@ struct Batch {
     logs: BTreeMap<u64, String>,
     /// Logs that are complete: they replace the pieces they were written in.
     whole: BTreeMap<u64, String>,
-    puts: BTreeMap<String, Value>,
+    puts: BTreeMap<String, Dirent>,
     /// What follows a put of the same key.
-    more: BTreeMap<String, Vec<Value>>,
+    more: BTreeMap<String, Vec<Treeobj>>,
     after: Vec<After>,
     /// Somebody waits.
     urgent: bool,
@@ -119,23 +118,23 @@ impl Batch {
         let whole = self.whole.iter().map(|(id, text)| Operation {
             key: format!("{}.eventlog", JobId(*id).kvs()),
             flags: 0,
-            dirent: Treeobj::val(text.as_bytes()).to_value(),
+            dirent: Treeobj::val(text.as_bytes()).into(),
         });
         let appends = self.logs.iter().map(|(id, text)| Operation {
             key: format!("{}.eventlog", JobId(*id).kvs()),
             flags: APPEND,
-            dirent: Treeobj::val(text.as_bytes()).to_value(),
+            dirent: Treeobj::val(text.as_bytes()).into(),
         });
         let puts = self.puts.iter().map(|(key, value)| Operation {
             key: key.clone(),
-            flags: if value.is_null() { PRUNE } else { 0 },
+            flags: if *value == Dirent::Nothing { PRUNE } else { 0 },
             dirent: value.clone(),
         });
         let more = self.more.iter().flat_map(|(key, values)| {
-            let append = |value: &Value| Operation {
+            let append = |object: &Treeobj| Operation {
                 key: key.clone(),
                 flags: APPEND,
-                dirent: value.clone(),
+                dirent: object.clone().into(),
             };
             values.iter().map(append)
         });
@@ -184,7 +183,7 @@ impl Commits {
 
     /// Removes a key and what is below it.
     pub(crate) fn remove(&mut self, key: String) {
-        self.next.puts.insert(key, Value::Null);
+        self.next.puts.insert(key, Dirent::Nothing);
     }
 
     fn has_next(&self) -> bool {
@@ -195,19 +194,22 @@ impl Commits {
         self.next.urgent || !self.full.is_empty()
     }
 
-    /// Sets a key; null removes it.
-    pub(crate) fn put(&mut self, key: String, dirent: Value) {
-        self.next.bytes += dirent.get("data").and_then(Value::as_str).map_or(0, str::len);
+    /// Sets or removes a key.
+    pub(crate) fn put(&mut self, key: String, dirent: impl Into<Dirent>) {
+        let dirent = dirent.into();
+        if let Dirent::Object(Treeobj::Val(data)) = &dirent {
+            self.next.bytes += data.len();
+        }
         self.next.puts.insert(key, dirent);
     }
 
     /// Sets a key to a value that has much in common with others.
     pub(crate) fn put_pieces(&mut self, key: String, text: &str) {
-        let mut pieces = pieces(text).into_iter().map(|piece| Treeobj::val(piece).to_value());
+        let mut pieces = pieces(text).into_iter().map(Treeobj::val);
         self.next.bytes += text.len();
         let more = pieces.next().map(|first| {
-            self.next.puts.insert(key.clone(), first);
-            pieces.collect::<Vec<Value>>()
+            self.next.puts.insert(key.clone(), first.into());
+            pieces.collect::<Vec<Treeobj>>()
         });
         if let Some(more) = more.filter(|more| !more.is_empty()) {
             self.next.more.insert(key, more);
@@ -290,7 +292,7 @@ impl JobManager {
             return self.committed(cx, Ok(()));
         }
         let request = CommitRequest { namespace: PRIMARY.to_string(), flags: 0, ops };
-        cx.call::<Commit>(To::Any, &request, Wait::Commit);
+        cx.hand::<Commit>(To::Any, request, Wait::Commit);
     }
 
     /// A commit came back.

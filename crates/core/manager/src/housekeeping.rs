@@ -123,7 +123,7 @@ impl JobManager {
 
     fn hold(&mut self, id: u64, allocation: &Allocation) {
         let text = allocation.to_value().to_string();
-        self.commits.put(key(id), Treeobj::val(text).to_value());
+        self.commits.put(key(id), Treeobj::val(text));
     }
 
     /// What an earlier run held, as it is on record.
@@ -187,7 +187,7 @@ impl JobManager {
         allocation.free.insert_all(&done);
         let part = allocation.r.copy_ranks(&done).to_value().to_string();
         let text = allocation.to_value().to_string();
-        self.commits.put(key(id), Treeobj::val(text).to_value());
+        self.commits.put(key(id), Treeobj::val(text));
         self.send_free(cx, id, &part, false);
     }
 

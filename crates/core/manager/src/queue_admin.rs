@@ -22,7 +22,7 @@ impl JobManager {
             "queue": self.queues.save(),
         });
         let text = value.to_string();
-        self.commits.put(CHECKPOINT.to_string(), Treeobj::val(text.into_bytes()).to_value());
+        self.commits.put(CHECKPOINT.to_string(), Treeobj::val(text.into_bytes()));
     }
 
     /// `job-manager.queue-status`.

@@ -358,9 +358,9 @@ impl Service for JobManager {
             return cx.refuse_unknown(&message);
         }
         if message.topic() == "sched.alloc" {
-            self.alloc_response(cx, &message);
+            self.alloc_response(cx, message);
         } else if self.exec.topic().as_deref() == Some(message.topic()) {
-            self.start_response(cx, &message);
+            self.start_response(cx, message);
         } else {
             let text = format!("unexpected response to {}", message.topic());
             return cx.log(Level::Debug, text);

@@ -2,7 +2,7 @@
 
 use flux_api::job::exec::StartResponse;
 use flux_api::job::manager::ExecHello_;
-use flux_api::{Call, Empty, RpcError};
+use flux_api::{Body, Call, Empty, RpcError};
 use flux_id::JobId;
 use flux_model::job_event::{FLAG_DEBUG, JobState, JobStatus};
 use flux_proto::{Message, RouteId};
@@ -149,12 +149,12 @@ impl JobManager {
     }
 
     /// A response to a start request, matched by job id.
-    pub(crate) fn start_response(&mut self, cx: &mut Cx<'_, Wait>, message: &Message) {
-        if let Some(error) = RpcError::of(message) {
+    pub(crate) fn start_response(&mut self, cx: &mut Cx<'_, Wait>, mut message: Message) {
+        if let Some(error) = RpcError::of(&message) {
             cx.log(Level::Err, format!("execution service is lost: {error}"));
             return self.exec_lost(cx, "error response");
         }
-        let response: StartResponse = match message.json() {
+        let response = match StartResponse::receive(&mut message) {
             Ok(response) => response,
             Err(error) => {
                 cx.log(Level::Err, format!("{} response: {error}", message.topic()));

@@ -95,7 +95,7 @@ impl JobManager {
         self.commits.index.add(id);
         let dir = JobId(id).kvs();
         self.commits.put_pieces(format!("{dir}.J"), &new.j);
-        self.commits.put(format!("{dir}.jobspec"), Treeobj::val(job.jobspec.as_bytes()).to_value());
+        self.commits.put(format!("{dir}.jobspec"), Treeobj::val(job.jobspec.as_bytes()));
         self.dependencies.enter(&job);
         self.guests.enter(&job);
         if job.has_flag(FLAG_WAITABLE) {

@@ -106,7 +106,7 @@ impl ResourceService {
         let mut ops = Vec::new();
         if let Some(inventory) = batch.inventory.as_ref().filter(|_| stores_r) {
             let r = inventory.r.to_value().to_string();
-            let dirent = Treeobj::val(r).to_value();
+            let dirent = Treeobj::val(r).into();
             ops.push(Operation { key: "resource.R".to_string(), flags: 0, dirent });
         }
         let events = batch.events.iter().map(Event::encode);
@@ -117,7 +117,7 @@ impl ResourceService {
         } else {
             (APPEND, events.collect())
         };
-        let dirent = Treeobj::val(text).to_value();
+        let dirent = Treeobj::val(text).into();
         ops.push(Operation { key: "resource.eventlog".to_string(), flags, dirent });
         self.writer.flight = Some(batch);
         let request = CommitRequest { namespace: PRIMARY.to_string(), flags: 0, ops };

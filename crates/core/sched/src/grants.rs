@@ -98,11 +98,11 @@ impl SchedService {
         let ops = self.grants.flight.iter().map(|grant| Operation {
             key: format!("{}.R", JobId(grant.id).kvs()),
             flags: 0,
-            dirent: Treeobj::val(grant.r.to_string()).to_value(),
+            dirent: Treeobj::val(grant.r.to_string()).into(),
         });
         let request =
             CommitRequest { namespace: PRIMARY.to_string(), flags: 0, ops: ops.collect() };
-        cx.call::<Commit>(To::Any, &request, Wait::Commit);
+        cx.hand::<Commit>(To::Any, request, Wait::Commit);
     }
 
     /// A commit came back.
@@ -176,7 +176,7 @@ fn succeed(cx: &mut Cx<'_, Wait>, grant: Grant) {
         r.remove("scheduling");
     }
     let body = AllocResponse { annotations, r: Some(r), ..response(grant.id, ALLOC_SUCCESS, None) };
-    grant.job.answer.ok(cx, &body);
+    grant.job.answer.give(cx, body);
 }
 
 /// A response without annotations and R.

@@ -138,6 +138,11 @@ impl<W> Cx<'_, W> {
         self.request(to, rpc::request::<R>(body), wait)
     }
 
+    /// Like [`Cx::call`], with a body that need not become bytes where it stays within the broker.
+    pub fn hand<R: Rpc>(&mut self, to: To, body: R::Request, wait: W) -> Tag {
+        self.request(to, rpc::handed::<R>(body), wait)
+    }
+
     /// Like [`Cx::call`], with ETIMEDOUT in place of the response after `within_us`.
     pub fn call_within<R: Rpc>(
         &mut self,

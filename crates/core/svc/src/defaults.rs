@@ -35,7 +35,7 @@ pub fn ping(message: &Message, id: &RouteId, rank: u32) -> Message {
             body.insert("userid".into(), json!(message.cred.userid));
             body.insert("rolemask".into(), json!(message.cred.rolemask.0));
             body.insert("rank".into(), json!(rank));
-            let room = message.payload.as_ref().map_or(0, |text| text.len());
+            let room = message.bytes().map_or(0, |text| text.len());
             spaced_json(Message::response_to(message), &body, room + 256)
         }
         Err(error) => rpc::refusal(message, &error),

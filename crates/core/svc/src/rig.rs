@@ -153,7 +153,7 @@ impl<S: Service> Rig<S> {
         let message = self.responses.remove(at)?;
         Some(match RpcError::of(&message) {
             Some(error) => Err(error),
-            None if message.payload.is_none() => Ok(Value::Null),
+            None if !message.has_payload() => Ok(Value::Null),
             None => Ok(message.json().unwrap_or(Value::Null)),
         })
     }

@@ -179,7 +179,7 @@ impl Recorder {
             .map(|(log, text)| Operation {
                 key: log.key().to_string(),
                 flags: APPEND,
-                dirent: Treeobj::val(text.as_bytes()).to_value(),
+                dirent: Treeobj::val(text.as_bytes()).into(),
             })
             .collect();
         CommitRequest { namespace: self.namespace.clone(), flags: 0, ops }
@@ -255,7 +255,7 @@ mod tests {
     const LONG: Duration = Duration::from_millis(500);
 
     fn text(request: &CommitRequest) -> Vec<(String, String)> {
-        let op = |op: &Operation| match Treeobj::from_value(&op.dirent).unwrap() {
+        let op = |op: &Operation| match op.dirent.clone().into_object().unwrap().unwrap() {
             Treeobj::Val(data) => (op.key.clone(), String::from_utf8(data).unwrap()),
             other => panic!("{other:?}"),
         };

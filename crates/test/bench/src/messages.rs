@@ -49,7 +49,7 @@ pub(crate) fn put(client: &Client, number: u32) -> Pending<Commit> {
         ops: vec![Operation {
             key: format!("bench.{}.{}", number / 64 % 64, number % 64),
             flags: 0,
-            dirent: Treeobj::val(number.to_string()).to_value(),
+            dirent: Treeobj::val(number.to_string()).into(),
         }],
     };
     client.send::<Commit>(To::Any, &request)

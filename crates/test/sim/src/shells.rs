@@ -436,7 +436,7 @@ impl World {
             ops: vec![Operation {
                 key: "exec.eventlog".to_string(),
                 flags: APPEND,
-                dirent: Treeobj::val(text.into_bytes()).to_value(),
+                dirent: Treeobj::val(text.into_bytes()).into(),
             }],
         };
         self.call::<Commit>(caller, None, &request)

@@ -50,7 +50,7 @@ impl Trace {
         for route in &message.routes {
             self.bytes(route.as_bytes());
         }
-        if let Some(payload) = &message.payload {
+        if let Some(payload) = message.bytes() {
             self.bytes(payload);
         }
     }

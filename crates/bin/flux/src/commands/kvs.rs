@@ -249,7 +249,7 @@ fn bytes_of(key: &str, object: Treeobj) -> Result<Vec<u8>, Failure> {
 }
 
 fn operation(key: &str, flags: u32, object: Option<&Treeobj>) -> Operation {
-    let dirent = object.map_or(Value::Null, Treeobj::to_value);
+    let dirent = object.map_or(flux_api::kvs::Dirent::Nothing, |object| object.clone().into());
     Operation { key: key.to_owned(), flags, dirent }
 }
 

@@ -64,7 +64,7 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
         output::line(&root.to_string());
         return Ok(0);
     };
-    let dirent = Treeobj::Dirref(root).to_value();
+    let dirent = Treeobj::Dirref(root).into();
     let ops = vec![Operation { key: key.to_string(), flags: 0, dirent }];
     let request = CommitRequest { namespace: PRIMARY.to_string(), flags: 0, ops };
     client.call::<Commit>(To::Any, &request).map_err(|error| PROGRAM.about(key, &error))?;

@@ -79,7 +79,7 @@ impl Node {
             return self.refuse(&message, RpcError::new(Errno::ENOSYS, text));
         };
         message.set_topic(Some("console.rusage".into()));
-        if message.payload.is_none() {
+        if !message.has_payload() {
             message = message.with_json_text("{}");
         }
         message.cred = self.own_cred();

@@ -67,7 +67,7 @@ fn restore_hops(message: &mut Message, userid: u32) {
 
 /// EMSGSIZE for an event of a guest that is too large for all brokers.
 pub(crate) fn check_event(message: &Message) -> Result<(), RpcError> {
-    let len = message.payload.as_ref().map_or(0, |payload| payload.len());
+    let len = message.bytes().map_or(0, |payload| payload.len());
     if message.cred.is_owner() || (len <= EVENT && message.topic().len() <= NAME) {
         return Ok(());
     }
@@ -97,7 +97,7 @@ impl Node {
     /// Whether a request of a guest is within the other bounds.
     pub(crate) fn guest_asks(&mut self, id: ClientId, message: &Message) -> Result<(), RpcError> {
         let Some(client) = self.clients.get_mut(&id) else { return Ok(()) };
-        let len = message.payload.as_ref().map_or(0, |payload| payload.len());
+        let len = message.bytes().map_or(0, |payload| payload.len());
         let own = message.service().starts_with(&format!("{}-", message.cred.userid));
         if len > REQUEST && !own && !may_be_large(message.topic()) {
             let text =

@@ -86,7 +86,7 @@ fn line(message: &Message, at: f64, sent: bool, full: bool) -> TraceLine {
         name: None,
         kind: message.kind.bit().into(),
         topic: topic_of(message),
-        payload_size: message.payload.as_ref().map_or(0, |payload| payload.len() as u64),
+        payload_size: message.bytes().map_or(0, |payload| payload.len() as u64),
         payload,
         errnum,
         errstr: (errnum != 0).then(|| Errno(errnum).text().to_string()),

@@ -158,7 +158,7 @@ impl StateMachineService {
             ops: vec![Operation {
                 key: KEY.to_string(),
                 flags: APPEND,
-                dirent: Treeobj::val(event.encode().into_bytes()).to_value(),
+                dirent: Treeobj::val(event.encode().into_bytes()).into(),
             }],
         };
         cx.call::<Commit>(To::Rank(0), &request, Wait::Startlog(step));

@@ -189,7 +189,7 @@ impl Run {
                 .map(|key| Operation {
                     key,
                     flags: 0,
-                    dirent: Treeobj::val(value.to_string().into_bytes()).to_value(),
+                    dirent: Treeobj::val(value.to_string().into_bytes()).into(),
                 })
                 .to_vec(),
         };
@@ -313,7 +313,7 @@ impl Run {
                     ops: vec![Operation {
                         key: Self::key(0),
                         flags: 0,
-                        dirent: Treeobj::val(b"0".to_vec()).to_value(),
+                        dirent: Treeobj::val(b"0".to_vec()).into(),
                     }],
                 };
                 ("kvs.commit", self.world.call::<Commit>(caller, None, &request))

@@ -153,7 +153,7 @@ fn a_killed_leader_of_512_finds_everything_as_it_was() {
         ops: vec![Operation {
             key: "acknowledged".to_string(),
             flags: 0,
-            dirent: Treeobj::val("yes").to_value(),
+            dirent: Treeobj::val("yes").into(),
         }],
     };
     script.ask::<Commit>(&commit);

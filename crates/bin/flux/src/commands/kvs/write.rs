@@ -5,7 +5,6 @@ use std::io::Read;
 use clap::ArgMatches;
 use flux_api::kvs::{self, Operation, RootResponse};
 use flux_model::treeobj::Treeobj;
-use serde_json::Value;
 
 use super::{PROGRAM, Store, about, dirref, is_missing, operation};
 use crate::{
@@ -125,8 +124,8 @@ pub(super) fn copy(store: &Store, matches: &ArgMatches, and_remove: bool) -> Res
     let destination = text(matches, "destination").unwrap_or_default();
     let found = from.lookup(source, kvs::TREEOBJ, None);
     let object = found.map_err(|error| about(source, &error))?;
-    let put = Operation { key: destination.to_owned(), flags: 0, dirent: object };
-    let remove = Operation { key: source.to_owned(), flags: 0, dirent: Value::Null };
+    let put = Operation { key: destination.to_owned(), flags: 0, dirent: object.into() };
+    let remove = Operation { key: source.to_owned(), flags: 0, dirent: kvs::Dirent::Nothing };
     if and_remove && from.namespace == to.namespace {
         // In one transaction the key is never in both places, nor in none. What is put last wins,
         // so that a key moved to itself stays.
