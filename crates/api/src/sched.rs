@@ -42,9 +42,12 @@ bodies! {
         /// Merged into the job's annotations.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub annotations: Option<Value>,
-        /// What was allocated; committed to the KVS already.
+        /// What was allocated; committed to the KVS already, unless `store` says otherwise.
         #[serde(default, rename = "R", skip_serializing_if = "Option::is_none")]
         pub r: Option<Value>,
+        /// R is not in the KVS: who asked stores it, with the `alloc` event. Of this implementation.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        pub store: bool,
     }
 
     /// Body of `sched.free`.

@@ -15,6 +15,7 @@ use flux_api::{Body, Call, RpcError};
 use flux_id::JobId;
 use flux_model::eventlog::Context;
 use flux_model::job_event::{JobState, merge_annotations};
+use flux_model::treeobj::Treeobj;
 use flux_proto::{Errno, Message, RouteId};
 use flux_svc::{Cx, Level, To};
 use serde_json::{Value, json};
@@ -47,6 +48,8 @@ pub struct Alloc {
     canceling: usize,
     /// What was freed between hello and ready, as ready-made requests.
     frees: Vec<Message>,
+    /// A scheduler that is told once R of every job is durable.
+    greeting: Option<Call<SchedHello_>>,
 }
 
 impl Alloc {
@@ -201,9 +204,34 @@ impl JobManager {
         }
     }
 
-    /// The scheduler asks which jobs hold resources.
+    /// The scheduler asks which jobs hold resources. It will look for R of each, so that it is told
+    /// when that is there.
     pub(crate) fn sched_hello(&mut self, cx: &mut Cx<'_, Wait>, call: Call<SchedHello_>) {
         self.sched_lost(cx);
+        if !self.jobs.values().any(|job| job.r_pending) {
+            return self.greet(cx, call);
+        }
+        if let Some(older) = self.alloc.greeting.replace(call) {
+            older.answer.err(cx, RpcError::new(Errno::ECANCELED, "another scheduler says hello"));
+        }
+        self.commits.after(After::Greeting);
+    }
+
+    /// Everything that was recorded before a scheduler said hello is durable.
+    pub(crate) fn greet_waiting(&mut self, cx: &mut Cx<'_, Wait>) {
+        if let Some(call) = self.alloc.greeting.take() {
+            self.greet(cx, call);
+        }
+    }
+
+    /// The scheduler need not wait for an answer.
+    pub(crate) fn refuse_greeting(&mut self, cx: &mut Cx<'_, Wait>, error: &RpcError) {
+        if let Some(call) = self.alloc.greeting.take() {
+            call.answer.err(cx, error.clone());
+        }
+    }
+
+    fn greet(&mut self, cx: &mut Cx<'_, Wait>, call: Call<SchedHello_>) {
         for job in self.jobs.values() {
             if job.status.has_resources && !job.status.alloc_bypass {
                 let item = SchedHelloJob {
@@ -254,6 +282,9 @@ impl JobManager {
 
     /// A client went away: perhaps the scheduler.
     pub(crate) fn sched_disconnect(&mut self, cx: &mut Cx<'_, Wait>, client: Option<&RouteId>) {
+        if let Some(call) = self.alloc.greeting.take_if(|call| call.answer.client() == client) {
+            call.answer.forget();
+        }
         let (Peer::Hello(known) | Peer::Ready(known, _)) = &self.alloc.peer else { return };
         if known.as_ref() == client {
             cx.log(Level::Info, "scheduler disconnected");
@@ -375,8 +406,12 @@ impl JobManager {
             let text = "scheduler allocated resources without saying which";
             return self.raise(cx, id, 0, "alloc", text, None);
         };
-        r.shift_remove("scheduling");
-        let r = Value::Object(r).to_string();
+        let whole = Value::Object(r.clone()).to_string();
+        let r = match r.shift_remove("scheduling") {
+            // For those who schedule within the job only; they read it in the KVS.
+            Some(_) => Value::Object(r).to_string(),
+            None => whole.clone(),
+        };
         let Some(job) = self.jobs.get_mut(&id) else { return };
         if job.state() != JobState::Sched
             || job.priority() == 0
@@ -398,6 +433,10 @@ impl JobManager {
         } else {
             json!({ "annotations": annotations })
         };
+        if response.store {
+            job.r_pending = true;
+            self.commits.put(format!("{}.R", JobId(id).kvs()), Treeobj::val(whole));
+        }
         self.post(cx, id, "alloc", data);
         self.commits.after(After::Allocated(id));
     }

@@ -49,6 +49,8 @@ pub(crate) enum After {
     Post(Answer<PostJobEvent_>),
     /// These jobs are out of the KVS: what follows of a purge.
     Purged(Vec<u64>, Asker),
+    /// A scheduler has said hello.
+    Greeting,
 }
 
 impl After {
@@ -65,7 +67,7 @@ impl After {
             Self::QueueStart(answer) => answer.err(cx, error.clone()),
             Self::Post(answer) => answer.err(cx, error.clone()),
             Self::Purged(_, asker) => asker.answer(cx, Err(error.clone())),
-            Self::Allocated(_) | Self::Retire(_) => {}
+            Self::Allocated(_) | Self::Retire(_) | Self::Greeting => {}
         }
     }
 }
@@ -374,6 +376,7 @@ impl JobManager {
             for after in std::mem::take(&mut self.commits.next.after) {
                 after.refuse(cx, &error);
             }
+            self.refuse_greeting(cx, &error);
         } else if !self.commits.is_idle() || self.commits.index.is_pending() {
             return;
         }
@@ -395,10 +398,12 @@ impl JobManager {
             After::Allocated(id) => {
                 if let Some(job) = self.jobs.get_mut(&id) {
                     job.alloc_durable = true;
+                    job.r_pending = false;
                     self.touch(id);
                 }
             }
             After::Retire(id) => self.retire(cx, id),
+            After::Greeting => self.greet_waiting(cx),
             After::Urgency(answer, old_urgency) => {
                 answer.ok(cx, &flux_api::job::manager::UrgencyResponse { old_urgency });
             }

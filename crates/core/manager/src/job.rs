@@ -59,6 +59,8 @@ pub struct Job {
     pub archived: bool,
     /// Its `alloc` event is durable.
     pub alloc_durable: bool,
+    /// R is to be durable with that event.
+    pub r_pending: bool,
     /// Request for resources.
     pub alloc: AllocState,
     /// Request to start.
@@ -84,6 +86,7 @@ impl Job {
             entered: false,
             archived: false,
             alloc_durable: false,
+            r_pending: false,
             alloc: AllocState::Idle,
             start: StartState::Idle,
             replayed: false,

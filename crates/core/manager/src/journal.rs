@@ -4,6 +4,7 @@
 //! logs are not kept here, then active jobs, then a sentinel. From then on every event as it comes.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
 
 use flux_api::archive::{ArchiveIds_, ArchiveIdsRequest};
 use flux_api::job::manager::{Journal as JournalRpc, JournalCancel};
@@ -98,6 +99,17 @@ struct Listener {
     allow: Option<BTreeSet<String>>,
     deny: Option<BTreeSet<String>>,
     backlog: Option<Backlog>,
+    /// What is to be said next.
+    gathered: Option<Gathered>,
+}
+
+/// Events of one job that follow each other: one response tells them.
+#[derive(Debug)]
+struct Gathered {
+    id: u64,
+    events: String,
+    jobspec: Option<Rc<str>>,
+    r: Option<Rc<str>>,
 }
 
 impl Listener {
@@ -108,6 +120,31 @@ impl Listener {
 
     fn send(&self, out: &mut impl Outbox, text: &str) {
         out.send(Message::response_to(self.answer.head()).with_json_text(text));
+    }
+
+    /// Takes an event of a job; what was gathered of another job goes first.
+    fn gather(&mut self, out: &mut impl Outbox, job: &Job, name: &str, line: &str) {
+        if self.gathered.as_ref().is_some_and(|gathered| gathered.id != job.id) {
+            self.flush(out);
+        }
+        let empty = || Gathered { id: job.id, events: String::new(), jobspec: None, r: None };
+        let gathered = self.gathered.get_or_insert_with(empty);
+        if !gathered.events.is_empty() {
+            gathered.events.push(',');
+        }
+        gathered.events.push_str(line.trim_end());
+        match name {
+            "submit" => gathered.jobspec = Some(job.jobspec.clone()),
+            "alloc" => gathered.r.clone_from(&job.r),
+            _ => {}
+        }
+    }
+
+    /// Says what was gathered.
+    fn flush(&mut self, out: &mut impl Outbox) {
+        if let Some(Gathered { id, events, jobspec, r }) = self.gathered.take() {
+            self.send(out, &response(id, &events, jobspec.as_deref(), r.as_deref()));
+        }
     }
 
     /// Sends the log of one job.
@@ -161,21 +198,20 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Tells an event of an active job to everybody who has the past already.
+    /// An event of an active job, for everybody who has the past already: told with what follows
+    /// at once, at the end of the input.
     pub(crate) fn event(&mut self, out: &mut impl Outbox, job: &Job, name: &str, line: &str) {
         self.events += 1;
-        let mut text: Option<String> = None;
-        for listener in self.listeners.values() {
-            if listener.backlog.is_some() || !listener.takes(name) {
-                continue;
+        for listener in self.listeners.values_mut() {
+            if listener.backlog.is_none() && listener.takes(name) {
+                listener.gather(out, job, name, line);
             }
-            let text = text.get_or_insert_with(|| {
-                let jobspec = (name == "submit").then_some(&*job.jobspec);
-                let r = if name == "alloc" { job.r.as_deref() } else { None };
-                response(job.id, line.trim_end(), jobspec, r)
-            });
-            listener.send(out, text);
         }
+    }
+
+    /// Ends an input: tells what was gathered.
+    pub(crate) fn flush(&mut self, out: &mut impl Outbox) {
+        self.listeners.values_mut().for_each(|listener| listener.flush(out));
     }
 
     /// A job moved from the active ones to the finished ones while listeners read the past.
@@ -230,7 +266,8 @@ impl JobManager {
         let backlog = Some(Backlog { todo, full, above, seen, ..Backlog::default() });
         let id = self.journal.next;
         self.journal.next += 1;
-        self.journal.listeners.insert(id, Listener { answer: call.answer, allow, deny, backlog });
+        let listener = Listener { answer: call.answer, allow, deny, backlog, gathered: None };
+        self.journal.listeners.insert(id, listener);
         self.journal_work(cx);
     }
 
@@ -359,7 +396,8 @@ impl JobManager {
             .map(|(key, _)| *key)
             .collect();
         for key in gone {
-            if let Some(listener) = self.journal.listeners.remove(&key) {
+            if let Some(mut listener) = self.journal.listeners.remove(&key) {
+                listener.flush(cx);
                 listener.answer.end(cx);
             }
         }

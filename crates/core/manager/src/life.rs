@@ -104,6 +104,7 @@ impl JobManager {
             self.send_allocs(cx);
             self.flush(cx);
             if self.touched.is_empty() && self.touched_names.is_empty() {
+                self.journal.flush(cx);
                 self.answer_idle(cx);
                 return self.drained_if_idle(cx);
             }

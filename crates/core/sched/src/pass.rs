@@ -74,7 +74,6 @@ impl SchedService {
         let blocked: Vec<u64> = self.outlook.blocked.iter().map(|b| b.turn.1).collect();
         self.outlook.known.retain(|id, _| blocked.contains(id));
         self.outlook.settled = true;
-        self.send_grants(cx);
         self.plan_annotations(cx);
     }
 
@@ -92,7 +91,6 @@ impl SchedService {
         }
         if self.settings.policy == Policy::Easy {
             self.attempt(cx, turn, mask);
-            self.send_grants(cx);
         }
         self.plan_annotations(cx);
     }

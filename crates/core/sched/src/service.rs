@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 use crate::config::SchedSettings;
 use crate::demand::{self, Demand, DemandError};
-use crate::grants::{Grants, response};
+use crate::grants::response;
 use crate::hello::{HelloState, Phase};
 use crate::pass::Outlook;
 use crate::pool::Pool;
@@ -44,10 +44,6 @@ pub enum Wait {
     JobR(u64, Idset),
     /// Word that requests may come.
     Ready,
-    /// Word that R of jobs is durable.
-    Commit,
-    /// To place jobs again after a failed commit.
-    Retry,
     /// To tell waiting jobs why they wait.
     Tell,
 }
@@ -65,7 +61,6 @@ pub struct SchedService {
     pub(crate) queue: Queue,
     pub(crate) running: Running,
     pub(crate) outlook: Outlook,
-    pub(crate) grants: Grants,
     pub(crate) hello: HelloState,
     pub(crate) status: Option<SchedStatus>,
     /// A round of annotations is planned.
@@ -90,7 +85,7 @@ impl SchedService {
 
     /// Whether decisions may be made now.
     pub(crate) fn can_place(&self) -> bool {
-        self.phase == Phase::Ready && !self.grants.backoff
+        self.phase == Phase::Ready
     }
 
     fn alloc(&mut self, cx: &mut Cx<'_, Wait>, request: AllocRequest, answer: Answer<Alloc>) {
@@ -212,11 +207,8 @@ impl SchedService {
             if self.outlook.blocked.iter().any(|blocked| blocked.turn.1 == id) {
                 self.pass(cx);
             }
-        } else if let Some(job) = self.revoke(id) {
-            job.answer.ok(cx, &response(id, ALLOC_CANCEL, None));
-            self.pass(cx);
         }
-        // What is being stored already is answered with SUCCESS, and given back by the manager.
+        // What has been answered with SUCCESS meanwhile is given back by the manager.
     }
 
     /// Resources went for good: denies what can no longer be met.
@@ -287,7 +279,6 @@ impl SchedService {
         for (_, job) in self.queue.take_all() {
             job.answer.forget();
         }
-        self.abandon_grants();
         self.running = Running::default();
         self.pool = {
             let mut pool = Pool::new(self.pool.set().clone()).with_graph(self.pool.graph());
@@ -354,8 +345,7 @@ impl Service for SchedService {
             Wait::Hello => self.helloed(cx, &reply),
             Wait::JobR(id, free) => self.job_r(cx, id, &free, &reply),
             Wait::Ready => self.announced(cx, &reply),
-            Wait::Commit => self.committed(cx, reply.result.map(drop)),
-            Wait::Again | Wait::HelloAgain | Wait::Retry | Wait::Tell => {}
+            Wait::Again | Wait::HelloAgain | Wait::Tell => {}
         }
     }
 
@@ -363,12 +353,8 @@ impl Service for SchedService {
         match wait {
             Wait::Again => self.acquire(cx),
             Wait::HelloAgain => self.hello_again(cx),
-            Wait::Retry => {
-                self.grants.backoff = false;
-                self.pass(cx);
-            }
             Wait::Tell => self.tell(cx),
-            Wait::Acquire | Wait::Hello | Wait::JobR(..) | Wait::Ready | Wait::Commit => {}
+            Wait::Acquire | Wait::Hello | Wait::JobR(..) | Wait::Ready => {}
         }
     }
 
@@ -406,7 +392,7 @@ impl Service for SchedService {
     fn on_drain(&mut self, cx: &mut Cx<'_, Wait>) {
         self.phase = Phase::Stopped;
         // Whoever waits hears from the broker that the scheduler is gone.
-        let waiting: Vec<_> = self.queue.take().chain(self.grants.take()).collect();
+        let waiting: Vec<_> = self.queue.take().collect();
         waiting.into_iter().for_each(|job| job.answer.forget());
         std::mem::take(&mut self.checks).into_iter().for_each(|call| call.answer.forget());
         cx.drained();
@@ -417,7 +403,6 @@ impl Service for SchedService {
             "pending_jobs": self.queue.len(),
             "running_jobs": self.running.len(),
             "nodes_examined": self.pool.examined,
-            "idle": self.grants.is_idle(),
             "policy": self.settings.policy.name(),
             "queue-depth": self.settings.queue_depth,
         }))

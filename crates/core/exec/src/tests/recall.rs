@@ -22,7 +22,8 @@ fn log(names: &[(&str, Value)]) -> Value {
 
 fn names_of(commit: &Message) -> Vec<String> {
     let body = commit.json::<CommitView>().unwrap();
-    let Ok(Treeobj::Val(text)) = Treeobj::from_value(&body.ops[0].dirent) else { panic!() };
+    let object = body.ops[0].dirent.clone().into_object();
+    let Ok(Some(Treeobj::Val(text))) = object else { panic!() };
     let text = String::from_utf8(text.to_vec()).unwrap();
     text.lines().map(|line| Event::decode(line).unwrap().name).collect()
 }

@@ -16,7 +16,7 @@ fn signal(rig: &mut Rig<ExecService>, n: u64, signum: i32) -> u32 {
 fn recorded(rig: &mut Rig<ExecService>, n: u64) {
     let commit = rig.expect("kvs.commit");
     let data = commit.json::<CommitView>().unwrap().ops.remove(0).dirent;
-    let Ok(Treeobj::Val(text)) = Treeobj::from_value(&data) else { panic!("{data}") };
+    let Ok(Some(Treeobj::Val(text))) = data.into_object() else { panic!() };
     let text = String::from_utf8(text).unwrap();
     assert!(text.contains("\"signal\"") && text.contains(&n.to_string()), "{text}");
     rig.reply(&commit, json!({"rootref": "sha1-0", "rootseq": 1}));

@@ -3,7 +3,7 @@
 use flux_proto::Errno;
 use serde_json::{Value, json};
 
-use super::bench::{Bench, jobspec};
+use super::bench::{Bench, jobspec, r};
 use crate::commits::RETRY_US;
 
 const FULL: &str = "job submission is disabled: cannot store job events: No space left on device";
@@ -102,5 +102,28 @@ fn a_refused_job_is_taken_back_from_the_journal() {
     assert_eq!(names.last(), Some(&Value::from("invalidate")));
     bench.rig.drain();
     bench.rig.response(journal).unwrap_err();
+    bench.finish();
+}
+
+#[test]
+fn resources_are_stored_with_the_event_that_tells_of_them() {
+    let mut bench = Bench::online();
+    bench.submit(1);
+    let alloc = bench.expect_alloc(1);
+    bench.hold_commits = true;
+    let mut whole = r();
+    whole["scheduling"] = json!({"graph": {}});
+    bench.answer(&alloc, json!({"id": 1, "type": 0, "R": whole, "store": true}));
+    assert_eq!(bench.stuck.len(), 1);
+    // A scheduler that comes now would look for R: it hears of the job when that is there.
+    let hello = bench.rig.stream("job-manager.sched-hello", json!({}));
+    assert!(bench.rig.try_response(hello).is_none());
+    bench.release_commits();
+    assert_eq!(bench.rig.response(hello).unwrap()["id"], 1);
+    assert_eq!(bench.rig.response(hello).unwrap_err().errno, Errno::ENODATA);
+    assert!(bench.log(1).contains("alloc"));
+    assert_eq!(bench.store["job.0000.0000.0000.0001.R"], whole.to_string());
+    let (_, start) = bench.expect("job-exec.start");
+    assert_eq!(start["R"], r());
     bench.finish();
 }

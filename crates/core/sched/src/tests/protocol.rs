@@ -51,49 +51,21 @@ fn silent(rig: &mut Bench, topic: &str, body: &Value) {
     rig.deliver(message);
 }
 
-/// Lets the commit that is due succeed; its keys.
-fn commit(rig: &mut Bench) -> Vec<String> {
-    let commit = rig.expect("kvs.commit");
-    let body: Value = commit.json().unwrap();
-    rig.reply(&commit, json!({"rootref": "x", "rootseq": 1}));
-    let ops = body["ops"].as_array().unwrap().clone();
-    ops.iter().map(|op| op["key"].as_str().unwrap().to_string()).collect()
-}
-
 #[test]
-fn success_comes_after_r_is_durable_and_decisions_gather_behind_a_commit() {
+fn success_comes_with_r_which_is_for_the_manager_to_store() {
     let (mut rig, _) = ready(r(2, 2, 0), "0-1");
     let one = alloc(&mut rig, 1, 16, slots(1, 1, 60.0));
     let two = alloc(&mut rig, 2, 16, slots(1, 1, 0.0));
-    let three = alloc(&mut rig, 3, 16, slots(1, 1, 0.0));
-    assert!(rig.responses.is_empty());
-    assert_eq!(commit(&mut rig), ["job.0000.0000.0000.0001.R"]);
+    assert!(rig.requests.is_empty());
     let body = rig.response(one).unwrap();
-    assert_eq!(body["type"], 0);
+    assert_eq!((&body["type"], &body["store"]), (&json!(0), &json!(true)));
     assert_eq!(body["annotations"], json!({"sched": {"resource_summary": "rank0/core0"}}));
     assert_eq!(body["R"]["execution"]["nslots"], 1);
     assert_eq!(body["R"]["execution"]["starttime"], 1_700_000_000.0);
     assert_eq!(body["R"]["execution"]["expiration"], 1_700_000_060.0);
-    assert_eq!(commit(&mut rig).len(), 2);
     let body = rig.response(two).unwrap();
     assert_eq!(body["annotations"]["sched"]["resource_summary"], "rank1/core0");
     assert_eq!(body["R"]["execution"]["expiration"], 0.0);
-    assert_eq!(rig.response(three).unwrap()["id"], 3);
-    rig.finish();
-}
-
-#[test]
-fn a_failed_commit_gives_resources_back_and_is_tried_again_later() {
-    let (mut rig, _) = ready(r(1, 1, 0), "0");
-    let one = alloc(&mut rig, 1, 16, slots(1, 1, 0.0));
-    let failing = rig.expect("kvs.commit");
-    rig.fail(&failing, Errno::ENOSPC);
-    assert!(rig.responses.is_empty());
-    let status = rig.request("sched.resource-status", json!({}));
-    assert_eq!(rig.response(status).unwrap()["allocated"]["execution"]["R_lite"], json!([]));
-    rig.advance(1_000_000);
-    commit(&mut rig);
-    assert_eq!(rig.response(one).unwrap()["type"], 0);
     rig.finish();
 }
 
@@ -101,7 +73,6 @@ fn a_failed_commit_gives_resources_back_and_is_tried_again_later() {
 fn a_free_lets_the_next_job_run_and_part_of_r_can_come_first() {
     let (mut rig, _) = ready(r(2, 1, 0), "0-1");
     let one = alloc(&mut rig, 1, 16, nodes(json!(2), 1, 1, false, 0.0));
-    commit(&mut rig);
     let got = rig.response(one).unwrap();
     assert_eq!(got["annotations"]["sched"]["resource_summary"], "rank[0-1]/core0");
     let two = alloc(&mut rig, 2, 16, slots(1, 1, 0.0));
@@ -110,15 +81,13 @@ fn a_free_lets_the_next_job_run_and_part_of_r_can_come_first() {
     part["execution"]["R_lite"][0]["rank"] = "1".into();
     part["execution"]["nodelist"] = json!(["n1"]);
     free(&mut rig, 1, &part, false);
-    let logged = |rig: &Rig<SchedService>| rig.logs.last().unwrap().1.clone();
+    let said = |rig: &Bench, text: &str| rig.logs.iter().any(|(_, line)| line == text);
     assert!(rig.logs.iter().any(|(_, text)| text.ends_with(": rank1/core0")), "{:?}", rig.logs);
-    commit(&mut rig);
     let body = rig.response(two).unwrap();
     assert_eq!(body["annotations"]["sched"]["resource_summary"], "rank1/core0");
     let three = alloc(&mut rig, 3, 16, slots(1, 1, 0.0));
     free(&mut rig, 1, &r(1, 1, 0), true);
-    assert_eq!(logged(&rig), "free: ƒ2: rank0/core0 (final)");
-    commit(&mut rig);
+    assert!(said(&rig, "free: ƒ2: rank0/core0 (final)"));
     assert_eq!(rig.response(three).unwrap()["type"], 0);
     rig.finish();
 }
@@ -187,7 +156,6 @@ fn only_nodes_that_are_up_are_used_and_those_that_are_gone_do_not_count() {
     let two = alloc(&mut rig, 2, 16, slots(2, 1, 0.0));
     assert!(rig.requests.is_empty());
     rig.reply(&acquire, json!({"up": "1"}));
-    commit(&mut rig);
     let body = rig.response(one).unwrap();
     assert_eq!(body["annotations"]["sched"]["resource_summary"], "rank1/core0");
     rig.reply(&acquire, json!({"down": "1", "shrink": "1"}));
@@ -201,7 +169,6 @@ fn only_nodes_that_are_up_are_used_and_those_that_are_gone_do_not_count() {
 fn priority_decides_then_age_and_it_can_change() {
     let (mut rig, _) = ready(r(1, 1, 0), "0");
     let one = alloc(&mut rig, 1, 16, slots(1, 1, 0.0));
-    commit(&mut rig);
     rig.response(one).unwrap();
     let two = alloc(&mut rig, 2, 16, slots(1, 1, 0.0));
     let three = alloc(&mut rig, 3, 20, slots(1, 1, 0.0));
@@ -209,7 +176,6 @@ fn priority_decides_then_age_and_it_can_change() {
     silent(&mut rig, "sched.prioritize", &json!({"jobs": [[4, 30], [99, 1]]}));
     for (before, next) in [(1, four), (4, three), (3, two)] {
         free(&mut rig, before, &json!({}), true);
-        commit(&mut rig);
         assert_eq!(rig.response(next).unwrap()["type"], 0);
     }
     rig.finish();
@@ -219,14 +185,12 @@ fn priority_decides_then_age_and_it_can_change() {
 fn a_job_that_ends_in_time_may_pass_the_head_and_no_other_may() {
     let (mut rig, _) = ready(r(2, 1, 0), "0-1");
     let one = alloc(&mut rig, 1, 16, slots(1, 1, 100.0));
-    commit(&mut rig);
     rig.response(one).unwrap();
     let head = alloc(&mut rig, 2, 16, nodes(json!(2), 1, 1, false, 10.0));
     let long = alloc(&mut rig, 3, 16, slots(1, 1, 101.0));
     let endless = alloc(&mut rig, 4, 16, slots(1, 1, 0.0));
     assert!(rig.requests.is_empty());
     let short = alloc(&mut rig, 5, 16, slots(1, 1, 100.0));
-    commit(&mut rig);
     let body = rig.response(short).unwrap();
     assert_eq!(body["annotations"]["sched"]["backfill"], "ƒ3");
     rig.advance(1_000_000);
@@ -241,7 +205,6 @@ fn a_job_that_ends_in_time_may_pass_the_head_and_no_other_may() {
     rig.response(endless).unwrap();
     free(&mut rig, 1, &json!({}), true);
     free(&mut rig, 5, &json!({}), true);
-    commit(&mut rig);
     let body = rig.response(head).unwrap();
     assert_eq!(body["type"], 0);
     assert_eq!(body["annotations"]["sched"]["t_estimate"], Value::Null);
@@ -258,14 +221,12 @@ fn with_fifo_nobody_passes_the_head() {
     let config = json!({"sched": {"policy": "fifo"}}).as_object().unwrap().clone();
     let (mut rig, _) = with_config(r(2, 1, 0), "0-1", &config);
     let one = alloc(&mut rig, 1, 16, slots(1, 1, 100.0));
-    commit(&mut rig);
     rig.response(one).unwrap();
     let head = alloc(&mut rig, 2, 16, nodes(json!(2), 1, 1, false, 10.0));
     let short = alloc(&mut rig, 3, 16, slots(1, 1, 1.0));
     assert!(rig.requests.is_empty());
     silent(&mut rig, "sched.cancel", &json!({"id": 2}));
     rig.response(head).unwrap();
-    commit(&mut rig);
     rig.response(short).unwrap();
     rig.finish();
 }
@@ -281,11 +242,9 @@ fn jobs_on_other_nodes_do_not_wait_for_the_head() {
         spec
     };
     let one = alloc(&mut rig, 1, 16, on("batch"));
-    commit(&mut rig);
     assert_eq!(rig.response(one).unwrap()["R"]["execution"]["properties"], json!({"batch": "0"}));
     let two = alloc(&mut rig, 2, 16, on("batch"));
     let three = alloc(&mut rig, 3, 16, on("debug"));
-    commit(&mut rig);
     assert_eq!(
         rig.response(three).unwrap()["annotations"]["sched"]["resource_summary"],
         "rank1/core0"
@@ -334,7 +293,6 @@ fn running_jobs_are_entered_from_the_kvs_and_one_that_clashes_is_told() {
 fn the_end_of_a_running_job_can_be_moved() {
     let (mut rig, _) = ready(r(1, 1, 0), "0");
     let one = alloc(&mut rig, 1, 16, slots(1, 1, 10.0));
-    commit(&mut rig);
     rig.response(one).unwrap();
     let set = rig.request("sched.expiration", json!({"id": 1, "expiration": 1_700_000_500.0}));
     assert_eq!(rig.response(set), Ok(Value::Null));
@@ -357,21 +315,21 @@ fn losing_the_resources_means_hello_again_and_requests_meanwhile_fail() {
 }
 
 #[test]
-fn a_withdrawn_decision_that_is_not_being_stored_gives_its_resources_back() {
-    let (mut rig, _) = ready(r(2, 1, 0), "0-1");
+fn what_was_granted_before_it_was_withdrawn_is_given_back_by_who_asked() {
+    let (mut rig, _) = ready(r(1, 1, 0), "0");
     let one = alloc(&mut rig, 1, 16, slots(1, 1, 0.0));
     let two = alloc(&mut rig, 2, 16, slots(1, 1, 0.0));
     silent(&mut rig, "sched.cancel", &json!({"id": 2}));
     assert_eq!(rig.response(two).unwrap(), json!({"id": 2, "type": 3}));
-    // The first is on its way to the disk: it is answered with SUCCESS.
     silent(&mut rig, "sched.cancel", &json!({"id": 1}));
-    commit(&mut rig);
     assert_eq!(rig.response(one).unwrap()["type"], 0);
-    let status = rig.request("sched.resource-status", json!({}));
-    assert_eq!(
-        rig.response(status).unwrap()["allocated"]["execution"]["R_lite"],
-        json!([{"rank": "0", "children": {"core": "0"}}])
-    );
+    let allocated = |rig: &mut Bench| {
+        let status = rig.request("sched.resource-status", json!({}));
+        rig.response(status).unwrap()["allocated"]["execution"]["R_lite"].clone()
+    };
+    assert_eq!(allocated(&mut rig), json!([{"rank": "0", "children": {"core": "0"}}]));
+    free(&mut rig, 1, &Value::Null, true);
+    assert_eq!(allocated(&mut rig), json!([]));
     rig.finish();
 }
 
@@ -383,14 +341,9 @@ fn a_cluster_of_sixteen_thousand_nodes_stays_quick_with_a_long_queue() {
     let mut answered = 0;
     for id in 1..=jobs {
         alloc(&mut rig, id, 16, slots(1, 1, 60.0));
-        answered += rig.responses.len();
-        rig.responses.clear();
     }
     let mut ended = 0;
     while ended < jobs {
-        while !rig.requests.is_empty() {
-            commit(&mut rig);
-        }
         let ids: Vec<u64> = rig
             .responses
             .drain(..)
@@ -428,7 +381,6 @@ fn a_job_that_needs_nodes_that_are_down_holds_nobody_up() {
     let (mut rig, acquire) = ready(r(2, 1, 0), "0");
     let big = alloc(&mut rig, 1, 16, nodes(json!(2), 1, 1, false, 0.0));
     let small = alloc(&mut rig, 2, 16, slots(1, 1, 0.0));
-    commit(&mut rig);
     rig.response(small).unwrap();
     rig.advance(1_000_000);
     let said = rig.response(big).unwrap();
@@ -438,7 +390,6 @@ fn a_job_that_needs_nodes_that_are_down_holds_nobody_up() {
     let next = alloc(&mut rig, 3, 16, slots(1, 1, 0.0));
     assert!(rig.requests.is_empty());
     free(&mut rig, 2, &Value::Null, true);
-    commit(&mut rig);
     assert_eq!(rig.response(big).unwrap()["type"], 0);
     silent(&mut rig, "sched.cancel", &json!({"id": 3}));
     rig.response(next).unwrap();
