@@ -4,7 +4,7 @@
 //! The backing store is a driver; a response to `content-backing.commit` is a promise on disk.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use flux_proto::Message;
+use flux_proto::{Carried, Carry, Message};
 
 use crate::body::{AnyObject, Body, Empty, Raw};
 
@@ -20,8 +20,8 @@ pub struct BlobBatch {
 
 /// Wire form: `u32` length of the checkpoint JSON (0: none), the JSON, then each blob with a
 /// `u32` length before it; all numbers big endian.
-impl Body for BlobBatch {
-    fn put(&self, message: &mut Message) {
+impl Carry for BlobBatch {
+    fn payload(&self) -> Bytes {
         let size: usize = self.blobs.iter().map(|blob| blob.len() + 4).sum();
         let json = self.checkpoint.as_ref().and_then(|value| serde_json::to_vec(value).ok());
         let json = json.unwrap_or_default();
@@ -33,7 +33,26 @@ impl Body for BlobBatch {
             bytes.put_u32(u32::try_from(blob.len()).unwrap_or(u32::MAX));
             bytes.put_slice(blob);
         }
-        message.set_payload(Some(bytes.freeze()));
+        bytes.freeze()
+    }
+}
+
+impl Body for BlobBatch {
+    fn put(&self, message: &mut Message) {
+        message.set_payload(Some(self.payload()));
+    }
+
+    fn hand(self, message: &mut Message) {
+        message.set_body(Carried::new(self));
+    }
+
+    fn receive(message: &mut Message) -> Result<Self, String> {
+        message.body = match message.body.take().map(Carried::take::<Self>) {
+            Some(Ok(batch)) => return Ok(batch),
+            Some(Err(other)) => Some(other),
+            None => None,
+        };
+        Self::take(message)
     }
 
     fn take(message: &Message) -> Result<Self, String> {

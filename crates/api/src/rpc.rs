@@ -285,7 +285,7 @@ impl<R: Rpc> Answer<R> {
     /// The final response, either way.
     pub fn respond(self, out: &mut impl Outbox, result: Result<R::Response, RpcError>) {
         match result {
-            Ok(response) => self.ok(out, &response),
+            Ok(response) => self.give(out, response),
             Err(error) => self.err(out, error),
         }
     }

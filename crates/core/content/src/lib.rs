@@ -177,7 +177,7 @@ impl ContentService {
         }
     }
 
-    fn commit(&mut self, cx: &mut Cx<'_, Wait>, batch: &BlobBatch, answer: Answer<Commit>) {
+    fn commit(&mut self, cx: &mut Cx<'_, Wait>, batch: BlobBatch, answer: Answer<Commit>) {
         if cx.rank() > 0 {
             let text = "content.commit is only available on rank 0";
             return answer.err(cx, RpcError::new(Errno::EPROTO, text));
@@ -190,8 +190,8 @@ impl ContentService {
         let bytes: usize = batch.blobs.iter().map(|blob| blob.len()).sum();
         self.gc.wrote(bytes as u64, batch.checkpoint.is_some());
         let ticket = self.ticket();
-        cx.call::<BackingCommit>(To::Rank(0), batch, Wait::Commit(ticket));
         self.commits.insert(ticket, (batch.blobs.clone(), answer));
+        cx.hand::<BackingCommit>(To::Rank(0), batch, Wait::Commit(ticket));
     }
 
     /// Refuses what only rank 0 can do.
@@ -307,7 +307,7 @@ impl Service for ContentService {
         match call {
             Content::Load(call) => self.load(cx, call.request.0, call.answer),
             Content::Store(call) => self.store(cx, call.request.0, call.answer),
-            Content::Commit(call) => self.commit(cx, &call.request, call.answer),
+            Content::Commit(call) => self.commit(cx, call.request, call.answer),
             // Every answered store is on disk already.
             Content::Flush(call) => call.answer.ok(cx, &Empty),
             Content::Dropcache(call) => {

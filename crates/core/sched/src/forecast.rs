@@ -20,6 +20,13 @@ pub enum Forecast {
     NeedsNodes,
 }
 
+impl Forecast {
+    /// Whether no time is known.
+    pub(crate) fn is_endless(self) -> bool {
+        !matches!(self, Self::At(_))
+    }
+}
+
 /// Says when a demand fits, given running jobs in the order of their ends (infinite for unknown)
 /// with what they hold. A job that is over its end is taken to end now.
 pub fn forecast<'a>(

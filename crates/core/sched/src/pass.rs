@@ -64,10 +64,14 @@ impl SchedService {
             if !placed && self.settings.policy == Policy::Fifo {
                 break;
             }
+            // Nobody passes one of whom it is not known when it starts.
+            let closed = !placed && self.is_closed(mask);
             if let Some((last, budget)) = lanes.get_mut(&mask) {
                 *last = Some(turn);
-                if !placed {
-                    *budget -= 1;
+                match (placed, closed) {
+                    (true, _) => {}
+                    (false, true) => *budget = 0,
+                    (false, false) => *budget -= 1,
                 }
             }
         }
@@ -75,6 +79,12 @@ impl SchedService {
         self.outlook.known.retain(|id, _| blocked.contains(id));
         self.outlook.settled = true;
         self.plan_annotations(cx);
+    }
+
+    /// Whether a job waits that no other of this lane may pass.
+    fn is_closed(&self, mask: u64) -> bool {
+        let closes = |blocked: &Blocked| blocked.mask & mask != 0 && blocked.when.is_endless();
+        self.outlook.blocked.iter().any(closes)
     }
 
     /// Considers a job that has just come.
@@ -105,6 +115,7 @@ impl SchedService {
             .filter(|blocked| blocked.mask & mask != 0)
             .map(|blocked| match blocked.when {
                 Forecast::At(time) => (time, blocked.turn.1),
+                // Nobody ends before that.
                 Forecast::Unknown | Forecast::NeedsNodes => (f64::NEG_INFINITY, blocked.turn.1),
             })
             .min_by(|a, b| a.0.total_cmp(&b.0));

@@ -359,7 +359,8 @@ impl KvsService {
         }
         let empty = self.store_empty;
         self.batch = Some(Batch { parts, admins, shards, objects, replaced, shared, empty });
-        cx.call::<content::Commit>(To::Rank(0), &BlobBatch { blobs, checkpoint }, Wait::Batch);
+        let request = BlobBatch { blobs, checkpoint };
+        cx.hand::<content::Commit>(To::Rank(0), request, Wait::Batch);
         for name in std::mem::take(&mut self.blocked) {
             self.advance(cx, &name);
         }

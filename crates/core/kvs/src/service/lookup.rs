@@ -123,7 +123,7 @@ impl Reading {
 
     fn found(self, cx: &mut Context<'_>, val: Value) {
         match self.asked {
-            Asked::Lookup(answer) => answer.ok(cx, &LookupResponse { val }),
+            Asked::Lookup(answer) => answer.give(cx, LookupResponse { val }),
             Asked::Plus(answer) => {
                 let response = LookupPlusResponse {
                     val: Some(val),
@@ -131,7 +131,7 @@ impl Reading {
                     rootseq: self.root.seq,
                     rootref: self.root.blobref.to_string(),
                 };
-                answer.ok(cx, &response);
+                answer.give(cx, response);
             }
         }
     }
@@ -148,7 +148,7 @@ impl Reading {
                     rootseq: self.root.seq,
                     rootref: self.root.blobref.to_string(),
                 };
-                answer.ok(cx, &response);
+                answer.give(cx, response);
             }
         }
     }
