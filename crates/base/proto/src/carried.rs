@@ -105,7 +105,8 @@ mod tests {
         assert_eq!(MADE.load(Ordering::Relaxed), 1);
         let sent = crate::decode_body(crate::encode_body(&copy)).unwrap();
         assert_eq!(sent.payload.as_deref(), Some(&b"7\0"[..]));
-        assert!(copy.body.clone().unwrap().take::<Other>().unwrap_err().get::<Number>().is_some());
+        let other = copy.body.unwrap().take::<Other>();
+        assert!(other.unwrap_err().get::<Number>().is_some());
     }
 
     #[test]
