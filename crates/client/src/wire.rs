@@ -8,6 +8,7 @@ use std::time::Instant;
 use bytes::{Buf, BytesMut};
 use flux_proto::codec::HEADER_LEN;
 use flux_proto::{Decoder, Message};
+use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
@@ -107,11 +108,12 @@ impl Wire {
         wait: bool,
         mut take: impl FnMut(Message),
     ) -> io::Result<bool> {
-        if self.scratch.len() < self.want {
-            self.scratch.resize(self.want, 0);
-        }
+        // Room that is not cleared: of a short message a process touches no more pages than it has.
+        self.scratch.clear();
+        self.scratch.reserve(self.want);
+        let room = self.scratch.capacity();
         let flags = if wait { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
-        let got = match recv(&self.socket, self.scratch.as_mut_slice(), flags) {
+        let got = match recv(&self.socket, spare_capacity(&mut self.scratch), flags) {
             Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok((got, _)) => got,
             Err(rustix::io::Errno::AGAIN) => return Ok(false),
@@ -119,9 +121,8 @@ impl Wire {
             Err(rustix::io::Errno::INTR) => return Ok(!wait),
             Err(error) => return Err(error.into()),
         };
-        let bytes = self.scratch.get(..got).unwrap_or_default();
-        self.input.extend_from_slice(bytes);
-        let more = got == self.scratch.len();
+        self.input.extend_from_slice(&self.scratch);
+        let more = got == room;
         self.want = if more { READ_MAX } else { READ_MIN };
         loop {
             match self.decoder.next(&mut self.input) {
