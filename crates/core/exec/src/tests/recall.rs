@@ -300,7 +300,8 @@ fn when_an_end_began_is_on_record() {
     let commit = rig.expect("kvs.commit");
     assert_eq!(names_of(&commit), ["ending"]);
     let body = commit.json::<CommitView>().unwrap();
-    let Ok(Treeobj::Val(text)) = Treeobj::from_value(&body.ops[0].dirent) else { panic!() };
+    let object = body.ops[0].dirent.clone().into_object();
+    let Ok(Some(Treeobj::Val(text))) = object else { panic!() };
     let past = String::from_utf8(text.to_vec()).unwrap();
     assert!(past.contains("\"ran\":12"), "{past}");
     rig.reply(&commit, json!({"rootref": "sha1-0", "rootseq": 1}));

@@ -74,7 +74,7 @@ impl Run {
         let request = CommitRequest {
             namespace: PRIMARY.to_string(),
             flags: 0,
-            ops: vec![Operation { key: place, flags: 0, dirent }],
+            ops: vec![Operation { key: place, flags: 0, dirent: dirent.into() }],
         };
         let tag = self.world.call::<Commit>(caller, None, &request);
         self.purposes.insert((caller, tag), Purpose::Copy);
