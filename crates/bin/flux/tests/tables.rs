@@ -161,7 +161,7 @@ fn nodes_in_housekeeping_are_told_apart() {
 }
 
 #[test]
-fn queues_show_their_nodes() {
+fn queues_show_their_nodes_and_count_their_jobs() {
     let config = "[queues.batch]\nrequires = [\"batch\"]\n[queues.debug]\nrequires = [\"debug\"]\n\
         [policy.limits]\njob-size.max.nnodes = 1\n[resource]\nnoverify = true\n\
         [[resource.config]]\nhosts = \"n[0-2]\"\ncores = \"0-3\"\n\
@@ -173,7 +173,10 @@ fn queues_show_their_nodes() {
         config,
         "flux resource drain n1 bad
          flux queue list -o nodes
-         flux queue list -no '{queue} {limits.range.effective.nnodes} {limits.range.effective.ncores}'",
+         flux queue list -no '{queue} {limits.range.effective.nnodes} {limits.range.effective.ncores}'
+         flux queue start --all --quiet
+         flux submit --quiet --wait -q debug true; flux submit --quiet -q batch --urgency=hold true
+         flux jobs --stats-only -q debug || flux jobs --stats-only -q batch,debug",
     );
     assert_eq!(
         text,
@@ -182,6 +185,8 @@ batch     ✔  ✗      2      1      1      0      1
 debug     ✔  ✗      1      1      0      0      1
 batch 0-1 0-8
 debug 0-1 0-4
+0 running, 1 completed, 0 failed, 0 pending, 0 inactive purged
+0 running, 1 completed, 0 failed, 1 pending, 0 inactive purged
 "
     );
 }

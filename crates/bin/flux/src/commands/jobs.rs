@@ -9,7 +9,7 @@ use flux_api::{
 use flux_client::{Client, To};
 use flux_format::{Format, SortKey, sort_rows};
 use flux_model::job_event::{JobResult, JobState};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     human_time::LocalZone,
@@ -102,7 +102,7 @@ pub(crate) fn run(invocation: &Invocation) -> Result<i32, Failure> {
     let client = JOBS.open()?;
     let stats_only = matches.get_flag("stats-only");
     if stats_only || matches.get_flag("stats") {
-        let active = print_stats(&client)?;
+        let active = print_stats(&client, &query.queues)?;
         if stats_only {
             return Ok(i32::from(!active));
         }
@@ -232,14 +232,45 @@ fn stats_line(stats: &Value) -> String {
     )
 }
 
-/// The counts of an instance.
-fn counts(client: &Client) -> Result<Value, RpcError> {
-    client.call::<JobStats>(To::Any, &AnyObject::default()).map(|answer| Value::Object(answer.0))
+/// The counts of an instance, or of some of its queues.
+fn counts(client: &Client, queues: &[String]) -> Result<Value, RpcError> {
+    let answer = client.call::<JobStats>(To::Any, &AnyObject::default())?;
+    let stats = Value::Object(answer.0);
+    Ok(if queues.is_empty() { stats } else { of_queues(&stats, queues) })
+}
+
+/// The sums of what is counted for these queues.
+fn of_queues(stats: &Value, queues: &[String]) -> Value {
+    fn add(sum: &mut Map<String, Value>, counts: &Map<String, Value>) {
+        for (name, count) in counts {
+            match count {
+                Value::Object(counts) => {
+                    let inner = sum.entry(name.as_str()).or_insert_with(|| Map::new().into());
+                    if let Value::Object(inner) = inner {
+                        add(inner, counts);
+                    }
+                }
+                _ => {
+                    let known = sum.get(name).and_then(Value::as_u64).unwrap_or(0);
+                    let all = count.as_u64().map(|count| known.saturating_add(count));
+                    sum.extend(all.map(|all| (name.clone(), all.into())));
+                }
+            }
+        }
+    }
+    let mut sum = Map::new();
+    for queue in stats["queues"].as_array().into_iter().flatten() {
+        let meant = queues.iter().any(|name| queue["name"] == name.as_str());
+        if let Some(counts) = queue.as_object().filter(|_| meant) {
+            add(&mut sum, counts);
+        }
+    }
+    Value::Object(sum)
 }
 
 /// Prints the counts; true while jobs are active.
-fn print_stats(client: &Client) -> Result<bool, Failure> {
-    let stats = counts(client).map_err(|error| JOBS.error(&error))?;
+fn print_stats(client: &Client, queues: &[String]) -> Result<bool, Failure> {
+    let stats = counts(client, queues).map_err(|error| JOBS.error(&error))?;
     output::line(&stats_line(&stats));
     let states = &stats["job_states"];
     let count = |name: &str| states[name].as_u64().unwrap_or(0);
@@ -332,7 +363,7 @@ impl Listing {
         let query = Query { user: None, ..self.query.clone() };
         let (stats, json) = (self.stats, self.json);
         let answers = instance::ask_each(&uris, self.threads, |client| Inner {
-            stats: (stats && !json).then(|| counts(client)),
+            stats: (stats && !json).then(|| counts(client, &query.queues)),
             jobs: query.run(client),
         });
         rows.into_iter().zip(answers).filter_map(|(row, inner)| Some((row, inner?))).collect()
@@ -404,6 +435,22 @@ mod tests {
             stats_line(&stats),
             "1 running, 1 completed, 3 failed, 3 pending, 0 inactive purged"
         );
+    }
+
+    #[test]
+    fn the_counts_of_queues_are_summed() {
+        let queue = |name: &str, run: u64| json!({"name": name, "job_states": {"run": run, "total": run}, "failed": 1});
+        let stats = json!({"failed": 9, "queues": [queue("a", 1), queue("b", 2), queue("c", 4)]});
+        let sum = |queues: &[&str]| {
+            of_queues(&stats, &queues.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
+        };
+        assert_eq!(sum(&["a"]), json!({"job_states": {"run": 1, "total": 1}, "failed": 1}));
+        assert_eq!(
+            sum(&["a", "c", "x"]),
+            json!({"job_states": {"run": 5, "total": 5}, "failed": 2})
+        );
+        let none = "0 running, 0 completed, 0 failed, 0 pending, 0 inactive purged";
+        assert_eq!(stats_line(&sum(&["x"])), none);
     }
 
     #[test]
