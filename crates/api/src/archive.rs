@@ -161,6 +161,9 @@ bodies! {
         /// does not know whether they are here already.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pub except: Vec<u64>,
+        /// Only jobs of this user are meant.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub userid: Option<u32>,
     }
 
     /// Jobs beyond a limit.

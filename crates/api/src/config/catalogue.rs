@@ -385,6 +385,13 @@ pub const KEYS: &[Key] = &[
     ),
     live("job-manager.epilog.timeout", Kind::Duration, "", "How long it may take."),
     live(
+        "job-manager.guest-inactive-num-limit",
+        Kind::Integer,
+        "",
+        "Only so many ended jobs of each guest are kept: those that ended first are purged. Looked at \
+         when a job of that guest ends.",
+    ),
+    live(
         "job-manager.guest-max-active-bytes",
         Kind::Size,
         "2G",

@@ -384,6 +384,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "queues.*.policy.access.allow-user",
         "manager: tests::access; multiuser: instance.rs; cluster: live.py",
     ),
+    ("job-manager.guest-inactive-num-limit", "manager: tests::archive"),
     ("job-manager.guest-max-active-bytes", "manager: tests::access; multiuser: exhaustion.rs"),
     ("job-manager.guest-max-active-jobs", "manager: tests::access; multiuser: exhaustion.rs"),
     ("content.gc", "content: tests::settings_follow_the_configuration"),

@@ -1,5 +1,5 @@
 //! What one user other than the owner may hold: active jobs, and the bytes of their requests, which
-//! are in memory and on disk until the jobs end.
+//! are in memory and on disk until the jobs end; and how many of its finished jobs are kept.
 
 use std::collections::BTreeMap;
 
@@ -22,11 +22,13 @@ pub struct Bounds {
     pub jobs: u64,
     /// Bytes of the requests of active jobs.
     pub bytes: u64,
+    /// Finished jobs that are kept; `None`: all.
+    pub finished: Option<usize>,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { jobs: JOBS_MAX, bytes: BYTES_MAX }
+        Self { jobs: JOBS_MAX, bytes: BYTES_MAX, finished: None }
     }
 }
 
@@ -48,6 +50,12 @@ impl Bounds {
             let bytes = value.as_str().map_or_else(|| value.as_u64(), size::parse);
             bounds.bytes =
                 bytes.ok_or_else(|| table.error("guest-max-active-bytes must be a size"))?;
+        }
+        if let Some(number) = table.integer("guest-inactive-num-limit")? {
+            bounds.finished = Some(
+                usize::try_from(number)
+                    .map_err(|_| table.error("guest-inactive-num-limit must be >= 0"))?,
+            );
         }
         Ok(bounds)
     }

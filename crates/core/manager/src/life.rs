@@ -214,6 +214,9 @@ impl JobManager {
         self.waited(cx, &job);
         self.forget_active(&job);
         self.inactive.insert(id, &job.status);
+        if self.settings.guests.finished.is_some() && job.status.userid != cx.owner() {
+            self.purges.guests.insert(job.status.userid);
+        }
         if job.archived {
             self.let_go(id);
         }

@@ -4,7 +4,7 @@
 //! done they are in the index of active jobs: a restart that finds one there, and not in the KVS,
 //! takes it out of the archive before anybody hears of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use flux_api::archive::{ArchiveBeyond_, ArchiveIds, ArchiveLimits, ArchiveRemove};
 use flux_api::job::manager::{CountResponse, Purge, PurgeId_};
@@ -35,6 +35,8 @@ pub const RETRY_US: u64 = 1_000_000;
 #[derive(Debug)]
 pub(crate) enum Asker {
     Limits,
+    /// The limit for each guest, and whose turn it is.
+    Guest(u32),
     Many(Answer<Purge>),
     One(Answer<PurgeId_>),
 }
@@ -43,7 +45,7 @@ impl Asker {
     pub(crate) fn answer(self, cx: &mut Cx<'_, Wait>, result: Result<u64, RpcError>) {
         let response = result.map(|count| CountResponse { count, errors: 0 });
         match self {
-            Self::Limits => {}
+            Self::Limits | Self::Guest(_) => {}
             Self::Many(answer) => answer.respond(cx, response),
             Self::One(answer) => answer.respond(cx, response),
         }
@@ -55,6 +57,8 @@ impl Asker {
 struct Limits {
     age: Option<f64>,
     number: Option<usize>,
+    /// Only jobs of this user.
+    user: Option<u32>,
     /// Jobs to purge at most; only counted without.
     max: Option<usize>,
 }
@@ -70,6 +74,10 @@ pub struct Purges {
     left: Vec<u64>,
     left_armed: bool,
     next: u64,
+    /// Guests of whom jobs have ended: they may have more than is kept.
+    pub(crate) guests: BTreeSet<u32>,
+    /// The next time one of them is looked at, and not all jobs.
+    guests_turn: bool,
 }
 
 fn invalid(text: &str) -> RpcError {
@@ -77,12 +85,22 @@ fn invalid(text: &str) -> RpcError {
 }
 
 impl JobManager {
+    /// Finished jobs of this memory, of one user or all, oldest first.
+    fn ended(&self, user: Option<u32>) -> impl Iterator<Item = (u64, f64)> {
+        let meant = move |id| {
+            user.is_none_or(|user| self.inactive.get(id).is_some_and(|job| job.userid == user))
+        };
+        self.inactive.oldest().filter(move |(id, _)| meant(*id))
+    }
+
     /// Finished jobs of this memory beyond the limits, oldest first, at most `max`.
     fn eligible_for_purge(&self, wall: f64, limits: Limits, max: usize) -> Vec<u64> {
-        let Limits { age, number, .. } = limits;
-        let total = self.inactive.len();
-        self.inactive
-            .oldest()
+        let Limits { age, number, user, .. } = limits;
+        let total = match user {
+            None => self.inactive.len(),
+            Some(_) => self.ended(user).count(),
+        };
+        self.ended(user)
             .enumerate()
             .take_while(|(index, (_, t_inactive))| {
                 // Without any limit every finished job may go.
@@ -189,6 +207,7 @@ impl JobManager {
         let limits = Limits {
             age: (request.age_limit >= 0.0).then_some(request.age_limit),
             number: usize::try_from(request.num_limit).ok(),
+            user: None,
             max: request.force.then_some(max),
         };
         self.purge_within(cx, limits, Asker::Many(call.answer));
@@ -201,13 +220,14 @@ impl JobManager {
             return self.purge_found(cx, limits, asker, 0, Vec::new());
         }
         // Jobs may be in the archive before that is said here: those are not counted twice.
-        let except: Vec<u64> = self.inactive.oldest().map(|(id, _)| id).collect();
-        let keep = limits.number.map(|number| number.saturating_sub(self.inactive.len()) as u64);
+        let except: Vec<u64> = self.ended(limits.user).map(|(id, _)| id).collect();
+        let keep = limits.number.map(|number| number.saturating_sub(except.len()) as u64);
         let request = ArchiveLimits {
             ended_before: limits.age.map(|age| cx.wall() - age),
             keep,
             max: limits.max.unwrap_or(0) as u64,
             except,
+            userid: limits.user,
         };
         let ticket = self.purges.next;
         self.purges.next += 1;
@@ -280,24 +300,47 @@ impl JobManager {
     /// Applies the configured limits, then waits for the next time.
     pub(crate) fn purge_by_limits(&mut self, cx: &mut Cx<'_, Wait>) {
         let (age, number) = (self.settings.inactive_age_limit, self.settings.inactive_num_limit);
-        if age.is_none() && number.is_none() {
-            self.purge_armed = false;
-            return;
+        let general = age.is_some() || number.is_some();
+        if self.settings.guests.finished.is_none() {
+            self.purges.guests.clear();
+            if !general {
+                self.purge_armed = false;
+                return;
+            }
         }
         self.purge_armed = true;
         if self.commits.failure.is_some() {
             cx.timer(PERIOD_US, Wait::Purge);
             return;
         }
-        self.purge_within(cx, Limits { age, number, max: Some(BATCH) }, Asker::Limits);
+        let guest = std::mem::take(&mut self.purges.guests_turn) || !general;
+        match self.purges.guests.first().copied().filter(|_| guest) {
+            Some(user) => {
+                self.purges.guests.remove(&user);
+                let number = self.settings.guests.finished;
+                let limits = Limits { age: None, number, user: Some(user), max: Some(BATCH) };
+                self.purge_within(cx, limits, Asker::Guest(user));
+            }
+            None if general => {
+                let limits = Limits { age, number, user: None, max: Some(BATCH) };
+                self.purge_within(cx, limits, Asker::Limits);
+            }
+            None => {
+                cx.timer(PERIOD_US, Wait::Purge);
+            }
+        }
     }
 
     /// The limits are looked at again, soon when there may be more beyond them.
     fn purge_again(&mut self, cx: &mut Cx<'_, Wait>, asker: &Asker, count: usize) {
-        if matches!(asker, Asker::Limits) {
-            let after = if count < BATCH { PERIOD_US } else { PERIOD_BUSY_US };
-            cx.timer(after, Wait::Purge);
+        match asker {
+            Asker::Limits => self.purges.guests_turn = true,
+            Asker::Guest(user) if count >= BATCH => drop(self.purges.guests.insert(*user)),
+            Asker::Guest(_) => {}
+            Asker::Many(_) | Asker::One(_) => return,
         }
+        let more = count >= BATCH || !self.purges.guests.is_empty();
+        cx.timer(if more { PERIOD_BUSY_US } else { PERIOD_US }, Wait::Purge);
     }
 
     /// The service goes down.

@@ -424,27 +424,38 @@ impl JobArchive {
                 .map_err(self.sql())?;
             Ok(unsigned(count))
         };
-        let mut here = self.count;
+        // Those of one user through the index of users, else all.
+        let mut here = match limits.userid {
+            None => self.count,
+            Some(user) => count_of("SELECT count(*) FROM jobs WHERE userid = ?1", params![user])?,
+        };
+        let user = limits.userid.map_or_else(String::new, |user| format!("userid = {user} AND "));
         if !limits.except.is_empty() {
-            let text = "SELECT count(*) FROM jobs WHERE id IN (SELECT value FROM json_each(?1))";
-            here = here.saturating_sub(count_of(text, params![except])?);
+            let text = format!(
+                "SELECT count(*) FROM jobs WHERE {user}id IN (SELECT value FROM json_each(?1))"
+            );
+            here = here.saturating_sub(count_of(&text, params![except])?);
         }
         let by_number = limits.keep.map_or(0, |keep| here.saturating_sub(keep));
         let by_age = match limits.ended_before {
             None => 0,
             Some(time) => {
-                let text = "SELECT count(*) FROM jobs WHERE t_inactive <= ?1 \
-                            AND id NOT IN (SELECT value FROM json_each(?2))";
-                count_of(text, params![time, except])?
+                let text = format!(
+                    "SELECT count(*) FROM jobs WHERE {user}t_inactive <= ?1 \
+                     AND id NOT IN (SELECT value FROM json_each(?2))"
+                );
+                count_of(&text, params![time, except])?
             }
         };
         let unlimited = limits.keep.is_none() && limits.ended_before.is_none();
         let count = if unlimited { here } else { by_number.max(by_age) };
-        let text = "SELECT id FROM jobs WHERE id NOT IN (SELECT value FROM json_each(?2)) \
-                    ORDER BY t_inactive, id LIMIT ?1";
+        let text = format!(
+            "SELECT id FROM jobs WHERE {user}id NOT IN (SELECT value FROM json_each(?2)) \
+             ORDER BY t_inactive, id LIMIT ?1"
+        );
         let wanted = count.min(limits.max);
         let ids =
-            if wanted == 0 { Vec::new() } else { self.ids(text, params![limit(wanted), except])? };
+            if wanted == 0 { Vec::new() } else { self.ids(&text, params![limit(wanted), except])? };
         Ok(ArchiveBeyond { count, ids })
     }
 

@@ -259,3 +259,25 @@ fn what_a_guest_puts_into_the_kvs_is_bounded() {
     instance.ok(ALICE, &["cancel", &id]);
     instance.ok(FLUX, &["job", "wait-event", "-t", "30", &id, "clean"]);
 }
+
+#[test]
+#[ignore = "needs root and MUNGE"]
+fn of_a_guest_so_many_finished_jobs_are_kept_as_configured() {
+    let instance =
+        Instance::start("allow-guest-user = true\n[job-manager]\nguest-inactive-num-limit = 3");
+    let count = |user: User| {
+        let found = instance.ok(FLUX, &["jobs", "-a", "-n", "-o", "{id}", "-u", user.name]);
+        found.lines().count()
+    };
+    let first = instance.ok(BOB, &["submit", "--wait", "true"]);
+    let owners = instance.ok(FLUX, &["submit", "--cc=1-6", "true"]);
+    let ids = instance.ok(ALICE, &["submit", "--cc=1-150", "-n1", "true"]);
+    instance.ok(FLUX, &["queue", "drain"]);
+    until("the others are purged", || count(ALICE) == 3);
+    assert_eq!((count(BOB), count(FLUX)), (1, owners.lines().count()));
+    let kept = instance.ok(FLUX, &["jobs", "-a", "-n", "-o", "{id}", "-u", "alice"]);
+    let gone = ids.lines().find(|id| !kept.contains(*id)).unwrap();
+    let said = instance.flux(ALICE, &["job", "info", gone, "jobspec"]);
+    assert!(!said.success, "{said:?}");
+    instance.ok(BOB, &["job", "info", &first, "jobspec"]);
+}

@@ -472,3 +472,65 @@ fn large_submissions_are_stored_in_parts() {
     bench.out.clear();
     bench.finish();
 }
+
+#[test]
+fn of_a_guest_the_last_finished_jobs_are_kept_and_of_others_all() {
+    let limit = |number: i64| json!({"job-manager": {"guest-inactive-num-limit": number}});
+    for archived in [true, false] {
+        let mut bench = match archived {
+            true => Bench::archived(&limit(2), Left::default()),
+            false => Bench::with(&limit(2), Left::default().store),
+        };
+        bench.sched_online("unlimited", None);
+        bench.exec_online();
+        bench.rig.events.clear();
+        let end = |bench: &mut Bench, id: u64, user: u32| {
+            let tag = bench.announce(id, user, 0, jobspec(json!({})));
+            bench.settle();
+            bench.rig.response(tag).unwrap();
+            let start = bench.run(id);
+            bench.end(&start, id, 0);
+            // Jobs are archived in the order of their ends.
+            if archived && id > 2 {
+                archive(bench, &[id - 2]);
+            }
+        };
+        // The owner, and two guests.
+        for (id, user) in (1..=12).zip([1000, 5, 6].into_iter().cycle()) {
+            end(&mut bench, id, user);
+        }
+        let purged = |bench: &mut Bench| {
+            for _ in 0..10 {
+                bench.rig.advance(crate::purge::PERIOD_US);
+                bench.settle();
+            }
+            let mut ids: Vec<u64> = bench
+                .published()
+                .iter()
+                .filter_map(|text| text.strip_prefix("job-purge-inactive "))
+                .flat_map(|body| {
+                    let body: Value = serde_json::from_str(body).unwrap();
+                    body["jobs"].as_array().unwrap().clone()
+                })
+                .map(|id| id.as_u64().unwrap())
+                .collect();
+            ids.sort_unstable();
+            bench.rig.events.clear();
+            ids
+        };
+        assert_eq!(purged(&mut bench), [2, 3, 5, 6], "archived: {archived}");
+        // Nothing ends, and nothing goes; then one more of one of them.
+        assert!(purged(&mut bench).is_empty());
+        end(&mut bench, 13, 6);
+        assert_eq!(purged(&mut bench), [9]);
+        bench.call("job-manager.config-reload", json!({})).unwrap();
+        end(&mut bench, 14, 6);
+        assert!(purged(&mut bench).is_empty());
+        bench.call("job-manager.config-reload", limit(0)).unwrap();
+        end(&mut bench, 15, 5);
+        assert_eq!(purged(&mut bench), [8, 11, 15]);
+        let error = bench.call("job-manager.config-reload", limit(-1)).unwrap_err();
+        assert!(error.contains("guest-inactive-num-limit must be >= 0"), "{error}");
+        bench.rig.drain();
+    }
+}

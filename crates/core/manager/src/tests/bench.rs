@@ -200,8 +200,13 @@ impl Bench {
                 json!({ "ids": ids })
             }
             "archive.beyond" => {
-                let mut all: Vec<(f64, u64)> =
-                    jobs.values().map(|job| (job.t_inactive, job.id)).collect();
+                let mut all: Vec<(f64, u64)> = jobs
+                    .values()
+                    .filter(|job| {
+                        body["userid"].as_u64().is_none_or(|user| user == u64::from(job.userid))
+                    })
+                    .map(|job| (job.t_inactive, job.id))
+                    .collect();
                 let except = body["except"].as_array().cloned().unwrap_or_default();
                 all.retain(|(_, id)| !except.contains(&json!(id)));
                 all.sort_by(|a, b| a.partial_cmp(b).unwrap());

@@ -92,7 +92,7 @@ fn the_oldest_are_beyond_the_limits_first() {
     let jobs: Vec<ArchivedJob> = (1..=6).map(|id| job(id, 1, 10.0 - id as f64)).collect();
     archive.put(&jobs).unwrap();
     let beyond = |archive: &JobArchive, ended_before, keep, max| {
-        let limits = ArchiveLimits { ended_before, keep, max, except: Vec::new() };
+        let limits = ArchiveLimits { ended_before, keep, max, except: Vec::new(), userid: None };
         let found = archive.beyond(&limits).unwrap();
         (found.count, found.ids)
     };
@@ -101,10 +101,26 @@ fn the_oldest_are_beyond_the_limits_first() {
     assert_eq!(beyond(&archive, Some(6.0), Some(4), 9), (3, vec![6, 5, 4]));
     assert_eq!(beyond(&archive, Some(6.0), None, 0), (3, vec![]));
     assert_eq!(beyond(&archive, None, Some(9), 9), (0, vec![]));
-    let limits =
-        ArchiveLimits { ended_before: Some(6.0), keep: Some(3), max: 9, except: vec![5, 1, 99] };
+    let limits = ArchiveLimits {
+        ended_before: Some(6.0),
+        keep: Some(3),
+        max: 9,
+        except: vec![5, 1, 99],
+        userid: None,
+    };
     let found = archive.beyond(&limits).unwrap();
     assert_eq!((found.count, found.ids), (2, vec![6, 4]), "5 and 1 are somebody else's");
+    archive.put(&[job(7, 2, 1.0), job(8, 2, 2.0), job(9, 2, 3.0)]).unwrap();
+    let of_user = |ended_before, keep, except| {
+        let userid = Some(2);
+        let limits = ArchiveLimits { ended_before, keep, max: 9, except, userid };
+        let found = archive.beyond(&limits).unwrap();
+        (found.count, found.ids)
+    };
+    assert_eq!(of_user(None, Some(1), Vec::new()), (2, vec![7, 8]));
+    assert_eq!(of_user(None, Some(1), vec![8, 1]), (1, vec![7]));
+    assert_eq!(of_user(Some(2.5), None, Vec::new()), (2, vec![7, 8]));
+    archive.remove(&[7, 8, 9]).unwrap();
     archive.remove(&[6, 5, 77]).unwrap();
     assert_eq!(archive.info().unwrap().count, 4);
     assert_eq!(beyond(&archive, None, Some(4), 9), (0, vec![]));
