@@ -183,7 +183,7 @@ impl Collection {
                     }
                 }
                 if self.shrunk {
-                    format::settle(&log.connection, &log.path)?;
+                    log.settle()?;
                 }
                 log.marks.end();
                 self.done.after = bytes(log)?;

@@ -141,6 +141,10 @@ impl BlobLog {
     /// to write, so everything is read again, and written back and synced.
     fn recover(&mut self) -> Result<(), StoreError> {
         let connection = format::connect(Path::new(":memory:"), Durability::Process)?;
+        // To close it would write the log back, which may not be what is on the disk.
+        self.connection
+            .set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+            .map_err(|source| wrap(&self.path, source))?;
         drop(std::mem::replace(&mut self.connection, connection));
         let fresh = Self::open(&self.name, self.hash, self.durability)?;
         format::settle(&fresh.connection, &fresh.path)?;
@@ -282,7 +286,7 @@ impl BlobLog {
         if let Err(StoreError::Full(_)) = &result {
             // The log beside the file can be emptied, which may be room enough.
             self.undo_transaction();
-            if format::settle(&self.connection, &self.path).is_ok() {
+            if self.settle().is_ok() {
                 added = Added::default();
                 result = self.write_rows(writes, &mut added);
             }
@@ -419,6 +423,14 @@ impl BlobLog {
             self.suspect = true;
             return Err(error);
         }
+        result
+    }
+
+    /// Writes the log beside the file back. Where that fails, a sync may have: it is not believed
+    /// when it succeeds later.
+    pub(crate) fn settle(&mut self) -> Result<(), StoreError> {
+        let result = format::settle(&self.connection, &self.path);
+        self.suspect |= !matches!(result, Ok(()) | Err(StoreError::Busy(_) | StoreError::Full(_)));
         result
     }
 
