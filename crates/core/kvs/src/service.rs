@@ -28,6 +28,7 @@ use crate::table::Table;
 use commit::{Admin, Batch};
 use follow::{Forward, Parked};
 use lookup::Reading;
+use resync::{Behind, reads_newest};
 
 /// Bytes of parsed objects that a rank keeps.
 const CACHE_BYTES: usize = 24 << 20;
@@ -129,6 +130,8 @@ pub struct KvsService {
     store_empty: bool,
     // Followers.
     asking: BTreeMap<String, Vec<Parked>>,
+    /// Namespaces whose roots are compared with the leader's, since the way to it was lost.
+    behind: BTreeMap<String, Behind>,
     parked: usize,
     relays: BTreeMap<u64, (String, flux_api::Answer<kvs::Commit>)>,
     forwards: BTreeMap<u64, Forward>,
@@ -170,6 +173,7 @@ impl KvsService {
             failing: None,
             store_empty: false,
             asking: BTreeMap::new(),
+            behind: BTreeMap::new(),
             parked: 0,
             relays: BTreeMap::new(),
             forwards: BTreeMap::new(),
@@ -196,10 +200,14 @@ impl KvsService {
     fn dispatch(&mut self, cx: &mut Context<'_>, call: Kvs) {
         if let Some(name) = namespace_of(&call)
             && self.rank > 0
-            && !self.spaces.contains_key(name)
         {
             let name = name.to_string();
-            return self.ask(cx, name, Parked::Call(Box::new(call)));
+            if !self.spaces.contains_key(&name) {
+                return self.ask(cx, name, Parked::Call(Box::new(call)));
+            }
+            if self.behind.contains_key(&name) && reads_newest(&call) {
+                return self.read_newest(cx, &name, Parked::Call(Box::new(call)));
+            }
         }
         match call {
             Kvs::Lookup(call) => self.lookup(cx, &call.request, call.answer.into()),
@@ -455,7 +463,8 @@ impl Service for KvsService {
             .into_iter()
             .filter_map(|call| forget_if_sent_by(call, message))
             .collect();
-        for parked in self.asking.values_mut() {
+        let behind = self.behind.values_mut().map(|behind| &mut behind.parked);
+        for parked in self.asking.values_mut().chain(behind) {
             let before = parked.len();
             *parked = std::mem::take(parked)
                 .into_iter()

@@ -34,10 +34,7 @@ impl KvsService {
     /// Parks something until a namespace is known; equal questions share one request.
     pub(super) fn ask(&mut self, cx: &mut Context<'_>, name: String, parked: Parked) {
         if self.parked >= MAX_WAITING {
-            return match parked {
-                Parked::Call(call) => refuse(cx, *call, KvsError::Busy(MAX_WAITING)),
-                Parked::Lookup(id) => self.lookup_failed(cx, id, KvsError::Busy(MAX_WAITING)),
-            };
+            return self.refuse_parked(cx, parked, &KvsError::Busy(MAX_WAITING).into());
         }
         self.ask_root(cx, &name);
         self.parked += 1;
@@ -59,12 +56,25 @@ impl KvsService {
             self.learn(cx, &root).map_err(|text| RpcError::new(Errno::EPROTO, text))
         });
         for parked in parked {
-            match (parked, &result) {
-                (Parked::Call(call), Ok(())) => self.dispatch(cx, *call),
-                (Parked::Lookup(id), Ok(())) => self.lookup_on(cx, id),
-                (Parked::Call(call), Err(error)) => refuse(cx, *call, error.clone()),
-                (Parked::Lookup(id), Err(error)) => self.lookup_failed(cx, id, error.clone()),
+            match &result {
+                Ok(()) => self.resume(cx, parked),
+                Err(error) => self.refuse_parked(cx, parked, error),
             }
+        }
+    }
+
+    /// What was parked goes on.
+    pub(super) fn resume(&mut self, cx: &mut Context<'_>, parked: Parked) {
+        match parked {
+            Parked::Call(call) => self.dispatch(cx, *call),
+            Parked::Lookup(id) => self.lookup_on(cx, id),
+        }
+    }
+
+    pub(super) fn refuse_parked(&mut self, cx: &mut Context<'_>, parked: Parked, error: &RpcError) {
+        match parked {
+            Parked::Call(call) => refuse(cx, *call, error.clone()),
+            Parked::Lookup(id) => self.lookup_failed(cx, id, error.clone()),
         }
     }
 
@@ -179,11 +189,10 @@ impl KvsService {
     /// The service goes down: whoever still waits for something that this rank would have to ask
     /// for is told so.
     pub(super) fn end_requests(&mut self, cx: &mut Context<'_>) {
-        for parked in std::mem::take(&mut self.asking).into_values().flatten() {
-            match parked {
-                Parked::Call(call) => refuse(cx, *call, KvsError::Stopping),
-                Parked::Lookup(id) => self.lookup_failed(cx, id, KvsError::Stopping),
-            }
+        let behind = std::mem::take(&mut self.behind).into_values().flat_map(|it| it.parked);
+        let asking = std::mem::take(&mut self.asking).into_values().flatten();
+        for parked in asking.chain(behind) {
+            self.refuse_parked(cx, parked, &KvsError::Stopping.into());
         }
         self.parked = 0;
         for (_, answer) in std::mem::take(&mut self.relays).into_values() {

@@ -64,14 +64,17 @@ impl Run {
         }
     }
 
+    /// Whether nothing else is wrong since, and nobody ends the instance: its nodes leave then.
     fn undisturbed(&self, leader: u64, faults: u64) -> bool {
-        self.world.leaders == leader && self.returns.faults == faults && self.world.is_alive(0)
+        let ends = matches!(self.phase, Phase::Stopping | Phase::Shutdown | Phase::Over);
+        let same = self.world.leaders == leader && self.returns.faults == faults;
+        same && !ends && self.world.is_alive(0)
     }
 
     /// It is time that all nodes are back.
     pub(super) fn returned(&mut self, leader: u64, faults: u64) {
         let Some(caller) = self.auditor else { return };
-        if !self.undisturbed(leader, faults) || self.phase == Phase::Stopping {
+        if !self.undisturbed(leader, faults) {
             return;
         }
         self.returns.drained.clear();

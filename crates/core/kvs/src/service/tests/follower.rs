@@ -312,3 +312,117 @@ fn what_is_missing_from_the_leaders_newest_version_is_said_at_once() {
     assert_eq!(rig.response(tag).unwrap_err().errno, Errno::ENOTRECOVERABLE);
     rig.finish();
 }
+
+/// Asks for a key of primary, and lets nothing else happen.
+fn begin(rig: &mut Rig<KvsService>, key: &str) -> u32 {
+    rig.request("kvs.lookup", json!({ "key": key, "flags": 0, "namespace": "primary" }))
+}
+
+#[test]
+fn since_the_way_is_back_nothing_older_is_read_than_what_was_heard_of_since() {
+    let (mut store, mut leader, mut rig) = follower();
+    assert_eq!(ask(&mut store, &mut leader, &mut rig, "a.b"), Ok(val("1")));
+    rig.way(Way::Lost);
+    unheard(&mut store, &mut leader, "2");
+    // Nothing comes from there: what is known is the newest that can be.
+    let tag = begin(&mut rig, "a.b");
+    assert_eq!(rig.response(tag).unwrap()["val"], val("1"));
+    rig.way(Way::Back);
+    // Whoever asks now may have heard what the change did, by an event that came first.
+    let read = begin(&mut rig, "a.b");
+    let root = rig.request("kvs.getroot", json!({ "namespace": "primary" }));
+    let wait = rig.request("kvs.wait-version", json!({ "namespace": "primary", "rootseq": 1 }));
+    assert!(rig.try_response(read).is_none() && rig.try_response(root).is_none());
+    assert_eq!(rig.response(wait).unwrap()["rootseq"], 1);
+    // One question for all of them.
+    assert_eq!(rig.requests.len(), 1);
+    run(&mut store, &mut leader, &mut rig);
+    assert_eq!(rig.response(read).unwrap()["val"], val("2"));
+    assert_eq!(rig.response(root).unwrap()["rootseq"], 2);
+    let tag = begin(&mut rig, "a.b");
+    assert_eq!(rig.response(tag).unwrap()["val"], val("2"));
+    rig.finish();
+}
+
+#[test]
+fn a_way_that_is_lost_before_the_leader_answered_leaves_no_old_answer() {
+    let (mut store, mut leader, mut rig) = follower();
+    assert_eq!(ask(&mut store, &mut leader, &mut rig, "a.b"), Ok(val("1")));
+    rig.way(Way::Lost);
+    unheard(&mut store, &mut leader, "2");
+    rig.way(Way::Back);
+    let first = begin(&mut rig, "a.b");
+    // Something was heard, then it breaks again.
+    let getroot = rig.expect("kvs.getroot");
+    rig.fail(&getroot, Errno::EHOSTUNREACH);
+    rig.way(Way::Lost);
+    assert_eq!(rig.response(first).unwrap_err().errno, Errno::EHOSTUNREACH);
+    let second = begin(&mut rig, "a.b");
+    let getroot = rig.expect("kvs.getroot");
+    rig.fail(&getroot, Errno::EAGAIN);
+    assert_eq!(rig.response(second).unwrap_err().errno, Errno::EAGAIN);
+    rig.way(Way::Back);
+    assert_eq!(ask(&mut store, &mut leader, &mut rig, "a.b"), Ok(val("2")));
+    assert!(rig.requests.is_empty());
+    rig.finish();
+}
+
+#[test]
+fn a_link_leads_to_no_older_version_either() {
+    let (mut store, mut leader, mut rig) = follower();
+    let make = json!({ "namespace": "n", "owner": 1000, "flags": 0, "rootref": "" });
+    let made = leader.request("kvs.namespace-create", make);
+    store.serve(&mut leader);
+    leader.response(made).unwrap();
+    let link = Treeobj::symlink(Some("n"), "k");
+    let linked = send(&mut leader, &[object("far", &link)]);
+    store.serve(&mut leader);
+    leader.response(linked).unwrap();
+    run(&mut store, &mut leader, &mut rig);
+    assert_eq!(ask(&mut store, &mut leader, &mut rig, "far"), Err(Errno::ENOENT));
+    rig.way(Way::Lost);
+    let written = leader
+        .request("kvs.commit", json!({ "namespace": "n", "flags": 0, "ops": [put("k", "1")] }));
+    store.serve(&mut leader);
+    leader.response(written).unwrap();
+    leader.events.clear();
+    rig.way(Way::Back);
+    let read = begin(&mut rig, "far");
+    // The answer for primary first, that for the other namespace later.
+    let at = |rig: &Rig<KvsService>, name: &str| {
+        let asks =
+            |request: &flux_proto::Message| request.json::<Value>().unwrap()["namespace"] == name;
+        rig.requests.iter().position(asks).unwrap()
+    };
+    let primary = rig.requests.remove(at(&rig, "primary")).unwrap();
+    leader.deliver(primary);
+    rig.deliver(leader.responses.pop_front().unwrap());
+    assert!(rig.try_response(read).is_none());
+    run(&mut store, &mut leader, &mut rig);
+    assert_eq!(rig.response(read).unwrap()["val"], val("1"));
+    rig.finish();
+}
+
+#[test]
+fn who_waits_for_the_leader_is_answered_at_the_end_and_when_it_is_no_leader_to_follow() {
+    let (mut store, mut leader, mut rig) = follower();
+    commit(&mut store, &mut leader, &[put("a.b", "2")]).unwrap();
+    run(&mut store, &mut leader, &mut rig);
+    rig.way(Way::Lost);
+    rig.way(Way::Back);
+    let read = begin(&mut rig, "a.b");
+    let root = rig.expect("kvs.getroot");
+    rig.reply(
+        &root,
+        json!({ "namespace": "primary", "owner": 1000, "rootseq": 1, "flags": 0,
+                "rootref": "sha1-1234567890123456789012345678901234567890" }),
+    );
+    assert!(rig.failed.is_some());
+    assert_eq!(rig.response(read).unwrap_err().errno, Errno::ENOSYS);
+    let read = begin(&mut rig, "a.b");
+    assert!(rig.try_response(read).is_none());
+    rig.drain();
+    assert_eq!(rig.response(read).unwrap_err().errno, Errno::ENOSYS);
+    rig.requests.clear();
+    rig.finish();
+}
