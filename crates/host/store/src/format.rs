@@ -1,10 +1,13 @@
 //! The layout of the file, how it is opened, and how older layouts become this one.
 
-use std::io::Read;
+use std::ffi::c_int;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use flux_model::blobref::HashAlg;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::config::DbConfig;
+use rusqlite::hooks::Wal;
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
 use crate::error::{StoreError, wrap};
 use crate::log::Durability;
@@ -28,7 +31,7 @@ const CHECK_MAX: i64 = 32 << 20;
 const PAGE: u32 = 4_096;
 
 /// Pages of the write-ahead log from which on it is written back.
-const WAL_PAGES: u32 = 4_000;
+const WAL_PAGES: c_int = 4_000;
 
 /// Tables of a new file. The column `epoch` of blobs is not used any more.
 const TABLES: &str = "
@@ -104,21 +107,65 @@ pub(crate) fn connect(path: &Path, durability: Durability) -> Result<Connection,
         let text = damage.to_string();
         return Err(StoreError::Damaged { path: path.to_path_buf(), text });
     }
-    let connection = Connection::open(path).map_err(sql)?;
+    let new = std::fs::metadata(path).map_or(0, |data| data.len()) == 0;
+    let mut connection = Connection::open(path).map_err(sql)?;
+    if new {
+        // To a file that is there this would write.
+        connection
+            .execute_batch(&format!("PRAGMA page_size = {PAGE}; PRAGMA auto_vacuum = INCREMENTAL;"))
+            .map_err(sql)?;
+    }
     connection
         .execute_batch(&format!(
-            "PRAGMA page_size = {PAGE};
-             PRAGMA locking_mode = EXCLUSIVE;
-             PRAGMA auto_vacuum = INCREMENTAL;
+            "PRAGMA locking_mode = EXCLUSIVE;
              PRAGMA journal_mode = WAL;
              PRAGMA synchronous = {};
-             PRAGMA wal_autocheckpoint = {WAL_PAGES};
              PRAGMA journal_size_limit = {};",
             durability.synchronous(),
-            WAL_PAGES * PAGE,
+            i64::from(WAL_PAGES) * i64::from(PAGE),
         ))
         .map_err(sql)?;
+    if logged && durability == Durability::Synced {
+        close_writes_back(&connection, false).map_err(sql)?;
+        write_again(&beside(path, "-wal")).map_err(|error| StoreError::Place {
+            path: path.to_path_buf(),
+            text: format!("its log cannot be written: {error}"),
+        })?;
+        close_writes_back(&connection, true).map_err(sql)?;
+    }
+    connection.wal_hook(Some(write_back)).map_err(sql)?;
     Ok(connection)
+}
+
+/// Whether the log is written back when the connection is closed: not while it may hold what is
+/// not on the disk.
+pub(crate) fn close_writes_back(connection: &Connection, does: bool) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, !does).map(drop)
+}
+
+/// Writes a long log back. SQLite would do so by itself and hide a sync that failed.
+fn write_back(wal: &mut Wal, pages: c_int) -> rusqlite::Result<()> {
+    if pages < WAL_PAGES {
+        return Ok(());
+    }
+    match wal.checkpoint().map_err(|error| (error.sqlite_error_code(), error)) {
+        // The log grows on, and is written back when there is room.
+        Ok(()) | Err((Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy), _)) => Ok(()),
+        Err((_, error)) => Err(error),
+    }
+}
+
+/// Writes the bytes of a file again where they are, and syncs them. After a sync that failed, in
+/// this process or one before it, they are read as if they were on the disk, and are not: what is
+/// written from them elsewhere would have nothing behind it after a power cut.
+fn write_again(path: &Path) -> io::Result<()> {
+    let bytes = std::fs::read(path)?;
+    let mut file = std::fs::OpenOptions::new().write(true).open(path)?;
+    file.write_all(&bytes)?;
+    file.sync_data()?;
+    #[cfg(test)]
+    crate::serve::tests::disk::written_again(path, bytes)?;
+    Ok(())
 }
 
 /// Version of the layout; 0 for a new file.

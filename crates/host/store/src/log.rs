@@ -141,10 +141,6 @@ impl BlobLog {
     /// to write, so everything is read again, and written back and synced.
     fn recover(&mut self) -> Result<(), StoreError> {
         let connection = format::connect(Path::new(":memory:"), Durability::Process)?;
-        // To close it would write the log back, which may not be what is on the disk.
-        self.connection
-            .set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
-            .map_err(|source| wrap(&self.path, source))?;
         drop(std::mem::replace(&mut self.connection, connection));
         let fresh = Self::open(&self.name, self.hash, self.durability)?;
         format::settle(&fresh.connection, &fresh.path)?;
@@ -317,16 +313,26 @@ impl BlobLog {
         }
     }
 
+    /// The disk failed: what is read is not believed before it was written again. Nor is it to be
+    /// written back by a close.
+    fn doubt(&mut self) {
+        self.suspect = true;
+        // It fails for a connection that is no good only.
+        drop(format::close_writes_back(&self.connection, false));
+    }
+
     /// A transaction failed.
     fn undo(&mut self, error: &StoreError) {
         self.undo_transaction();
-        self.suspect |= !matches!(error, StoreError::Full(_));
+        if !matches!(error, StoreError::Full(_)) {
+            self.doubt();
+        }
     }
 
     fn undo_transaction(&mut self) {
         // A failure here changes nothing: the connection is made anew.
         if !self.connection.is_autocommit() && self.connection.execute_batch("ROLLBACK").is_err() {
-            self.suspect = true;
+            self.doubt();
         }
     }
 
@@ -420,7 +426,7 @@ impl BlobLog {
         }
         if synced && let Err(error) = self.synchronous("FULL") {
             // Whatever comes next must be synced.
-            self.suspect = true;
+            self.doubt();
             return Err(error);
         }
         result
@@ -429,8 +435,13 @@ impl BlobLog {
     /// Writes the log beside the file back. Where that fails, a sync may have: it is not believed
     /// when it succeeds later.
     pub(crate) fn settle(&mut self) -> Result<(), StoreError> {
+        if self.suspect {
+            return self.recover();
+        }
         let result = format::settle(&self.connection, &self.path);
-        self.suspect |= !matches!(result, Ok(()) | Err(StoreError::Busy(_) | StoreError::Full(_)));
+        if !matches!(result, Ok(()) | Err(StoreError::Busy(_) | StoreError::Full(_))) {
+            self.doubt();
+        }
         result
     }
 

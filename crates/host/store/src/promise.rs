@@ -1,5 +1,5 @@
 //! How much of SQLite's log was promised: a few bytes in a file beside it, written after the sync
-//! of each commit, and never synced themselves.
+//! of each commit, and synced themselves only when the log begins anew.
 //!
 //! The last transaction of a log that ends in bad pages may have been cut off while it was written,
 //! or damaged later: SQLite takes both for the end. What this file says is a lower bound of what was
@@ -96,10 +96,13 @@ impl Keeper {
     /// behind which failed is never behind that, since the next one writes over it. Whether there
     /// was one.
     pub(crate) fn committed(&mut self) -> bool {
-        if self.log.is_none() {
-            self.log = File::open(beside(&self.path, "-wal")).ok();
-        }
-        let Some(log) = &self.log else { return false };
+        let log = self.log.take().or_else(|| File::open(beside(&self.path, "-wal")).ok());
+        let went_on = log.as_ref().is_some_and(|log| self.follow(log));
+        self.log = log;
+        went_on
+    }
+
+    fn follow(&mut self, log: &File) -> bool {
         let mut head = [0; HEAD];
         if log.read_exact_at(&mut head, 0).is_err() {
             return false;
@@ -107,6 +110,11 @@ impl Keeper {
         if head[16..24] != self.now.salt {
             self.now.salt.copy_from_slice(&head[16..24]);
             self.now.pages = 0;
+            // From now on it is this log of which it says something, if too little.
+            self.promise();
+            if let Some(file) = &self.file {
+                file.sync_data().ok();
+            }
         }
         let size = (PAGE_HEAD as u64) + u64::from(number(&head, 8));
         let mut pages = self.now.pages;

@@ -2,9 +2,10 @@
 //!
 //! A reader of the log stops at the first page whose checksum is wrong, since that is how a log
 //! ends that was being written when the power went. A page that was damaged later looks the same,
-//! and everything committed after it would be forgotten without a word. But each transaction is
-//! synced before the next one begins: two whole transactions behind a bad page were promised. Of the
-//! last ones the [`Promise`] beside the log tells.
+//! and everything committed after it would be forgotten without a word. How much was synced the
+//! [`Promise`] beside the log tells. Where there is none, as of an older release, two whole
+//! transactions behind a bad page are taken for promised, since each commit is synced before the
+//! next one begins; what collections move is not, but for the last of it.
 
 use std::fs;
 use std::io;
@@ -179,13 +180,11 @@ impl Log {
         found
     }
 
-    /// Whether less is found than was promised.
+    /// Whether less is found than was promised of this log.
     fn breach(&self, promise: &Promise) -> Option<Damage> {
         let promised = promise.pages as usize;
-        if promise.salt != *self.own_salt() || self.found() >= promised {
-            return None;
-        }
-        Some(Damage { page: self.found() + 1, lost: 0, promised })
+        let found = self.found();
+        (found < promised).then_some(Damage { page: found + 1, lost: 0, promised })
     }
 
     /// Makes all pages up to the last that belongs to this log count.
@@ -233,7 +232,15 @@ fn read(path: &Path) -> Option<Log> {
 /// Looks at the log beside a database that nobody has open.
 pub(crate) fn damage(path: &Path) -> Option<Damage> {
     let log = read(path)?;
-    log.damage().or_else(|| log.breach(&Promise::read(path)?))
+    match Promise::read(path) {
+        // What is behind it may be there in parts when the power went.
+        Some(promise) if promise.salt == *log.own_salt() => {
+            log.breach(&promise).map(|breach| log.damage().unwrap_or(breach))
+        }
+        // Before anything of a log is promised, it is noted which one it is.
+        Some(_) => None,
+        None => log.damage(),
+    }
 }
 
 /// Makes what is behind a bad page count again; what the page holds is checked later, as all is.

@@ -13,7 +13,7 @@ use crate::log::Durability;
 
 mod collecting;
 mod copying;
-mod disk;
+pub(crate) mod disk;
 mod failing;
 mod holding;
 mod power;

@@ -130,6 +130,18 @@ pub(super) fn disk(directory: &Path, seed: u64) -> Arc<Mutex<Disk>> {
     disk
 }
 
+/// Somebody wrote a file of a disk past SQLite, and synced it.
+pub(crate) fn written_again(path: &Path, bytes: Vec<u8>) -> std::io::Result<()> {
+    let Some(disk) = disk_of(path) else { return Ok(()) };
+    let mut disk = disk.lock().unwrap();
+    // In pieces, of which a power cut may leave any out.
+    for (at, piece) in bytes.chunks(4096).enumerate() {
+        disk.change(path, Op::Write(at as u64 * 4096, piece.to_vec()));
+    }
+    let done = disk.sync(path);
+    done.then_some(()).ok_or_else(|| std::io::Error::other("the sync failed"))
+}
+
 fn disk_of(path: &Path) -> Option<Arc<Mutex<Disk>>> {
     DISKS.lock().unwrap().get(path.parent()?).cloned()
 }
