@@ -176,44 +176,7 @@ struct Run {
 /// Runs a scenario to its end.
 #[must_use]
 pub fn run(scenario: Scenario, verbose: bool) -> Report {
-    let mut world = World::new(scenario.shape(), scenario.pace.clone(), scenario.seed);
-    world.trace.verbose = verbose;
-    let rng = Rng::new(scenario.seed ^ 0x10ad);
-    let elsewhere = Rng::new(scenario.seed ^ 0xe15e_43e4);
-    let again = scenario.faults.restart;
-    let janitor = janitor::Janitor::new(scenario.seed);
-    let copyist = copyist::Copyist::new(scenario.seed);
-    let mut run = Run {
-        scenario,
-        world,
-        rng,
-        elsewhere,
-        phase: Phase::Boot,
-        phase_began: SEC,
-        oracle: Oracle::default(),
-        tasks: BTreeMap::new(),
-        purposes: BTreeMap::new(),
-        sessions: Vec::new(),
-        changes: trouble::Changes::default(),
-        admin: admin::Admin::default(),
-        janitor,
-        copyist,
-        order: order::Order::default(),
-        returns: returns::Returns::default(),
-        onlookers: Vec::new(),
-        submitted: 0,
-        guests: BTreeSet::new(),
-        auditor: None,
-        review: None,
-        auditing: 0,
-        calm: 0,
-        all_online: false,
-        logs: BTreeMap::new(),
-        journal: BTreeMap::new(),
-        leaving: false,
-        again,
-        counts: BTreeMap::new(),
-    };
+    let mut run = Run::new(scenario, verbose);
     run.go();
     run.report()
 }
@@ -225,6 +188,47 @@ pub fn run_seed(seed: u64) -> Report {
 }
 
 impl Run {
+    fn new(scenario: Scenario, verbose: bool) -> Self {
+        let mut world = World::new(scenario.shape(), scenario.pace.clone(), scenario.seed);
+        world.trace.verbose = verbose;
+        let rng = Rng::new(scenario.seed ^ 0x10ad);
+        let elsewhere = Rng::new(scenario.seed ^ 0xe15e_43e4);
+        let again = scenario.faults.restart;
+        let janitor = janitor::Janitor::new(scenario.seed);
+        let copyist = copyist::Copyist::new(scenario.seed);
+        Self {
+            scenario,
+            world,
+            rng,
+            elsewhere,
+            phase: Phase::Boot,
+            phase_began: SEC,
+            oracle: Oracle::default(),
+            tasks: BTreeMap::new(),
+            purposes: BTreeMap::new(),
+            sessions: Vec::new(),
+            changes: trouble::Changes::default(),
+            admin: admin::Admin::default(),
+            janitor,
+            copyist,
+            order: order::Order::default(),
+            returns: returns::Returns::default(),
+            onlookers: Vec::new(),
+            submitted: 0,
+            guests: BTreeSet::new(),
+            auditor: None,
+            review: None,
+            auditing: 0,
+            calm: 0,
+            all_online: false,
+            logs: BTreeMap::new(),
+            journal: BTreeMap::new(),
+            leaving: false,
+            again,
+            counts: BTreeMap::new(),
+        }
+    }
+
     fn count(&mut self, what: &'static str) {
         *self.counts.entry(what).or_default() += 1;
     }
@@ -246,18 +250,19 @@ impl Run {
         if self.scenario.faults.early {
             self.ring(SEC / 2, Task::Fault);
         }
-        while self.phase != Phase::Over {
-            if !self.world.step() {
-                self.world.violation("nothing is left to happen");
-                break;
-            }
-            while let Some(notice) = self.world.notices.pop_front() {
-                self.notice(notice);
-            }
-            if !self.world.violations.is_empty() || self.is_late() {
-                break;
-            }
+        while self.phase != Phase::Over && self.turn() {}
+    }
+
+    /// The next thing happens; `false`: the run ends with a broken law.
+    fn turn(&mut self) -> bool {
+        if !self.world.step() {
+            self.world.violation("nothing is left to happen");
+            return false;
         }
+        while let Some(notice) = self.world.notices.pop_front() {
+            self.notice(notice);
+        }
+        self.world.violations.is_empty() && !self.is_late()
     }
 
     /// Whether the phase should have ended; that is a broken law.

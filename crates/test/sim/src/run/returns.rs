@@ -64,7 +64,8 @@ impl Run {
         }
     }
 
-    /// Whether nothing else is wrong since, and nobody ends the instance: its nodes leave then.
+    /// Whether nothing else is wrong since, and nobody ends the instance: that unloads its
+    /// scheduler, and without one no node can be used.
     fn undisturbed(&self, leader: u64, faults: u64) -> bool {
         let ends = matches!(self.phase, Phase::Stopping | Phase::Shutdown | Phase::Over);
         let same = self.world.leaders == leader && self.returns.faults == faults;
@@ -131,9 +132,83 @@ impl Run {
                 down.ids().filter(|rank| !self.returns.drained.contains(rank)).collect();
             if !away.is_empty() {
                 let text = format!("5 s after the leader's return ranks {away:?} are down");
-                self.world.violation(text);
+                return self.world.violation(text);
             }
             self.count("returns with all nodes within 5 s");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::{Faults, Scenario};
+    use crate::world::MS;
+
+    /// An instance of one node with a slow disk, whose leader was killed and is back.
+    fn back(seed: u64) -> Run {
+        let mut scenario = Scenario::of(seed);
+        scenario.size = 1;
+        scenario.sessions = 1;
+        scenario.jobs = 30;
+        scenario.seconds = 90;
+        scenario.pace.disk = (100 * MS, 700 * MS);
+        scenario.faults = Faults { restart: true, ..Faults::default() };
+        let mut run = Run::new(scenario, false);
+        run.start_all();
+        until(&mut run, |run| run.phase == Phase::Load);
+        let settled = run.world.now + SETTLED;
+        until(&mut run, |run| run.world.now >= settled);
+        run.world.kill(0);
+        run.leader_killed();
+        run.world.start_after(SEC, 0);
+        until(&mut run, |run| run.world.is_alive(0));
+        run
+    }
+
+    fn until(run: &mut Run, end: impl Fn(&Run) -> bool) {
+        while !end(run) {
+            assert!(run.turn(), "{:?}", run.world.violations);
+        }
+    }
+
+    fn looks(run: &Run) -> u64 {
+        run.counts.get("returns with all nodes within 5 s").copied().unwrap_or(0)
+    }
+
+    #[test]
+    fn all_nodes_are_back_5_s_after_a_leader_that_stays() {
+        let mut run = back(0);
+        let then = run.world.now + BACK + SEC;
+        until(&mut run, |run| run.world.now >= then);
+        assert_eq!((run.phase, looks(&run)), (Phase::Load, 1));
+    }
+
+    #[test]
+    fn a_node_that_is_away_when_all_must_be_back_is_a_broken_law() {
+        // Too soon: the leader has only just begun.
+        let mut run = back(0);
+        run.returned(run.world.leaders, run.returns.faults);
+        while run.turn() && looks(&run) == 0 {}
+        let said = &run.world.violations[..];
+        assert!(matches!(said, [one] if one.ends_with("ranks [0] are down")), "{said:?}");
+    }
+
+    #[test]
+    fn no_node_has_to_be_back_while_the_instance_is_shut_down() {
+        // First the scheduler is gone for a while, and then in one of these also who is asked.
+        for seed in [2, 28] {
+            let mut run = back(seed);
+            let soon = run.world.now + 3 * SEC;
+            until(&mut run, |run| run.world.now >= soon);
+            run.stop();
+            // The look may come at any time.
+            let (leader, faults) = (run.world.leaders, run.returns.faults);
+            for ms in (0..20_000).step_by(20) {
+                run.ring(ms * MS, Task::Returned(leader, faults));
+            }
+            until(&mut run, |run| !run.world.is_alive(0));
+            assert_eq!((run.phase, looks(&run)), (Phase::Boot, 0));
         }
     }
 }
