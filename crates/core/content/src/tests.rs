@@ -163,6 +163,13 @@ fn a_store_that_has_grown_is_collected_and_passes_are_seconds_apart() {
     rig.finish();
 }
 
+/// A pass is asked for, of this kind, and finds nothing.
+fn pass_made(rig: &mut Rig<ContentService>, young: bool) {
+    let pass = rig.expect("content-backing.collect");
+    assert_eq!(pass.json::<Value>().unwrap()["young"], json!(young));
+    rig.reply(&pass, collected(0));
+}
+
 /// Makes the two passes after the start.
 fn started(rig: &mut Rig<ContentService>) {
     commit(rig, 1000);
@@ -186,9 +193,7 @@ fn what_young_passes_leave_standing_is_looked_at_by_a_thorough_one_and_the_one_a
     rig.reply(&look, found);
     for young in [false, true] {
         rig.advance(2_000_000);
-        let pass = rig.expect("content-backing.collect");
-        assert_eq!(pass.json::<Value>().unwrap()["young"], json!(young));
-        rig.reply(&pass, collected(0));
+        pass_made(&mut rig, young);
     }
     assert!(!rig.has_timer());
     rig.finish();
@@ -213,17 +218,13 @@ fn a_thorough_pass_comes_sooner_where_it_costs_little() {
     rig.advance(1_000_000);
     rig.reply(&pass, collected(0));
     rig.advance(2_000_000);
-    let pass = rig.expect("content-backing.collect");
-    assert_eq!(pass.json::<Value>().unwrap()["young"], json!(true));
-    rig.reply(&pass, collected(0));
+    pass_made(&mut rig, true);
     // It took three seconds.
     left(&mut rig);
     assert!(rig.requests.is_empty());
     rig.advance(55_000_000);
     left(&mut rig);
-    let pass = rig.expect("content-backing.collect");
-    assert_eq!(pass.json::<Value>().unwrap()["young"], json!(false));
-    rig.reply(&pass, collected(0));
+    pass_made(&mut rig, false);
     rig.advance(2_000_000);
     let pass = rig.expect("content-backing.collect");
     rig.reply(&pass, collected(0));

@@ -100,16 +100,22 @@ fn a_job_runs_to_its_end() {
     rig.finish();
 }
 
-#[test]
-fn a_cancel_terminates_then_kills() {
-    let mut rig = rig();
-    let tag = start(&mut rig, "0", "a", json!({}));
-    let shell = launched(&mut rig, 1).remove(0);
+/// A job of one shell that ran and was canceled: its start, its launch and the first signal.
+fn canceled(rig: &mut Rig<ExecService>) -> (u32, Message, Message) {
+    let tag = start(rig, "0", "a", json!({}));
+    let shell = launched(rig, 1).remove(0);
     rig.reply(&shell, json!({"type": "started", "pid": 9}));
     rig.response(tag).unwrap();
     rig.event("job-exception", json!({"id": ID, "type": "cancel", "severity": 0}));
-    end_recorded(&mut rig);
+    end_recorded(rig);
     let term = rig.expect("launch.kill");
+    (tag, shell, term)
+}
+
+#[test]
+fn a_cancel_terminates_then_kills() {
+    let mut rig = rig();
+    let (tag, shell, term) = canceled(&mut rig);
     assert_eq!(term.json::<Value>().unwrap(), json!({"id": ID, "signum": 15, "all": false}));
     rig.reply(&term, Value::Null);
     rig.advance(5_000_000);
@@ -269,13 +275,7 @@ fn a_clock_that_is_set_while_a_job_runs_or_ends_changes_none_of_its_times() {
         rig.finish();
 
         let mut rig = self::rig();
-        let tag = start(&mut rig, "0", "a", json!({}));
-        let shell = launched(&mut rig, 1).remove(0);
-        rig.reply(&shell, json!({"type": "started", "pid": 9}));
-        rig.response(tag).unwrap();
-        rig.event("job-exception", json!({"id": ID, "type": "cancel", "severity": 0}));
-        end_recorded(&mut rig);
-        let term = rig.expect("launch.kill");
+        let (tag, shell, term) = canceled(&mut rig);
         rig.reply(&term, Value::Null);
         rig.set_clock(set);
         rig.advance(4_900_000);
